@@ -1,0 +1,23 @@
+//! The four proofs and the permit that joins them.
+//!
+//! Each proof has private fields and no `Clone`, `Default` or `Deserialize`; each comes from
+//! constructors here, which are pure functions of verified evidence and the operator's terms.
+//! INVARIANT: [`Permit::join`] is the only way to a permit, and consumes all four proofs.
+
+mod authorization;
+mod consent;
+mod identity;
+mod payment;
+mod permit;
+mod l402;
+mod token;
+mod x402;
+
+pub use authorization::Authorization;
+pub use consent::Consent;
+pub use identity::{Delegator, Identity, Principal};
+pub use l402::VerifiedCredential;
+pub use payment::{Nonce, Payment, Settlement};
+pub use x402::{PaidX402, X402Terms};
+pub use permit::Permit;
+pub use token::{Expected, Header, TokenError, VerifiedToken};

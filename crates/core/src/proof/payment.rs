@@ -1,0 +1,145 @@
+//! Proof three: this quote was satisfied.
+
+use crate::{
+    digest::Digest,
+    quote::{Offer, Quote, Rail},
+    refusal::{Code, Refusal},
+    terms::{Flow, Terms},
+};
+
+use super::{PaidX402, Principal, VerifiedCredential};
+
+/// What must stay unused for this payment to count: at most `max_uses` calls carry the key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Nonce {
+    /// Global key of the payment.
+    pub key: Digest,
+    /// How many calls it pays for.
+    pub max_uses: u32,
+}
+
+/// What is still to be done on the rail.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Settlement {
+    /// Nothing: free, or the money has moved already.
+    Done,
+    /// The rail must take the money, when the flow says.
+    Due(Flow),
+}
+
+#[derive(Debug)]
+enum Paid {
+    NotRequired,
+    X402 { paid: Box<PaidX402>, flow: Flow },
+    L402 { key: Digest, uses: u32 },
+}
+
+/// Payment of one quote.
+#[derive(Debug)]
+pub struct Payment {
+    quote_digest: Digest,
+    call_digest: Digest,
+    offer: Option<Offer>,
+    paid: Paid,
+}
+
+impl Payment {
+    /// The quote is free.
+    ///
+    /// # Errors
+    /// [`Code::PaymentRequired`] when it is not.
+    pub fn not_required(quote: &Quote) -> Result<Self, Refusal> {
+        if quote.is_free() {
+            Ok(Self::stamp(quote, None, Paid::NotRequired))
+        } else {
+            Err(Code::PaymentRequired.into())
+        }
+    }
+
+    /// A verified x402 authorization for one of the quote's offers.
+    ///
+    /// # Errors
+    /// [`Code::PaymentOtherCall`] when it was verified against another quote,
+    /// [`Code::PaymentAmount`] or [`Code::PaymentTerms`] when it is not the offer.
+    pub fn x402(paid: PaidX402, quote: &Quote, flow: Flow) -> Result<Self, Refusal> {
+        if paid.quote_digest() != quote.digest() {
+            return Err(Code::PaymentOtherCall.into());
+        }
+        let offer = offer_on(quote, Rail::X402)?;
+        if paid.amount_minor() != offer.amount.minor {
+            return Err(Code::PaymentAmount.into());
+        }
+        Ok(Self::stamp(quote, Some(offer), Paid::X402 { paid: Box::new(paid), flow }))
+    }
+
+    /// A verified L402 credential whose scope covers this principal, tool and call.
+    ///
+    /// # Errors
+    /// [`Code::CredentialExhausted`] when it was paid for something else or at another price.
+    pub fn l402(
+        credential: &VerifiedCredential,
+        principal: &Principal,
+        terms: &Terms,
+        quote: &Quote,
+    ) -> Result<Self, Refusal> {
+        let offer = offer_on(quote, Rail::L402)?;
+        credential.covers(principal, &terms.tool, quote, &offer.amount)?;
+        let paid = Paid::L402 { key: credential.key(), uses: credential.uses() };
+        Ok(Self::stamp(quote, Some(offer), paid))
+    }
+
+    fn stamp(quote: &Quote, offer: Option<Offer>, paid: Paid) -> Self {
+        Self { quote_digest: quote.digest(), call_digest: quote.call_digest(), offer, paid }
+    }
+
+    /// The quote it satisfies.
+    #[must_use]
+    pub const fn quote_digest(&self) -> Digest {
+        self.quote_digest
+    }
+
+    /// The call it is for.
+    #[must_use]
+    pub const fn call_digest(&self) -> Digest {
+        self.call_digest
+    }
+
+    /// The offer it satisfies; none when free.
+    #[must_use]
+    pub const fn offer(&self) -> Option<&Offer> {
+        self.offer.as_ref()
+    }
+
+    /// What must not be used again.
+    #[must_use]
+    pub fn nonce(&self) -> Option<Nonce> {
+        match &self.paid {
+            Paid::NotRequired => None,
+            Paid::X402 { paid, .. } => Some(Nonce { key: paid.nonce_key(), max_uses: 1 }),
+            Paid::L402 { key, uses } => Some(Nonce { key: *key, max_uses: *uses }),
+        }
+    }
+
+    /// What the rail must still do.
+    #[must_use]
+    pub const fn settlement(&self) -> Settlement {
+        match &self.paid {
+            Paid::NotRequired | Paid::L402 { .. } => Settlement::Done,
+            Paid::X402 { flow, .. } => Settlement::Due(*flow),
+        }
+    }
+
+    /// The payload to settle with, as the client sent it, and again after a crash: canonical JSON.
+    #[must_use]
+    pub fn settle_payload(&self) -> Option<&str> {
+        match &self.paid {
+            Paid::X402 { paid, .. } => Some(paid.payload()),
+            Paid::NotRequired | Paid::L402 { .. } => None,
+        }
+    }
+}
+
+fn offer_on(quote: &Quote, rail: Rail) -> Result<Offer, Refusal> {
+    let offer = quote.offers().iter().find(|offer| offer.rail == rail);
+    offer.cloned().ok_or_else(|| Code::PaymentTerms.into())
+}

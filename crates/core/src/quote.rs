@@ -1,0 +1,169 @@
+//! Quotes: a price for one call, bound to its digest, with an expiry.
+
+use crate::{
+    digest::Digest,
+    ids::QuoteId,
+    money::{Amount, Micros},
+    terms::ToolRef,
+    time::UnixMs,
+};
+use serde::{Deserialize, Serialize};
+
+/// A way to pay.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
+)]
+#[serde(rename_all = "snake_case")]
+pub enum Rail {
+    /// x402 v2 `exact`.
+    X402,
+    /// Lightning invoice and macaroon.
+    L402,
+}
+
+impl Rail {
+    /// Its word.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::X402 => "x402",
+            Self::L402 => "l402",
+        }
+    }
+}
+
+/// One way to satisfy a quote.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Offer {
+    /// The rail.
+    pub rail: Rail,
+    /// Exactly this.
+    pub amount: Amount,
+    /// To whom: an address on x402; the invoice source's name on L402.
+    pub payee: String,
+    /// Value in reference micros.
+    pub micros: Micros,
+}
+
+/// A price for one call.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Quote {
+    id: QuoteId,
+    call_digest: Digest,
+    offers: Vec<Offer>,
+    issued_at: UnixMs,
+    expires_at: UnixMs,
+    digest: Digest,
+}
+
+impl Quote {
+    /// A quote over these offers; none means free.
+    #[must_use]
+    pub fn new(
+        id: QuoteId,
+        call_digest: Digest,
+        offers: Vec<Offer>,
+        issued_at: UnixMs,
+        expires_at: UnixMs,
+    ) -> Self {
+        let digest = quote_digest(id, call_digest, &offers, expires_at);
+        Self { id, call_digest, offers, issued_at, expires_at, digest }
+    }
+
+    /// Its identifier.
+    #[must_use]
+    pub const fn id(&self) -> QuoteId {
+        self.id
+    }
+
+    /// The call it is for.
+    #[must_use]
+    pub const fn call_digest(&self) -> Digest {
+        self.call_digest
+    }
+
+    /// The ways to pay.
+    #[must_use]
+    pub fn offers(&self) -> &[Offer] {
+        &self.offers
+    }
+
+    /// Nothing is to be paid.
+    #[must_use]
+    pub fn is_free(&self) -> bool {
+        self.offers.is_empty()
+    }
+
+    /// The most it can cost, in reference micros: what holds and caps count.
+    #[must_use]
+    pub fn micros(&self) -> Micros {
+        self.offers.iter().map(|offer| offer.micros).max().unwrap_or_default()
+    }
+
+    /// When it was made.
+    #[must_use]
+    pub const fn issued_at(&self) -> UnixMs {
+        self.issued_at
+    }
+
+    /// When it ends.
+    #[must_use]
+    pub const fn expires_at(&self) -> UnixMs {
+        self.expires_at
+    }
+
+    /// Its digest (design §3).
+    #[must_use]
+    pub const fn digest(&self) -> Digest {
+        self.digest
+    }
+}
+
+/// SHA-256(call digest ‖ quote id ‖ every offer ‖ expiry), parts length-prefixed.
+fn quote_digest(id: QuoteId, call: Digest, offers: &[Offer], expires_at: UnixMs) -> Digest {
+    let mut parts: Vec<Vec<u8>> = vec![call.as_bytes().to_vec(), id.as_bytes().to_vec()];
+    for offer in offers {
+        parts.push(offer.rail.text().into());
+        parts.push(offer.amount.asset.0.as_bytes().to_vec());
+        parts.push(offer.amount.minor.to_be_bytes().to_vec());
+        parts.push(offer.payee.clone().into_bytes());
+    }
+    parts.push(expires_at.0.to_be_bytes().to_vec());
+    let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();
+    Digest::of_parts(&slices)
+}
+
+/// Inputs of the call digest.
+#[derive(Clone, Copy, Debug)]
+pub struct CallParts<'a> {
+    /// Resource URI of the server.
+    pub resource: &'a str,
+    /// Which tool.
+    pub tool: &'a ToolRef,
+    /// Canonical JSON of the arguments.
+    pub arguments: &'a str,
+    /// `(iss, sub)` of the delegator; empty when anonymous.
+    pub delegator: (&'a str, &'a str),
+    /// Agent.
+    pub agent: &'a str,
+    /// Tenant.
+    pub tenant: &'a str,
+}
+
+/// `SHA-256(JCS({resource, tool, arguments, delegator, agent, tenant}))` (design §3). The members
+/// are written in their sorted order, so the canonical arguments are spliced in as they are.
+#[must_use]
+pub fn call_digest(parts: &CallParts<'_>) -> Digest {
+    let text = |s: &str| serde_json::Value::from(s).to_string();
+    let canonical = format!(
+        r#"{{"agent":{},"arguments":{},"delegator":[{},{}],"resource":{},"tenant":{},"tool":{}}}"#,
+        text(parts.agent),
+        parts.arguments,
+        text(parts.delegator.0),
+        text(parts.delegator.1),
+        text(parts.resource),
+        text(parts.tenant),
+        text(&parts.tool.tool),
+    );
+    Digest::of(canonical.as_bytes())
+}

@@ -1,0 +1,3 @@
+//! The binary `countersign`.
+
+fn main() {}
