@@ -1,0 +1,230 @@
+// An OpenID provider on loopback (npm oidc-provider) that issues RFC 9068 access tokens for the
+// gateway's upstreams, and the client side of its flows, run for real over HTTP.
+//
+// Each upstream of the gateway is one resource server (RFC 8707), its URI the token's audience.
+
+import { createHash, randomBytes } from 'node:crypto';
+import { createServer } from 'node:http';
+
+import * as jose from 'jose';
+import { Provider, errors } from 'oidc-provider';
+
+import { freePort } from './process.mjs';
+
+export const SCOPES = ['mcp:tools', 'mcp:call', 'pay:spend'];
+const MACHINE = { id: 'agent-m2m', secret: 'agent-m2m-secret' };
+const WEB = { id: 'web-agent' };
+
+/**
+ * Starts the issuer. All options have defaults:
+ * - `port`: a free one
+ * - `resources`: URIs, or {uri, alg, ttl_s, format}; more can be added later
+ * - `machines`: further client_credentials clients, {id, secret}
+ * - `claims(token)`: what goes into every access token beside the standard claims; `token` is
+ *   {subject, client}
+ * - `jwks`: private keys, to start again with the same ones (default: fresh ones)
+ */
+export async function startIssuer({
+  port,
+  resources = [],
+  machines = [],
+  claims = () => ({ org_id: 'org_acme', acr: 'urn:example:acr:mfa' }),
+  jwks,
+} = {}) {
+  port ??= await freePort();
+  jwks ??= await freshKeys();
+  const url = `http://127.0.0.1:${port}`;
+  const redirectUri = `http://127.0.0.1:${port}/not-fetched/callback`;
+  const servers = new Map();
+  const addResource = (resource) => {
+    const { uri, ...server } = resourceServer(resource);
+    servers.set(uri, server);
+  };
+  resources.forEach(addResource);
+
+  const provider = new Provider(url, {
+    jwks,
+    cookies: { keys: [randomBytes(16).toString('hex')] },
+    clients: [
+      ...[MACHINE, ...machines].map(({ id, secret }) => ({
+        client_id: id,
+        client_secret: secret,
+        grant_types: ['client_credentials'],
+        response_types: [],
+        redirect_uris: [],
+      })),
+      {
+        client_id: WEB.id,
+        token_endpoint_auth_method: 'none',
+        application_type: 'native',
+        grant_types: ['authorization_code', 'refresh_token'],
+        response_types: ['code'],
+        redirect_uris: [redirectUri],
+      },
+    ],
+    scopes: ['openid', 'offline_access', ...SCOPES],
+    ttl: {
+      AccessToken: (ctx, token) => token.resourceServer.accessTokenTTL,
+      ClientCredentials: (ctx, token) => token.resourceServer.accessTokenTTL,
+      ...Object.fromEntries(
+        ['Grant', 'IdToken', 'Interaction', 'RefreshToken', 'Session'].map((kind) => [kind, 3600]),
+      ),
+    },
+    pkce: { required: () => true },
+    findAccount: (ctx, id) => ({ accountId: id, claims: async () => ({ sub: id }) }),
+    extraTokenClaims: (ctx, token) => ({
+      ...(token.accountId ? { auth_time: Math.floor(Date.now() / 1000) } : {}),
+      ...claims({ subject: token.accountId ?? token.clientId, client: token.clientId }),
+    }),
+    features: {
+      clientCredentials: { enabled: true },
+      devInteractions: { enabled: true },
+      resourceIndicators: {
+        enabled: true,
+        defaultResource: (ctx, client, oneOf) => oneOf,
+        useGrantedResource: () => true,
+        getResourceServerInfo(ctx, uri) {
+          if (!servers.has(uri)) throw new errors.InvalidTarget();
+          return servers.get(uri);
+        },
+      },
+    },
+  });
+  provider.on('server_error', (ctx, error) => console.error('issuer:', error));
+
+  const server = createServer(provider.callback());
+  await new Promise((resolve, reject) => {
+    server.once('error', reject).listen(port, '127.0.0.1', resolve);
+  });
+  return {
+    url,
+    port,
+    jwks,
+    jwksUri: `${url}/jwks`,
+    machine: MACHINE,
+    addResource,
+    clientCredentials: (resource, scope = 'mcp:call', client = MACHINE) =>
+      clientCredentials(url, client, resource, scope),
+    userToken: async (login, resource, scope = 'mcp:tools mcp:call pay:spend') =>
+      (await authorizationCode({ url, redirectUri, login, resource, scope })).access_token,
+    /** The whole token response; with `openid offline_access` in the scope, also the ID token. */
+    userTokens: (login, resource, scope) =>
+      authorizationCode({ url, redirectUri, login, resource, scope }),
+    /** Signs any claims at all with one of this issuer's keys. */
+    sign: (payload, options) => sign(jwks, { iss: url, ...payload }, options),
+    async stop() {
+      server.closeAllConnections();
+      await new Promise((resolve) => server.close(resolve));
+    },
+  };
+}
+
+async function clientCredentials(url, client, resource, scope) {
+  const password = Buffer.from(`${client.id}:${client.secret}`).toString('base64');
+  const tokens = await post(
+    `${url}/token`,
+    { grant_type: 'client_credentials', resource, scope },
+    { authorization: `Basic ${password}` },
+  );
+  return tokens.access_token;
+}
+
+// Authorization code with PKCE: fills in the login and the consent form as a browser would.
+async function authorizationCode({ url, redirectUri, login, resource, scope }) {
+  const verifier = randomBytes(32).toString('base64url');
+  const state = randomBytes(8).toString('hex');
+  const authorization = new URLSearchParams({
+    client_id: WEB.id,
+    response_type: 'code',
+    redirect_uri: redirectUri,
+    scope: `openid ${scope}`,
+    resource,
+    state,
+    prompt: 'consent',
+    code_challenge_method: 'S256',
+    code_challenge: createHash('sha256').update(verifier).digest('base64url'),
+  });
+  const answer = await submitForms(`${url}/auth?${authorization}`, redirectUri, login);
+  if (answer.get('error')) throw new Error(`authorization refused: ${answer}`);
+  if (answer.get('state') !== state || answer.get('iss') !== url) {
+    throw new Error(`answer to another request: ${answer}`);
+  }
+  return post(`${url}/token`, {
+    grant_type: 'authorization_code',
+    client_id: WEB.id,
+    code: answer.get('code'),
+    code_verifier: verifier,
+    redirect_uri: redirectUri,
+    resource,
+  });
+}
+
+// Follows redirects and submits the provider's forms until it redirects to `redirectUri`; returns
+// the parameters given there.
+async function submitForms(address, redirectUri, login) {
+  const cookies = new Map();
+  let request = { method: 'GET' };
+  for (let step = 0; step < 12; step++) {
+    const cookie = [...cookies].map(([name, value]) => `${name}=${value}`).join('; ');
+    const response = await fetch(address, { ...request, headers: { cookie }, redirect: 'manual' });
+    for (const line of response.headers.getSetCookie()) {
+      const [pair] = line.split(';');
+      const equals = pair.indexOf('=');
+      cookies.set(pair.slice(0, equals), pair.slice(equals + 1));
+    }
+    const location = response.headers.get('location');
+    if (location) {
+      address = new URL(location, address).href;
+      request = { method: 'GET' };
+      if (address.startsWith(redirectUri)) return new URL(address).searchParams;
+      continue;
+    }
+    const page = await response.text();
+    const action = /action="([^"]+)"/.exec(page)?.[1];
+    const prompt = /name="prompt" value="([^"]+)"/.exec(page)?.[1];
+    if (!action || !prompt) throw new Error(`no form, ${response.status}: ${page.slice(0, 2000)}`);
+    const fields = prompt === 'login' ? { prompt, login, password: 'any' } : { prompt };
+    address = new URL(action, address).href;
+    request = { method: 'POST', body: new URLSearchParams(fields) };
+  }
+  throw new Error(`still no redirect to ${redirectUri}, now at ${address}`);
+}
+
+async function post(address, fields, headers = {}) {
+  const body = new URLSearchParams(fields);
+  const response = await fetch(address, { method: 'POST', body, headers });
+  const answer = await response.json();
+  if (!response.ok) {
+    throw new Error(`${answer.error}: ${answer.error_description}`, { cause: answer });
+  }
+  return answer;
+}
+
+function resourceServer(resource) {
+  const { uri, alg = 'ES256', ttl_s = 600, format = 'jwt' } =
+    typeof resource === 'string' ? { uri: resource } : resource;
+  return {
+    uri,
+    audience: uri,
+    scope: SCOPES.join(' '),
+    accessTokenTTL: ttl_s,
+    accessTokenFormat: format,
+    ...(format === 'jwt' ? { jwt: { sign: { alg } } } : {}),
+  };
+}
+
+async function freshKeys() {
+  const keys = ['RS256', 'ES256', 'EdDSA'].map(async (alg) => {
+    const { privateKey } = await jose.generateKeyPair(alg, { extractable: true });
+    const kid = `${alg.toLowerCase()}-${randomBytes(4).toString('hex')}`;
+    return { ...(await jose.exportJWK(privateKey)), alg, use: 'sig', kid };
+  });
+  return { keys: await Promise.all(keys) };
+}
+
+async function sign(jwks, payload, { alg = 'ES256', header = {} } = {}) {
+  const jwk = jwks.keys.find((key) => key.alg === alg);
+  return new jose.SignJWT(payload)
+    .setProtectedHeader({ alg, kid: jwk.kid, typ: 'at+jwt', ...header })
+    .sign(await jose.importJWK(jwk, alg));
+}
