@@ -20,4 +20,7 @@ pub use l402::VerifiedCredential;
 pub use payment::{Nonce, Payment, Settlement};
 pub use x402::{PaidX402, X402Terms};
 pub use permit::Permit;
-pub use token::{Expected, Header, TokenError, VerifiedToken};
+pub use token::{
+    Algorithm, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError, TypRule,
+    UnverifiedToken, VerifiedToken,
+};
