@@ -8,12 +8,14 @@
 //! INVARIANT: the log holds digests, commitments and identifiers. No argument value, no result
 //! and no name of a person enters a record here.
 
-mod calls;
+pub mod calls;
 pub mod checkpoint;
 pub mod finding;
 pub mod merkle;
 pub mod proof;
 pub mod receipt;
 pub mod record;
+#[cfg(test)]
+mod testlog;
 pub mod tiles;
 pub mod verify;

@@ -429,8 +429,16 @@ mod tests {
     #[test]
     fn known_roots_of_the_rfc_6962_test_data() {
         // Reference vectors of the Certificate Transparency implementation.
-        let data = ["", "00", "10", "2021", "3031", "40414243", "5051525354555657",
-            "606162636465666768696a6b6c6d6e6f"];
+        let data = [
+            "",
+            "00",
+            "10",
+            "2021",
+            "3031",
+            "40414243",
+            "5051525354555657",
+            "606162636465666768696a6b6c6d6e6f",
+        ];
         let mut frontier = Frontier::new();
         assert_eq!(frontier.root(), empty_root());
         let roots = [

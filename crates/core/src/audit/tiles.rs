@@ -296,11 +296,29 @@ mod tests {
     #[test]
     fn other_spellings_are_refused() {
         for path in [
-            "", "tile", "tile/0", "tile/0/", "tile/00/000", "tile/64/000", "tile/-1/000",
-            "tile/0/0", "tile/0/00", "tile/0/0000", "tile/0/x000/000", "tile/0/001/000",
-            "tile/0/x001/x000", "tile/0/000.p/0", "tile/0/000.p/256", "tile/0/000.p/01",
-            "tile/0/000.p/", "/tile/0/000", "tile/0/000/", "tile/0/../000", "tile/data/000",
-            "tile/entries/x018/x446/x744/x073/x709/x551/616", "tile/0/000.p/1.p/1",
+            "",
+            "tile",
+            "tile/0",
+            "tile/0/",
+            "tile/00/000",
+            "tile/64/000",
+            "tile/-1/000",
+            "tile/0/0",
+            "tile/0/00",
+            "tile/0/0000",
+            "tile/0/x000/000",
+            "tile/0/001/000",
+            "tile/0/x001/x000",
+            "tile/0/000.p/0",
+            "tile/0/000.p/256",
+            "tile/0/000.p/01",
+            "tile/0/000.p/",
+            "/tile/0/000",
+            "tile/0/000/",
+            "tile/0/../000",
+            "tile/data/000",
+            "tile/entries/x018/x446/x744/x073/x709/x551/616",
+            "tile/0/000.p/1.p/1",
         ] {
             assert_eq!(Tile::parse(path), Err(TileError::Path), "{path}");
         }
@@ -340,7 +358,7 @@ mod tests {
             (tile.first_node()..end).map(|i| nodes[&(level * TILE_HEIGHT, i)]).collect()
         };
         for (&(level, index), hash) in &nodes {
-            if level == 0 && index % 97 != 0 {
+            if level < 6 && index % 97 != 0 {
                 continue;
             }
             let tile = Tile::holding_node(level, index, size).unwrap();
