@@ -281,7 +281,7 @@ mod tests {
     use crate::wire::base64;
     use proptest::prelude::*;
 
-    /// Minted by the crate `macaroon` 0.3.0, and read by npm `macaroon` and PyPI `pymacaroons`.
+    /// Encoded by the crate `macaroon` 0.3.0; under which root key is not recorded.
     const VECTOR: &str = "AgJCAACrq6urq6urq6urq6urq6urq6urq6urq6urq6urq6urq83Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3NAAIVc2VydmljZXM9bWNwX3NlYXJjaDowAAIhbWNwX3NlYXJjaF92YWxpZF91bnRpbD0xOTk5OTk5OTk5AAAGIBaIyNhd9jgFE2PC5gOopDVueLz6JCrEL4Je4qOZToa7";
 
     fn vector_identifier() -> Vec<u8> {
@@ -300,7 +300,8 @@ mod tests {
         assert_eq!(format!("{read:?}"), "Macaroon(2 caveats)");
     }
 
-    /// Minted by PyPI `pymacaroons` under the root key 0x42 × 32, with a location.
+    /// Minted by PyPI `pymacaroons` under the root key 0x42 × 32, with a location; npm `macaroon`
+    /// 3.0.4 verifies it.
     const PYTHON: &str = "AgESaHR0cHM6Ly9ndy5leGFtcGxlAkIAAKurq6urq6urq6urq6urq6urq6urq6urq6urq6urq6urzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc3Nzc0AAhF0b29sPWdldF9mb3JlY2FzdAACFnZhbGlkX3VudGlsPTE3OTgwMDAwMDAAAghuX3VzZXM9MQAABiCF86cXe15gPgr+Ob/S3o4D/77Bne8NPOmUku7+qeDTuA==";
 
     #[test]
