@@ -9,9 +9,9 @@ mod consent;
 mod identity;
 mod payment;
 mod permit;
-mod l402;
+pub mod l402;
 mod token;
-mod x402;
+pub mod x402;
 
 pub use authorization::Authorization;
 pub use consent::Consent;

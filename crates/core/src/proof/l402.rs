@@ -1,56 +1,505 @@
-//! L402 credentials: a macaroon of ours with the preimage of its invoice. (Being written.)
+//! L402 credentials: a macaroon of ours with the preimage of its invoice.
+//!
+//! Owns what a credential is worth: minting, and the check that makes a [`VerifiedCredential`].
+//! Counting uses is the ledger's, under [`VerifiedCredential::key`].
+//!
+//! INVARIANT: caveats only narrow. Whom a credential speaks for comes from the facts stored when
+//! it was minted, never from a caveat: anybody who holds a macaroon can add caveats to it.
+//! INVARIANT: an unknown caveat, or one that contradicts what was stored, refuses the credential.
 
-use crate::{digest::Digest, money::Amount, quote::Quote, refusal::Refusal, terms::ToolRef, time::UnixMs};
+use crate::{
+    digest::Digest,
+    ids::QuoteId,
+    money::Amount,
+    quote::Quote,
+    refusal::{Code, Refusal},
+    terms::{ToolRef, Uses},
+    time::UnixMs,
+    wire::{
+        caveat::{Caveat, Restriction},
+        l402::{Credential, L402Id},
+        macaroon::Macaroon,
+    },
+};
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
-use super::Principal;
+use super::{Delegator, Identity, Principal};
 
-/// A credential whose signature, caveats and preimage were checked.
+/// What was agreed when a credential was minted. Stored under [`L402Id::key`], beside its root
+/// key.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Minted {
+    /// The quote it was minted for.
+    pub quote: QuoteId,
+    /// What its invoice asked, for all its uses together.
+    pub price: Amount,
+    /// How many calls it pays for.
+    pub uses: u32,
+    /// When it ends.
+    pub expires_at: UnixMs,
+    /// Whom it was minted for, and under which token.
+    pub bearer: Option<Bearer>,
+}
+
+/// An authenticated principal at minting.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Bearer {
+    /// Who.
+    #[serde(with = "PrincipalForm")]
+    pub principal: Principal,
+    /// [`Identity::reference`] of the token, for revocation.
+    pub token_reference: Digest,
+}
+
+/// The stored form of [`Principal`].
+#[derive(Serialize, Deserialize)]
+#[serde(remote = "Principal")]
+struct PrincipalForm {
+    tenant: Arc<str>,
+    #[serde(with = "delegator_form")]
+    delegator: Option<Delegator>,
+    agent: Arc<str>,
+    chain: Vec<Arc<str>>,
+    roles: Vec<Arc<str>>,
+}
+
+mod delegator_form {
+    use super::{Arc, Delegator};
+    use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+    type Form = Option<(Arc<str>, Arc<str>, bool)>;
+
+    pub(super) fn serialize<S: Serializer>(
+        value: &Option<Delegator>,
+        serializer: S,
+    ) -> Result<S::Ok, S::Error> {
+        let form: Form = value.as_ref().map(|d| (d.issuer.clone(), d.subject.clone(), d.is_human));
+        form.serialize(serializer)
+    }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(
+        deserializer: D,
+    ) -> Result<Option<Delegator>, D::Error> {
+        let form = Form::deserialize(deserializer)?;
+        Ok(form.map(|(issuer, subject, is_human)| Delegator { issuer, subject, is_human }))
+    }
+}
+
+/// What a credential is minted from.
+#[derive(Clone, Copy, Debug)]
+pub struct Mint<'a> {
+    /// Of the invoice.
+    pub payment_hash: [u8; 32],
+    /// Random.
+    pub token_id: [u8; 32],
+    /// Random, one a credential; stored, and deleted to revoke it.
+    pub root_key: &'a [u8; 32],
+    /// Who asks.
+    pub identity: &'a Identity,
+    /// For which tool.
+    pub tool: &'a ToolRef,
+    /// For which call and price.
+    pub quote: &'a Quote,
+    /// What the invoice asks.
+    pub price: &'a Amount,
+    /// How many calls it pays for.
+    pub uses: Uses,
+    /// When it ends at the latest; a token that ends earlier ends it too.
+    pub expires_at: UnixMs,
+}
+
+/// Makes a credential's macaroon and the facts to store with its root key.
+///
+/// # Errors
+/// [`Code::InternalFault`] when the macaroon could not be read back (a name with white space at
+/// its ends, or too long): found out here, before anybody pays for it.
+pub fn mint(new: &Mint<'_>) -> Result<(Macaroon, Minted), Refusal> {
+    let id = L402Id { payment_hash: new.payment_hash, token_id: new.token_id };
+    let expires_at = new.identity.expires_at().map_or(new.expires_at, |e| e.min(new.expires_at));
+    let bearer = (!new.identity.is_anonymous()).then(|| Bearer {
+        principal: new.identity.principal().clone(),
+        token_reference: new.identity.reference(),
+    });
+    let caveats = caveats(new, expires_at, bearer.as_ref());
+    let macaroon = Macaroon::mint(new.root_key, &id.encode()).restrict(&caveats);
+    let is_readable = Macaroon::decode(&macaroon.encode()).is_ok_and(|read| {
+        read.verify(new.root_key).is_ok_and(|verified| Restriction::of(verified).is_ok())
+    });
+    if !is_readable {
+        return Err(Code::InternalFault.into());
+    }
+    let minted = Minted {
+        quote: new.quote.id(),
+        price: new.price.clone(),
+        uses: new.uses.0,
+        expires_at,
+        bearer,
+    };
+    Ok((macaroon, minted))
+}
+
+fn caveats(new: &Mint<'_>, expires_at: UnixMs, bearer: Option<&Bearer>) -> Vec<Caveat> {
+    let mut caveats = vec![
+        Caveat::ValidUntil(expires_at.seconds()),
+        Caveat::Server(new.tool.server.to_string()),
+        Caveat::Tool(new.tool.tool.to_string()),
+        Caveat::Quote(new.quote.id()),
+        Caveat::Uses(new.uses.0),
+    ];
+    if new.uses.0 == 1 {
+        caveats.push(Caveat::Call(new.quote.call_digest()));
+    }
+    if let Some(Bearer { principal, token_reference }) = bearer {
+        caveats.push(Caveat::Tenant(principal.tenant.to_string()));
+        if let Some(delegator) = &principal.delegator {
+            caveats.push(Caveat::Issuer(delegator.issuer.to_string()));
+            caveats.push(Caveat::Subject(delegator.subject.to_string()));
+        }
+        caveats.push(Caveat::Agent(principal.agent.to_string()));
+        caveats.push(Caveat::TokenId(*token_reference));
+    }
+    caveats
+}
+
+/// A credential whose signature, preimage and caveats were checked.
 #[derive(Debug)]
 pub struct VerifiedCredential {
     key: Digest,
-    principal: Option<Principal>,
-    token_reference: Option<Digest>,
+    bearer: Option<Bearer>,
+    restriction: Restriction,
+    price: Amount,
     uses: u32,
     expires_at: UnixMs,
 }
 
 impl VerifiedCredential {
+    /// Checks the signature first, in constant time; then the preimage; then every caveat.
+    ///
+    /// # Errors
+    /// [`Code::CredentialInvalid`], [`Code::PreimageMismatch`], [`Code::CaveatUnknown`],
+    /// [`Code::QuoteExpired`].
+    pub fn verify(
+        credential: &Credential,
+        root_key: &[u8; 32],
+        minted: &Minted,
+        now: UnixMs,
+    ) -> Result<Self, Refusal> {
+        let verified = credential.macaroon.verify(root_key).map_err(|_| Code::CredentialInvalid)?;
+        if credential.macaroon.identifier() != credential.id.encode() {
+            return Err(Code::CredentialInvalid.into());
+        }
+        if !credential.is_preimage_right() {
+            return Err(Code::PreimageMismatch.into());
+        }
+        let restriction = Restriction::of(verified).map_err(|_| Code::CaveatUnknown)?;
+        agrees(&restriction, minted)?;
+        let narrowed = restriction.valid_until.map_or(minted.expires_at, UnixMs::from_seconds);
+        let expires_at = narrowed.min(minted.expires_at);
+        if now >= expires_at {
+            return Err(Code::QuoteExpired.into());
+        }
+        Ok(Self {
+            key: credential.id.key(),
+            bearer: minted.bearer.clone(),
+            price: minted.price.clone(),
+            uses: restriction.uses.map_or(minted.uses, |uses| uses.min(minted.uses)),
+            restriction,
+            expires_at,
+        })
+    }
+
     /// SHA-256 of the identifier: what uses are counted under.
     #[must_use]
     pub const fn key(&self) -> Digest {
         self.key
     }
+
     /// Whom it was minted for.
     #[must_use]
-    pub const fn principal(&self) -> Option<&Principal> {
-        self.principal.as_ref()
+    pub fn principal(&self) -> Option<&Principal> {
+        self.bearer.as_ref().map(|bearer| &bearer.principal)
     }
+
     /// The access token it was minted under.
     #[must_use]
-    pub const fn token_reference(&self) -> Option<Digest> {
-        self.token_reference
+    pub fn token_reference(&self) -> Option<Digest> {
+        self.bearer.as_ref().map(|bearer| bearer.token_reference)
     }
+
     /// How many calls it pays for.
     #[must_use]
     pub const fn uses(&self) -> u32 {
         self.uses
     }
+
     /// When it ends.
     #[must_use]
     pub const fn expires_at(&self) -> UnixMs {
         self.expires_at
     }
-    /// Whether it pays for this call.
+
+    /// Whether it pays for this call: same principal where it names one, same tool, same call
+    /// where it pays for one, and the price it was sold at.
     ///
     /// # Errors
-    /// `CredentialExhausted` when it was paid for something else or at another price.
+    /// [`Code::CredentialExhausted`] when it was paid for something else or at another price.
     pub fn covers(
         &self,
-        _principal: &Principal,
-        _tool: &ToolRef,
-        _quote: &Quote,
-        _price: &Amount,
+        principal: &Principal,
+        tool: &ToolRef,
+        quote: &Quote,
+        price: &Amount,
     ) -> Result<(), Refusal> {
-        Err(crate::refusal::Code::CredentialExhausted.into())
+        let only = &self.restriction;
+        let delegator = principal.delegator.as_ref();
+        let fits = self.principal().is_none_or(|bearer| bearer.key() == principal.key())
+            && is_text(&only.tenant, Some(&*principal.tenant))
+            && is_text(&only.issuer, delegator.map(|d| &*d.issuer))
+            && is_text(&only.subject, delegator.map(|d| &*d.subject))
+            && is_text(&only.agent, Some(&*principal.agent))
+            && is_text(&only.server, Some(&*tool.server))
+            && is_text(&only.tool, Some(&*tool.tool))
+            && only.call.is_none_or(|call| call == quote.call_digest())
+            && self.price == *price;
+        if fits { Ok(()) } else { Err(Code::CredentialExhausted.into()) }
+    }
+}
+
+/// Whether a caveat that pins a text is met.
+fn is_text(pinned: &Option<String>, actual: Option<&str>) -> bool {
+    pinned.as_deref().is_none_or(|pinned| actual == Some(pinned))
+}
+
+/// Whether what a caveat says of the minting is what was stored. One added by a holder that says
+/// otherwise can never be met.
+fn agrees(restriction: &Restriction, minted: &Minted) -> Result<(), Refusal> {
+    let token = minted.bearer.as_ref().map(|bearer| bearer.token_reference);
+    let agrees = restriction.quote.is_none_or(|quote| quote == minted.quote)
+        && restriction.token_id.is_none_or(|id| Some(id) == token)
+        && restriction.grant.is_none();
+    if agrees { Ok(()) } else { Err(Code::CaveatUnknown.into()) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        money::Micros,
+        quote::{Offer, Rail},
+        terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms},
+        wire::l402::Challenge,
+    };
+    use sha2::{Digest as _, Sha256};
+
+    const ROOT: [u8; 32] = [3; 32];
+    const PREIMAGE: [u8; 32] = [4; 32];
+    const NOW: UnixMs = UnixMs(1_795_000_000_000);
+
+    fn tool(name: &str) -> ToolRef {
+        ToolRef { server: "weather".into(), tool: name.into() }
+    }
+
+    fn price(minor: u128) -> Amount {
+        Amount { asset: "BTC".into(), minor }
+    }
+
+    fn quote_of(call: &[u8]) -> Quote {
+        let offer = Offer {
+            rail: Rail::L402,
+            amount: price(3_000),
+            payee: "sandbox".into(),
+            micros: Micros(1_800),
+        };
+        let id = QuoteId::new(NOW, [1; 10]);
+        Quote::new(id, Digest::of(call), vec![offer], NOW, NOW.plus_ms(60_000))
+    }
+
+    fn terms() -> Terms {
+        Terms {
+            tool: tool("forecast"),
+            resource: "https://gw.example/weather/mcp".into(),
+            identity: IdentityRule::Anonymous,
+            scopes: Vec::new(),
+            consent: ConsentRule::NotRequired,
+            prices: Vec::new(),
+            flow: Flow::Upfront,
+            idempotent: false,
+            doubt: DoubtRule::Refund,
+            uses: Uses(1),
+            intent: None,
+            sensitivity: 0,
+            deadline_ms: 1_000,
+            keep_output_schema: false,
+        }
+    }
+
+    fn alice() -> Principal {
+        Principal {
+            tenant: "acme".into(),
+            delegator: Some(Delegator {
+                issuer: "https://idp.example/".into(),
+                subject: "alice".into(),
+                is_human: true,
+            }),
+            agent: "bot".into(),
+            chain: vec!["planner".into()],
+            roles: vec!["staff".into()],
+        }
+    }
+
+    fn mint_for(identity: &Identity, name: &str, uses: u32) -> Result<(Macaroon, Minted), Refusal> {
+        mint(&Mint {
+            payment_hash: Sha256::digest(PREIMAGE).into(),
+            token_id: [5; 32],
+            root_key: &ROOT,
+            identity,
+            tool: &tool(name),
+            quote: &quote_of(b"call"),
+            price: &price(3_000),
+            uses: Uses(uses),
+            expires_at: NOW.plus_ms(300_000),
+        })
+    }
+
+    fn minted(uses: u32) -> (Macaroon, Minted) {
+        mint_for(&Identity::anonymous(&terms()).unwrap(), "forecast", uses).unwrap()
+    }
+
+    /// Facts of a credential minted for Alice.
+    fn for_alice() -> (Macaroon, Minted) {
+        let (macaroon, minted) = minted(1);
+        let bearer = Bearer { principal: alice(), token_reference: Digest::of(b"token") };
+        (macaroon, Minted { bearer: Some(bearer), ..minted })
+    }
+
+    fn present(macaroon: &Macaroon, preimage: [u8; 32]) -> Credential {
+        let token = Challenge::new(macaroon, "lnbcrt1").unwrap().token().to_owned();
+        Credential::parse(&format!("{token}:{}", hex::encode(preimage))).unwrap()
+    }
+
+    fn verify(macaroon: &Macaroon, minted: &Minted) -> Result<VerifiedCredential, Code> {
+        VerifiedCredential::verify(&present(macaroon, PREIMAGE), &ROOT, minted, NOW)
+            .map_err(|refusal| refusal.code())
+    }
+
+    fn covers(credential: &VerifiedCredential, name: &str, call: &[u8], minor: u128) -> bool {
+        let nobody = Principal::anonymous();
+        credential.covers(&nobody, &tool(name), &quote_of(call), &price(minor)).is_ok()
+    }
+
+    #[test]
+    fn a_paid_credential_pays_for_its_call_and_no_other() {
+        let (macaroon, minted) = minted(1);
+        let credential = verify(&macaroon, &minted).unwrap();
+        assert_eq!((credential.uses(), credential.principal()), (1, None));
+        assert!(covers(&credential, "forecast", b"call", 3_000));
+        assert!(!covers(&credential, "history", b"call", 3_000), "another tool");
+        assert!(!covers(&credential, "forecast", b"other", 3_000), "other arguments");
+        assert!(!covers(&credential, "forecast", b"call", 4_000), "price raised");
+    }
+
+    #[test]
+    fn a_bundle_pays_for_other_arguments_too() {
+        let (macaroon, minted) = minted(5);
+        let credential = verify(&macaroon, &minted).unwrap();
+        assert_eq!(credential.uses(), 5);
+        assert!(covers(&credential, "forecast", b"other", 3_000));
+        assert!(!covers(&credential, "history", b"other", 3_000));
+    }
+
+    #[test]
+    fn signature_preimage_and_expiry_are_checked_in_this_order() {
+        let (macaroon, minted) = minted(1);
+        let credential = present(&macaroon, [6; 32]);
+        let code = |root: &[u8; 32], credential: &Credential, now| {
+            VerifiedCredential::verify(credential, root, &minted, now).unwrap_err().code()
+        };
+        assert_eq!(code(&[9; 32], &credential, NOW), Code::CredentialInvalid);
+        assert_eq!(code(&ROOT, &credential, NOW), Code::PreimageMismatch);
+        let late = NOW.plus_ms(300_000);
+        assert_eq!(code(&ROOT, &present(&macaroon, PREIMAGE), late), Code::QuoteExpired);
+    }
+
+    #[test]
+    fn caveats_added_by_a_holder_only_narrow() {
+        let (macaroon, minted) = minted(5);
+        let with = |caveat: &str| verify(&macaroon.clone().attenuate(caveat.as_bytes()), &minted);
+        assert_eq!(with("n_uses=2").unwrap().uses(), 2);
+        assert_eq!(with("n_uses=50").unwrap().uses(), 5);
+        assert_eq!(with("valid_until=1794999999").err(), Some(Code::QuoteExpired));
+        assert_eq!(with("valid_until=9795000000").unwrap().expires_at(), minted.expires_at);
+        assert_eq!(with("admin=true").err(), Some(Code::CaveatUnknown));
+        assert_eq!(with("tool=history").err(), Some(Code::CaveatUnknown));
+        assert_eq!(with(&format!("grant={}", Digest::of(b"g"))).err(), Some(Code::CaveatUnknown));
+        assert_eq!(with(&format!("jti={}", Digest::of(b"t"))).err(), Some(Code::CaveatUnknown));
+        let narrowed = with(&format!("call={}", quote_of(b"call").call_digest())).unwrap();
+        assert!(covers(&narrowed, "forecast", b"call", 3_000));
+        assert!(!covers(&narrowed, "forecast", b"other", 3_000));
+    }
+
+    #[test]
+    fn caveats_never_make_a_principal() {
+        let (macaroon, minted) = minted(5);
+        let forged = ["tenant=acme", "iss=https://idp.example/", "sub=alice", "agent=bot"]
+            .iter()
+            .fold(macaroon, |m, caveat| m.attenuate(caveat.as_bytes()));
+        let credential = verify(&forged, &minted).unwrap();
+        assert_eq!(credential.principal(), None);
+        assert!(!covers(&credential, "forecast", b"call", 3_000), "narrowed to alice");
+    }
+
+    #[test]
+    fn a_named_principal_alone_may_use_it() {
+        let (macaroon, minted) = for_alice();
+        let credential = verify(&macaroon, &minted).unwrap();
+        assert_eq!(credential.principal(), Some(&alice()));
+        assert_eq!(credential.token_reference(), Some(Digest::of(b"token")));
+        let (quote, price) = (quote_of(b"call"), price(3_000));
+        assert!(credential.covers(&alice(), &tool("forecast"), &quote, &price).is_ok());
+        let mallory = Principal { agent: "other".into(), ..alice() };
+        for other in [mallory, Principal::anonymous()] {
+            let refused = credential.covers(&other, &tool("forecast"), &quote, &price);
+            assert_eq!(refused.unwrap_err().code(), Code::CredentialExhausted);
+        }
+    }
+
+    #[test]
+    fn what_is_minted_under_a_token_names_its_principal_and_ends_with_it() {
+        let (macaroon, facts) = for_alice();
+        let mut terms = terms();
+        terms.identity = IdentityRule::Human;
+        let token = verify(&macaroon, &Minted { expires_at: NOW.plus_ms(50_000), ..facts });
+        let identity = Identity::of_credential(&token.unwrap(), &terms).unwrap();
+        let (macaroon, minted) = mint_for(&identity, "forecast", 1).unwrap();
+        assert_eq!(minted.expires_at, NOW.plus_ms(50_000));
+        assert_eq!(minted.bearer.as_ref().map(|b| &b.principal), Some(&alice()));
+        let caveats = Restriction::of(macaroon.verify(&ROOT).unwrap()).unwrap();
+        assert_eq!(caveats.subject.as_deref(), Some("alice"));
+        assert_eq!(caveats.token_id, Some(identity.reference()));
+        let credential = verify(&macaroon, &minted).unwrap();
+        assert!(!covers(&credential, "forecast", b"call", 3_000), "not for nobody");
+    }
+
+    #[test]
+    fn attenuated_copies_share_one_counter() {
+        let (macaroon, minted) = minted(5);
+        let copy = macaroon.clone().attenuate(b"n_uses=1");
+        let (first, second) = (verify(&macaroon, &minted), verify(&copy, &minted));
+        assert_eq!(first.unwrap().key(), second.unwrap().key());
+    }
+
+    #[test]
+    fn facts_read_back_from_their_stored_form() {
+        for minted in [minted(5).1, for_alice().1] {
+            let stored = serde_json::to_string(&minted).unwrap();
+            assert_eq!(serde_json::from_str::<Minted>(&stored).unwrap(), minted);
+        }
+    }
+
+    #[test]
+    fn a_name_that_cannot_be_read_back_is_found_before_anybody_pays() {
+        let refused = mint_for(&Identity::anonymous(&terms()).unwrap(), " forecast", 1);
+        assert_eq!(refused.unwrap_err().code(), Code::InternalFault);
     }
 }
