@@ -1,0 +1,344 @@
+//! Configuration: what the operator wrote, resolved once into what it means.
+//!
+//! One model, three notations (YAML, TOML, JSON). [`load`] reads a file, checks all of it and
+//! reports every problem at once; what it returns needs no further checking.
+//!
+//! INVARIANT: a [`Config`] exists only whole and valid; nothing outside this module builds one.
+//! INVARIANT: every looseness (free, anonymous, no consent, private networks, sandbox parts) is
+//! something the operator wrote; whatever is left out is strict.
+//! INVARIANT: secrets come by reference and are never shown, logged or written back.
+//!
+//! Does not open sockets, databases or wallets, and does not look names up.
+
+mod check;
+mod explain;
+mod finding;
+mod locate;
+mod raw;
+mod report;
+mod resolve;
+mod scalar;
+mod source;
+mod template;
+mod tree;
+
+use countersign_core::{
+    ledger::Budget,
+    money::{AssetCode, Assets},
+    terms::Terms,
+};
+use http::{HeaderMap, Uri};
+use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
+
+pub use explain::explain;
+pub use finding::{ConfigErrors, Finding, Warning};
+pub use scalar::Secret;
+pub use source::{Format, Surroundings, load, load_text, load_with, schema};
+
+/// The whole configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Address of the public listener.
+    pub listen: SocketAddr,
+    /// How clients reach it: scheme and authority, no trailing slash.
+    pub public_url: Arc<str>,
+    /// Database, log and keys.
+    pub data_dir: PathBuf,
+    /// Unix socket of the admin API.
+    pub admin_socket: PathBuf,
+    /// `Origin` values of browsers, besides `public_url`.
+    pub allowed_origins: Vec<String>,
+    /// Tenant of principals whose issuer maps none.
+    pub tenant: Arc<str>,
+    /// Who may issue access tokens.
+    pub issuers: Vec<Arc<Issuer>>,
+    /// Assets that prices may use, with their reference rates.
+    pub assets: Assets,
+    /// How money comes in.
+    pub rails: Rails,
+    /// Where people approve, if elsewhere than here.
+    pub approve_url: Option<Arc<str>>,
+    /// MCP servers by name.
+    pub servers: BTreeMap<Arc<str>, Arc<Server>>,
+    /// Where policies come from.
+    pub policy: PolicySource,
+    /// Budgets; each call is charged to all that concern it.
+    pub budgets: Vec<Budget>,
+    /// Limits on everything.
+    pub limits: Limits,
+    /// The audit log.
+    pub audit: Audit,
+    /// Sandbox parts are in use; everything is on loopback.
+    pub sandbox: bool,
+}
+
+/// An issuer of access tokens.
+#[derive(Clone, Debug)]
+pub struct Issuer {
+    /// Exactly the token's `iss`.
+    pub issuer: Arc<str>,
+    /// Its keys, when discovery is not to be used.
+    pub jwks_uri: Option<Uri>,
+    /// What kind of issuer.
+    pub profile: Profile,
+    /// Which tenant its principals belong to.
+    pub tenant: TenantRule,
+    /// Claims naming the client, when a token has no `act`; the first that is there counts.
+    pub client_claims: Vec<Claim>,
+    /// Claim with roles or groups.
+    pub roles_claim: Option<Claim>,
+    /// Claim with scopes, as text with blanks or as a list.
+    pub scope_claim: Claim,
+    /// An audience accepted besides each server's resource URI.
+    pub audience: Option<Arc<str>>,
+    /// Which `typ` header access tokens have.
+    pub token_typ: TokenTyp,
+    /// Its keys may be fetched from loopback and private addresses.
+    pub allow_private_network: bool,
+}
+
+/// Where a claim is: one member name, or several to descend through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim(pub Vec<Arc<str>>);
+
+/// Kinds of issuers whose tokens look alike.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Profile {
+    /// As RFC 9068 says.
+    Rfc9068,
+    /// Auth0.
+    Auth0,
+    /// Keycloak.
+    Keycloak,
+    /// Microsoft Entra ID.
+    Entra,
+    /// Okta.
+    Okta,
+    /// `WorkOS`.
+    Workos,
+}
+
+/// Which `typ` header an access token may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TokenTyp {
+    /// `at+jwt` only (RFC 9068).
+    AtJwt,
+    /// Also `JWT`, which ID tokens have too: those must be told apart by their claims.
+    OrJwt,
+    /// Also none at all.
+    OrMissing,
+}
+
+/// How a tenant is found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum TenantRule {
+    /// [`Config::tenant`].
+    Default,
+    /// Always this one.
+    Fixed(Arc<str>),
+    /// The value of a claim; a token without it is refused.
+    Claim(Claim),
+}
+
+/// How money comes in.
+#[derive(Clone, Debug, Default)]
+pub struct Rails {
+    /// x402.
+    pub x402: Option<X402>,
+    /// Lightning.
+    pub l402: Option<L402>,
+}
+
+/// x402: stablecoins on EVM chains.
+#[derive(Clone, Debug)]
+pub struct X402 {
+    /// Receiving address, EIP-55.
+    pub pay_to: Arc<str>,
+    /// Who verifies and settles.
+    pub facilitator: Facilitator,
+    /// Tokens that are taken, by asset.
+    pub tokens: BTreeMap<AssetCode, Token>,
+    /// Longest validity of an authorization, in seconds.
+    pub max_timeout_s: u64,
+}
+
+/// An EIP-3009 token.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Token {
+    /// CAIP-2, `eip155:84532`.
+    pub network: Arc<str>,
+    /// The number in it.
+    pub chain_id: u64,
+    /// Contract, EIP-55.
+    pub address: Arc<str>,
+    /// EIP-712 domain name.
+    pub name: Arc<str>,
+    /// EIP-712 domain version.
+    pub version: Arc<str>,
+}
+
+/// Who verifies and settles x402 payments.
+#[derive(Clone, Debug)]
+pub enum Facilitator {
+    /// A facilitator's HTTP API.
+    Remote {
+        /// Base URL.
+        url: Uri,
+    },
+    /// In process: needs a node and a funded key.
+    Builtin {
+        /// JSON-RPC endpoint of the node.
+        rpc: Uri,
+        /// Signing key: 32 bytes in hex.
+        key: Secret,
+    },
+    /// Play money.
+    Sandbox {
+        /// Base URL, on loopback.
+        url: Uri,
+    },
+}
+
+/// L402: Lightning.
+#[derive(Clone, Debug)]
+pub struct L402 {
+    /// Who makes invoices.
+    pub source: InvoiceSource,
+    /// How long a paid credential is valid, in milliseconds.
+    pub credential_ttl_ms: u64,
+}
+
+/// Who makes invoices.
+#[derive(Clone, Debug)]
+pub enum InvoiceSource {
+    /// Nobody yet (a template that names no source): the rail refuses with `PAY-018`.
+    Missing,
+    /// Play money.
+    Sandbox {
+        /// Base URL, on loopback.
+        url: Uri,
+    },
+}
+
+/// One MCP server behind the gateway.
+#[derive(Clone, Debug)]
+pub struct Server {
+    /// Its name: the first segment of its path.
+    pub name: Arc<str>,
+    /// Its endpoint.
+    pub upstream: Uri,
+    /// Its name may resolve to loopback and private addresses.
+    pub allow_private_network: bool,
+    /// Headers of the operator's own; values are marked sensitive.
+    pub headers: HeaderMap,
+    /// Resource URI: `{public_url}/{name}/mcp`.
+    pub resource: Arc<str>,
+    /// Terms by tool name.
+    pub tools: BTreeMap<Arc<str>, Arc<Terms>>,
+    /// Terms of every other tool.
+    pub default: DefaultTool,
+    /// Who may use methods other than `tools/call`.
+    pub relay: Relay,
+    /// How payment is asked for.
+    pub payment_form: PaymentForm,
+}
+
+impl Server {
+    /// The terms of a tool, or `None` when it is not offered.
+    #[must_use]
+    pub fn terms(&self, tool: &str) -> Option<Arc<Terms>> {
+        if let Some(terms) = self.tools.get(tool) {
+            return Some(Arc::clone(terms));
+        }
+        match &self.default {
+            DefaultTool::Refuse => None,
+            DefaultTool::Terms(terms) => {
+                let mut terms = Terms::clone(terms);
+                terms.tool.tool = tool.into();
+                Some(Arc::new(terms))
+            }
+        }
+    }
+}
+
+/// Terms of tools that are not listed.
+#[derive(Clone, Debug)]
+pub enum DefaultTool {
+    /// Hidden and refused.
+    Refuse,
+    /// These; the tool's name in them is `*` until it is known.
+    Terms(Arc<Terms>),
+}
+
+/// Who may use methods other than `tools/call`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Relay {
+    /// Anybody; else a token is required.
+    pub anonymous: bool,
+    /// Scopes that the token must have.
+    pub scopes: Vec<Arc<str>>,
+}
+
+/// How payment is asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PaymentForm {
+    /// By what the client shows: MCP unless it comes as plain HTTP.
+    Auto,
+    /// Always a tool result.
+    Mcp,
+    /// Always HTTP 402.
+    Http,
+}
+
+/// Where policies come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum PolicySource {
+    /// The bundle in the binary.
+    Builtin,
+    /// A directory.
+    Dir(PathBuf),
+}
+
+/// Limits on everything.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// A request's body.
+    pub body_bytes: usize,
+    /// An upstream's result.
+    pub result_bytes: usize,
+    /// Nesting of JSON.
+    pub json_depth: usize,
+    /// A request's header block.
+    pub header_bytes: usize,
+    /// Open connections.
+    pub connections: usize,
+    /// Calls being worked on; more are refused, not queued.
+    pub calls: usize,
+    /// Unpaid quotes of one principal.
+    pub open_quotes_per_principal: usize,
+    /// Approvals that one principal waits for.
+    pub pending_approvals_per_principal: usize,
+    /// How long a quote holds, in milliseconds.
+    pub quote_ttl_ms: u64,
+    /// How long an approval is waited for, in milliseconds.
+    pub approval_ttl_ms: u64,
+    /// How long reading a request's header may take, in milliseconds.
+    pub header_timeout_ms: u64,
+    /// How long reading a request's body may take, in milliseconds.
+    pub body_timeout_ms: u64,
+}
+
+/// The audit log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Audit {
+    /// The log's name, first line of its checkpoints.
+    pub origin: Arc<str>,
+    /// Time between checkpoints while there is something new, in milliseconds.
+    pub checkpoint_ms: u64,
+}
+
+/// The commented file that `countersign init` writes. It loads as it is.
+#[must_use]
+pub const fn init_template() -> &'static str {
+    include_str!("config/init.yaml")
+}

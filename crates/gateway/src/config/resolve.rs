@@ -1,0 +1,469 @@
+//! From what was written to what it means: the whole, the listener, limits and budgets.
+//!
+//! Every part is looked at even when another is wrong. A part that is wrong returns `None` after
+//! having said so in the report.
+
+mod issuers;
+mod money;
+mod servers;
+mod terms;
+
+use super::{
+    Audit, Config, Limits, PolicySource, Secret, Server,
+    finding::nearest,
+    raw::{
+        RawAudit, RawBudget, RawConfig, RawLimits, RawPolicy, RawScope, RawWindow, RawWindowWord,
+    },
+    report::{At, Report},
+    scalar::{Place, SecretRef, Size, Span, show_size, show_span},
+    source::{Surroundings, read_text},
+    tree::printable,
+};
+use countersign_core::ledger::{Budget, BudgetScope, Window};
+use http::Uri;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::{IpAddr, SocketAddr},
+    path::Path,
+    sync::Arc,
+};
+
+/// Longest path of a Unix socket.
+const MAX_SOCKET_PATH_BYTES: usize = 107;
+/// Largest file with a secret.
+const MAX_SECRET_BYTES: u64 = 64 << 10;
+
+/// Resolves everything.
+pub(super) fn resolve(
+    raw: RawConfig,
+    dir: &Path,
+    surroundings: &Surroundings,
+    report: &mut Report,
+) -> Option<Config> {
+    let top = At::top();
+    let vault = Vault { dir, surroundings };
+    let listen = listen(raw.listen.as_deref(), report);
+    let public_url = public_url(raw.public_url.as_deref(), listen, report);
+    let tenant = raw.tenant.as_deref().unwrap_or("default");
+    let tenant = name_of_tenant(tenant, &top.key("tenant"), report);
+    let data_dir = dir.join(raw.data_dir.as_deref().unwrap_or("data"));
+    let admin_socket = match &raw.admin_socket {
+        Some(path) => dir.join(path),
+        None => data_dir.join("admin.sock"),
+    };
+    if admin_socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        let message = format!("a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes");
+        report.problem(&top.key("admin_socket"), message, "choose a shorter path");
+    }
+    let issuers = issuers::issuers(&raw.issuers, report);
+    let assets = money::assets(&raw.assets, report);
+    let rails = money::rails(&raw.rails, &assets, &vault, report);
+    let market = terms::Market {
+        assets: &assets.known,
+        written: raw.assets.keys().map(String::as_str).collect(),
+        rails: &raw.rails,
+        has_issuers: !raw.issuers.is_empty(),
+    };
+    let base = public_url.as_deref().unwrap_or("");
+    let servers = servers::servers(&raw.servers, base, listen, &market, &vault, report);
+    let budgets = budgets(&raw.budgets, &servers, report);
+    let public_host = public_url.as_deref().and_then(|url| url.parse::<Uri>().ok());
+    sandbox(&raw, listen, public_host.as_ref(), report);
+    Some(Config {
+        listen: listen?,
+        public_url: public_url.clone()?,
+        data_dir,
+        admin_socket,
+        allowed_origins: origins(&raw.allowed_origins, report),
+        tenant: tenant?,
+        issuers: issuers?,
+        assets: assets.known,
+        rails: rails?,
+        approve_url: approve_url(raw.consent.approve_url.as_deref(), report),
+        servers,
+        policy: policy(&raw.policy, dir, report),
+        budgets,
+        limits: limits(&raw.limits, report),
+        audit: audit(&raw.audit, public_host.as_ref(), report)?,
+        sandbox: raw.sandbox,
+    })
+}
+
+/// Where secrets and files are found.
+pub(super) struct Vault<'a> {
+    dir: &'a Path,
+    surroundings: &'a Surroundings,
+}
+
+impl Vault<'_> {
+    /// The value behind a reference, without a final line break.
+    fn open(&self, reference: &SecretRef, at: &At, report: &mut Report) -> Option<Secret> {
+        let value = match &reference.place {
+            Place::Env(name) => {
+                let value = self.surroundings.env(name).map(ToOwned::to_owned);
+                value.ok_or_else(|| format!("the environment variable `{name}` is not set"))
+            }
+            Place::File(path) => {
+                let file = self.dir.join(path);
+                read_text(&file, MAX_SECRET_BYTES)
+                    .map_err(|message| format!("`{}` {message}", printable(path)))
+            }
+        };
+        let value = match value {
+            Ok(value) => value,
+            Err(message) => {
+                report.problem(at, message, "a secret must be there when the gateway starts");
+                return None;
+            }
+        };
+        let value = value.trim_end_matches(['\r', '\n']);
+        if value.is_empty() {
+            report.problem(at, "the secret is empty", "put the secret there");
+            return None;
+        }
+        Some(Secret::new(value, &reference.place))
+    }
+}
+
+fn listen(written: Option<&str>, report: &mut Report) -> Option<SocketAddr> {
+    let text = written.unwrap_or("127.0.0.1:8402");
+    let parsed = text.parse().ok();
+    if parsed.is_none() {
+        let message = format!("`{}` is not an IP address and a port", printable(text));
+        report.problem(&At::top().key("listen"), message, "write it as `127.0.0.1:8402`");
+    }
+    parsed
+}
+
+fn public_url(
+    written: Option<&str>,
+    listen: Option<SocketAddr>,
+    report: &mut Report,
+) -> Option<Arc<str>> {
+    let at = At::top().key("public_url");
+    let Some(text) = written else {
+        let listen = listen?;
+        if listen.ip().is_unspecified() {
+            let message = "`public_url` is missing, and `listen` does not say how to get here";
+            report.problem(&at, message, "write it as `https://gateway.example.com`");
+            return None;
+        }
+        return Some(format!("http://{listen}").into());
+    };
+    let uri = web_url(text, &at, report)?;
+    let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
+    if has_path {
+        let hint = "write scheme, host and port only; each server is at `/{name}/mcp` below it";
+        report.problem(&at, "the public URL has a path or a query", hint);
+        return None;
+    }
+    if uri.scheme_str() == Some("http") && !is_loopback(&uri) {
+        let hint = "put TLS in front and write `https://`";
+        report.warn(&at, "tokens and payments would travel unencrypted", hint);
+    }
+    let authority = uri.authority()?.as_str().to_ascii_lowercase();
+    Some(format!("{}://{authority}", uri.scheme_str()?).into())
+}
+
+/// An `http` or `https` URL without user or fragment.
+fn web_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
+    let parsed = text.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|h| !h.is_empty()));
+    let Some(uri) = parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) else {
+        let message = format!("`{}` is not an http or https URL", without_user(text));
+        report.problem(at, message, "write it as `https://host.example.com/path`");
+        return None;
+    };
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        let hint = "remove `user:password@`; secrets are given by reference";
+        report.problem(at, "a secret must not stand in this file", hint);
+        return None;
+    }
+    if text.contains('#') {
+        report.problem(at, "the URL has a fragment", "remove `#` and what follows");
+        return None;
+    }
+    Some(uri)
+}
+
+/// A URL as it may be shown: nothing before an `@`, no query.
+fn without_user(text: &str) -> String {
+    let text = text.rsplit('@').next().unwrap_or(text);
+    printable(text.split('?').next().unwrap_or(text))
+}
+
+/// Like [`web_url`], but plain `http` only on loopback.
+fn secure_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
+    let uri = web_url(text, at, report)?;
+    if uri.scheme_str() == Some("http") && !is_loopback(&uri) {
+        report.problem(at, "plain http is accepted on loopback only", "write `https://`");
+        return None;
+    }
+    Some(uri)
+}
+
+/// Whether a URL's host is this machine, by what is written.
+fn is_loopback(uri: &Uri) -> bool {
+    let Some(host) = uri.host() else { return false };
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
+    match host.parse::<IpAddr>() {
+        Ok(ip) => ip.is_loopback(),
+        Err(_) => host == "localhost" || host.ends_with(".localhost"),
+    }
+}
+
+fn approve_url(written: Option<&str>, report: &mut Report) -> Option<Arc<str>> {
+    let at = At::top().key("consent").key("approve_url");
+    let text = written?;
+    secure_url(text, &at, report).map(|_| text.into())
+}
+
+fn origins(written: &[String], report: &mut Report) -> Vec<String> {
+    for (index, origin) in written.iter().enumerate() {
+        let at = At::top().key("allowed_origins").index(index);
+        let hint = "write each as `https://app.example.com`: scheme, host and port, no path";
+        let Some(uri) = origin.parse::<Uri>().ok().filter(|uri| uri.scheme().is_some()) else {
+            let message = format!("`{}` is not an origin", without_user(origin));
+            report.problem(&at, message, hint);
+            continue;
+        };
+        let authority = uri.authority().map_or("", |authority| authority.as_str());
+        if *origin != format!("{}://{authority}", uri.scheme_str().unwrap_or("")) {
+            let message = format!("`{}` is not an origin", without_user(origin));
+            report.problem(&at, message, hint);
+        }
+    }
+    written.to_vec()
+}
+
+/// A tenant's name: printable, and not the one that stands for nobody.
+fn name_of_tenant(text: &str, at: &At, report: &mut Report) -> Option<Arc<str>> {
+    if text == "anonymous" {
+        let hint = "choose another name";
+        report.problem(at, "`anonymous` is the tenant of callers without a token", hint);
+        return None;
+    }
+    plain(text, at, report)
+}
+
+/// A value that becomes part of keys and records: not empty, no control characters.
+fn plain(text: &str, at: &At, report: &mut Report) -> Option<Arc<str>> {
+    if text.is_empty() || text.len() > 512 || text.contains(char::is_control) {
+        let message = "expected 1 to 512 bytes without control characters";
+        report.problem(at, message, "write a plain name");
+        return None;
+    }
+    Some(text.into())
+}
+
+/// A name of ours: `[a-z0-9-]+`.
+fn name(text: &str, at: &At, report: &mut Report) -> Option<Arc<str>> {
+    let good = |b: u8| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-';
+    if text.is_empty() || text.len() > 63 || !text.bytes().all(good) {
+        let message = format!("`{}` is not a name", printable(text));
+        report.problem(at, message, "use `a` to `z`, `0` to `9` and `-`, at most 63 characters");
+        return None;
+    }
+    Some(text.into())
+}
+
+/// Scopes as RFC 6749 allows them.
+fn scopes(written: &[String], at: &At, report: &mut Report) -> Vec<Arc<str>> {
+    let good = |b: u8| matches!(b, 0x21 | 0x23..=0x5b | 0x5d..=0x7e);
+    for (index, scope) in written.iter().enumerate() {
+        if scope.is_empty() || !scope.bytes().all(good) {
+            let message = format!("`{}` is not a scope", printable(scope));
+            report.problem(&at.index(index), message, "write one scope, without blanks");
+        }
+    }
+    written.iter().map(|scope| scope.as_str().into()).collect()
+}
+
+/// A span within bounds.
+fn span(
+    written: Option<Span>,
+    default: Span,
+    bounds: [Span; 2],
+    at: &At,
+    report: &mut Report,
+) -> u64 {
+    let span = written.unwrap_or(default);
+    let [low, high] = bounds;
+    if span < low || span > high {
+        let message = format!("`{}` is out of bounds", show_span(span.0));
+        let hint = format!("choose between {} and {}", show_span(low.0), show_span(high.0));
+        report.problem(at, message, hint);
+    }
+    span.0
+}
+
+fn size(
+    written: Option<Size>,
+    default: usize,
+    bounds: [usize; 2],
+    at: &At,
+    report: &mut Report,
+) -> usize {
+    let size = written.map_or(default, |size| size.0);
+    let [low, high] = bounds;
+    if size < low || size > high {
+        let message = format!("`{}` is out of bounds", show_size(size));
+        let hint = format!("choose between {} and {}", show_size(low), show_size(high));
+        report.problem(at, message, hint);
+    }
+    size
+}
+
+fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
+    const KIB: usize = 1 << 10;
+    const MIB: usize = 1 << 20;
+    let s = Span::seconds;
+    let at = |name: &str| At::top().key("limits").key(name);
+    Limits {
+        body_bytes: size(raw.body, MIB, [KIB, 64 * MIB], &at("body"), report),
+        result_bytes: size(raw.result, 8 * MIB, [KIB, 256 * MIB], &at("result"), report),
+        json_depth: raw.depth.unwrap_or(64),
+        header_bytes: size(raw.headers, 32 * KIB, [8 * KIB, 256 * KIB], &at("headers"), report),
+        connections: raw.connections.unwrap_or(4096),
+        calls: raw.calls.unwrap_or(1024),
+        open_quotes_per_principal: raw.open_quotes_per_principal.unwrap_or(64),
+        pending_approvals_per_principal: raw.pending_approvals_per_principal.unwrap_or(16),
+        quote_ttl_ms: span(raw.quote_ttl, s(300), [s(10), s(3600)], &at("quote_ttl"), report),
+        approval_ttl_ms: span(
+            raw.approval_ttl,
+            s(900),
+            [s(30), s(86_400)],
+            &at("approval_ttl"),
+            report,
+        ),
+        header_timeout_ms: span(
+            raw.header_timeout,
+            s(10),
+            [s(1), s(60)],
+            &at("header_timeout"),
+            report,
+        ),
+        body_timeout_ms: span(raw.body_timeout, s(30), [s(1), s(300)], &at("body_timeout"), report),
+    }
+}
+
+fn audit(raw: &RawAudit, public: Option<&Uri>, report: &mut Report) -> Option<Audit> {
+    let at = At::top().key("audit");
+    let bounds = [Span(100), Span::seconds(3600)];
+    let checkpoint_ms =
+        span(raw.checkpoint, Span::seconds(1), bounds, &at.key("checkpoint"), report);
+    let origin = match &raw.origin {
+        Some(origin) => origin.as_str(),
+        None => public?.authority()?.as_str(),
+    };
+    let good = |b: u8| b.is_ascii_graphic() && b != b'+';
+    if origin.is_empty() || origin.len() > 255 || !origin.bytes().all(good) {
+        let hint = "write it like a host and a path: `gateway.example.com/log`";
+        report.problem(&at.key("origin"), "the log's name has blanks, `+` or is empty", hint);
+        return None;
+    }
+    Some(Audit { origin: origin.into(), checkpoint_ms })
+}
+
+fn policy(raw: &RawPolicy, dir: &Path, report: &mut Report) -> PolicySource {
+    let Some(written) = &raw.dir else { return PolicySource::Builtin };
+    let path = dir.join(written);
+    if !path.is_dir() {
+        let message = format!("`{}` is not a directory", printable(written));
+        let hint = "give the bundle's directory, or leave `policy` out for the built-in one";
+        report.problem(&At::top().key("policy").key("dir"), message, hint);
+    }
+    PolicySource::Dir(path)
+}
+
+fn budgets(
+    raw: &[RawBudget],
+    servers: &BTreeMap<Arc<str>, Arc<Server>>,
+    report: &mut Report,
+) -> Vec<Budget> {
+    let mut names = BTreeSet::new();
+    let mut budgets = Vec::new();
+    for (index, raw) in raw.iter().enumerate() {
+        let at = At::top().key("budgets").index(index);
+        if !names.insert(raw.name.as_str()) {
+            let message = format!("a budget named `{}` exists", printable(&raw.name));
+            report.problem(&at.key("name"), message, "choose another name");
+        }
+        if raw.limit.0.0 == 0 {
+            let hint = "raise it, or remove the tools' prices";
+            report.problem(&at.key("limit"), "a budget of zero refuses everything", hint);
+        }
+        let window = match raw.window {
+            RawWindow::Word(RawWindowWord::Lifetime) => Window::Lifetime,
+            RawWindow::Rolling(written) => {
+                let bounds = [Span::seconds(1), Span::seconds(366 * 86_400)];
+                Window::Rolling(span(Some(written), written, bounds, &at.key("window"), report))
+            }
+        };
+        let scope = budget_scope(&raw.scope, &at.key("scope"), servers, report);
+        if let Some(name) = name(&raw.name, &at.key("name"), report) {
+            budgets.push(Budget { name, scope, limit: raw.limit.0, window });
+        }
+    }
+    budgets
+}
+
+fn budget_scope(
+    raw: &RawScope,
+    at: &At,
+    servers: &BTreeMap<Arc<str>, Arc<Server>>,
+    report: &mut Report,
+) -> BudgetScope {
+    let mut part = |name: &str, value: &Option<String>| {
+        let value = value.as_deref()?;
+        plain(value, &at.key(name), report)
+    };
+    let tenant = part("tenant", &raw.tenant);
+    let delegator = part("delegator", &raw.delegator);
+    let agent = part("agent", &raw.agent);
+    let tool = part("tool", &raw.tool);
+    if delegator.as_deref().is_some_and(|d| d != "*" && d != "anonymous" && !d.contains('|')) {
+        let hint = "write `https://idp.example.com|alice`, or `*` for each person by itself";
+        report.problem(&at.key("delegator"), "expected an issuer, `|` and a subject", hint);
+    }
+    if let Some(tool) = tool.as_deref().filter(|tool| *tool != "*") {
+        let known = tool.split_once('/').and_then(|(s, t)| servers.get(s)?.terms(t));
+        if known.is_none() {
+            let all = servers.values().flat_map(|server| server.tools.values());
+            let all: Vec<String> = all.map(|terms| terms.tool.to_string()).collect();
+            let message = format!("no tool `{}` is configured", printable(tool));
+            let near = nearest(tool, all.iter().map(String::as_str));
+            let hint = near.map_or_else(
+                || "write `server/tool`, or `*` for each tool by itself".to_owned(),
+                |near| format!("did you mean `{near}`?"),
+            );
+            report.problem(&at.key("tool"), message, hint);
+        }
+    }
+    BudgetScope { tenant, delegator, agent, tool }
+}
+
+/// INVARIANT: sandbox parts are asked for by name, and nothing of them leaves this machine.
+fn sandbox(raw: &RawConfig, listen: Option<SocketAddr>, public: Option<&Uri>, report: &mut Report) {
+    let parts = money::sandbox_parts(&raw.rails);
+    let top = At::top();
+    for part in &parts {
+        if !raw.sandbox {
+            let hint = "add `sandbox: true`, on a machine where no real money is meant";
+            report.problem(part, "this is a sandbox part, it moves play money", hint);
+        }
+    }
+    if !raw.sandbox {
+        return;
+    }
+    if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
+        let hint = "listen on `127.0.0.1`, or use real parts and remove `sandbox`";
+        report.problem(&top.key("listen"), "the sandbox must stay on loopback", hint);
+    }
+    if public.is_some_and(|public| !is_loopback(public)) {
+        let hint = "remove `public_url`, or use real parts and remove `sandbox`";
+        report.problem(&top.key("public_url"), "the sandbox must stay on loopback", hint);
+    }
+    if parts.is_empty() {
+        report.warn(&top.key("sandbox"), "no sandbox part is configured", "remove `sandbox`");
+    }
+}
