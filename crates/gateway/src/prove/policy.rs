@@ -1,0 +1,239 @@
+//! The decision engine: embedded Cedar over one bundle of schema and policies.
+//!
+//! Owns how a [`Question`] becomes a [`Decision`]. Loading and its checks are in `load` and
+//! `lint`, what Cedar is told in `facts`, the index in `slices`.
+//!
+//! INVARIANT: no permit, no call. An evaluation error, an unknown obligation, a fact that does
+//! not fit: each denies.
+//! INVARIANT: obligations never grant. `context.fulfilled` is read only by the escape of an
+//! annotated forbid (`lint` refuses any other use), so meeting one only takes a forbid away.
+//! INVARIANT: a policy that is not looked at could not have matched (`slices`).
+//!
+//! Does not cache decisions, hold evidence, perform obligations, or ask anybody outside.
+
+mod facts;
+mod lint;
+mod load;
+mod problem;
+mod rule;
+mod slices;
+#[cfg(test)]
+mod tests;
+
+pub use self::problem::{Flaw, Place, PolicyLoadError, Problem, Source};
+
+use self::{
+    facts::{Scene, Unfit, Vocabulary},
+    rule::{Duty, Rule},
+    slices::Slices,
+};
+use cedar_policy::{AuthorizationError, Authorizer, Effect, Schema};
+use countersign_core::{
+    digest::Digest,
+    policy::{Answer, Decision, DenyCause, Obligation, Question, Reason},
+};
+use std::collections::{BTreeMap, BTreeSet};
+
+/// One loaded bundle, ready to decide. Immutable: reloading builds another one.
+#[derive(Debug)]
+pub struct Engine {
+    authorizer: Authorizer,
+    vocabulary: Vocabulary,
+    rules: BTreeMap<String, Rule>,
+    slices: Slices,
+    /// Words that evidence can be about: the interactive obligations some rule asks for. An
+    /// inline one is met by the call itself, so a claim that it is met already counts for nothing.
+    evidence: BTreeSet<&'static str>,
+    digest: Digest,
+}
+
+/// The rules that matched, each list by id.
+struct Matched<'a> {
+    permits: Vec<&'a Rule>,
+    forbids: Vec<&'a Rule>,
+}
+
+/// The answer and its reasons.
+type Verdict = (Answer, Vec<Reason>);
+
+/// Policy could not be evaluated, and why.
+struct Broken(Vec<Reason>);
+
+impl Engine {
+    /// The default bundle's schema. Policies of one's own are usually written against it.
+    pub const BUILTIN_SCHEMA: &str = include_str!("../../policy/schema.cedarschema");
+    /// The default bundle's policies.
+    pub const BUILTIN_POLICIES: &str = include_str!("../../policy/policies.cedar");
+
+    /// Loads a bundle: parsed, linted, validated strictly, and tried on every intent.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, not only the first thing.
+    pub fn load(schema: &str, policies: &str) -> Result<Self, PolicyLoadError> {
+        load::load(schema, policies)
+    }
+
+    /// Loads the default bundle.
+    ///
+    /// # Errors
+    /// None, as the tests show; the bundle goes through the same checks as any other.
+    pub fn builtin() -> Result<Self, PolicyLoadError> {
+        Self::load(Self::BUILTIN_SCHEMA, Self::BUILTIN_POLICIES)
+    }
+
+    /// SHA-256 over both files.
+    #[must_use]
+    pub const fn bundle_digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The bundle in sentences: how many policies there are, and what each obligation does.
+    #[must_use]
+    pub fn describe(&self) -> Vec<String> {
+        let count = |wanted: fn(&Rule) -> bool| self.rules.values().filter(|r| wanted(r)).count();
+        let permits = count(|rule| rule.effect == Effect::Permit);
+        let conditional = count(|rule| rule.duty != Duty::None);
+        let total = self.rules.len();
+        let outright = total.saturating_sub(permits).saturating_sub(conditional);
+        let summary = format!(
+            "Policies: {total}. {permits} permit, {outright} forbid, {conditional} forbid until \
+             an obligation is met."
+        );
+        let duties = self.rules.values().filter_map(Rule::sentence);
+        std::iter::once(summary).chain(duties).collect()
+    }
+
+    /// Decides one attempt. Total: whatever cannot be decided is denied, with the reason.
+    #[must_use]
+    pub fn decide(&self, question: &Question) -> Decision {
+        let verdict = self.answer(question);
+        let (answer, reasons) =
+            verdict.unwrap_or_else(|Broken(reasons)| (Answer::Deny(DenyCause::Error), reasons));
+        Decision {
+            id: question.id,
+            call_digest: question.call_digest,
+            answer,
+            reasons,
+            bundle: self.digest,
+            at: question.now,
+        }
+    }
+
+    /// The algorithm, in order: what holds now, what no obligation can change, what would hold
+    /// once they were met, and who must act for that.
+    fn answer(&self, question: &Question) -> Result<Verdict, Broken> {
+        let scene = Scene::new(&self.vocabulary, question, None)?;
+        let words = question.fulfilled.iter().map(|word| &**word);
+        let evidence: BTreeSet<&str> = words.filter(|word| self.evidence.contains(word)).collect();
+
+        let now = self.evaluate(&scene, &evidence)?;
+        if now.forbids.is_empty() {
+            return Ok(now.unconditional());
+        }
+        if now.forbids.iter().any(|rule| rule.duty == Duty::None) {
+            let hard = now.forbids.iter().filter(|rule| rule.duty == Duty::None);
+            return Ok(denied(DenyCause::Rule, hard.map(|rule| rule.reason())));
+        }
+        let duties: Vec<&Obligation> = now.forbids.iter().filter_map(|r| r.duty.known()).collect();
+        if duties.len() < now.forbids.len() {
+            let unknown = now.forbids.iter().filter(|rule| rule.duty.known().is_none());
+            return Ok(denied(DenyCause::Obligation, unknown.map(|rule| rule.reason())));
+        }
+
+        // INVARIANT: nobody is asked to approve a call that would be denied all the same.
+        let met = duties.iter().map(|duty| duty.word());
+        let assumed: BTreeSet<&str> = evidence.iter().copied().chain(met).collect();
+        let then = self.evaluate(&scene, &assumed)?;
+        if !then.forbids.is_empty() || then.permits.is_empty() {
+            return Ok(then.unconditional());
+        }
+        Ok(conditional(&duties, &now.forbids, &then.permits))
+    }
+
+    /// One full evaluation with these obligations taken as met.
+    fn evaluate(
+        &self,
+        scene: &Scene<'_>,
+        fulfilled: &BTreeSet<&str>,
+    ) -> Result<Matched<'_>, Broken> {
+        let request = scene.request(&self.vocabulary, fulfilled, None)?;
+        let mut matched = Matched { permits: Vec::new(), forbids: Vec::new() };
+        let mut errors = BTreeSet::new();
+        for slice in self.slices.looked_at(scene) {
+            let response = self.authorizer.is_authorized(&request, slice, scene.entities());
+            let diagnostics = response.diagnostics();
+            errors.extend(diagnostics.errors().map(|error| match error {
+                AuthorizationError::PolicyEvaluationError(error) => error.policy_id().to_string(),
+            }));
+            for id in diagnostics.reason() {
+                match self.rules.get::<str>(id.as_ref()) {
+                    Some(rule) if rule.effect == Effect::Permit => matched.permits.push(rule),
+                    Some(rule) => matched.forbids.push(rule),
+                    None => {
+                        errors.insert(id.to_string());
+                    }
+                }
+            }
+        }
+        // INVARIANT: Cedar skips a rule that errors, a forbid too; here the error denies.
+        if !errors.is_empty() {
+            let reason = |policy| Reason { code: "RULE_ERROR".to_owned(), policy };
+            return Err(Broken(errors.into_iter().map(reason).collect()));
+        }
+        matched.permits.sort_by(|a, b| a.id.cmp(&b.id));
+        matched.forbids.sort_by(|a, b| a.id.cmp(&b.id));
+        Ok(matched)
+    }
+
+    fn new(
+        schema: &Schema,
+        policies: &[cedar_policy::Policy],
+        rules: BTreeMap<String, Rule>,
+        digest: Digest,
+    ) -> Result<Self, Flaw> {
+        let vocabulary = Vocabulary::new(schema)?;
+        let slices = Slices::new(policies, &vocabulary)?;
+        let duties = rules.values().filter_map(|rule| rule.duty.known());
+        let evidence = duties.filter(|d| d.is_interactive()).map(Obligation::word).collect();
+        let authorizer = Authorizer::new();
+        Ok(Self { authorizer, vocabulary, rules, slices, evidence, digest })
+    }
+}
+
+impl From<Unfit> for Broken {
+    fn from(_: Unfit) -> Self {
+        Self(vec![Reason { code: "FACTS_UNUSABLE".to_owned(), policy: "gateway".to_owned() }])
+    }
+}
+
+impl Matched<'_> {
+    /// Deny overrides; no permit denies.
+    fn unconditional(&self) -> Verdict {
+        if !self.forbids.is_empty() {
+            return denied(DenyCause::Rule, self.forbids.iter().map(|rule| rule.reason()));
+        }
+        if self.permits.is_empty() {
+            let reason = Reason { code: "NO_PERMIT".to_owned(), policy: "default".to_owned() };
+            return denied(DenyCause::Rule, std::iter::once(reason));
+        }
+        (Answer::Allow(Vec::new()), self.permits.iter().map(|rule| rule.reason()).collect())
+    }
+}
+
+fn denied(cause: DenyCause, reasons: impl Iterator<Item = Reason>) -> Verdict {
+    (Answer::Deny(cause), reasons.collect())
+}
+
+/// The answer when only obligations stand between the call and its permits: a challenge if
+/// somebody must act first, else the call may run and the gateway performs them.
+fn conditional(duties: &[&Obligation], forbids: &[&Rule], permits: &[&Rule]) -> Verdict {
+    let (interactive, inline): (Vec<_>, Vec<_>) =
+        rule::merged(duties).into_iter().partition(Obligation::is_interactive);
+    if interactive.is_empty() {
+        let because = permits.iter().chain(forbids).map(|rule| rule.reason());
+        return (Answer::Allow(inline), because.collect());
+    }
+    let asks = |rule: &&&Rule| rule.duty.known().is_some_and(Obligation::is_interactive);
+    let because = forbids.iter().filter(asks).map(|rule| rule.reason());
+    (Answer::Challenge(interactive), because.collect())
+}
