@@ -1,0 +1,1 @@
+//! The built-in facilitator on a chain that lies.
