@@ -1,1 +1,44 @@
-//! Being written.
+//! An MCP client that pays: ask, choose an offer, pay once, present once.
+//!
+//! Used by the command line, by the gateway when it is itself the payer, and as a library. Speaks
+//! streamable HTTP in both eras; pays x402 `exact` transfers from a key and Lightning invoices
+//! through a wallet; keeps what is paid for and not used up.
+//!
+//! INVARIANT: no call is paid twice. What is sent again after a lost or unknown answer is the same
+//! payment; a second challenge ends the call.
+//!
+//! Does not: follow redirects, obtain tokens, run stdio servers, verify receipts.
+#![deny(missing_docs)]
+
+mod cache;
+mod challenge;
+mod client;
+mod error;
+mod evm;
+mod http;
+mod lightning;
+mod means;
+mod options;
+mod outcome;
+mod pay;
+mod problem;
+mod rpc;
+mod secret;
+mod sse;
+mod verdict;
+mod wallet;
+
+pub use crate::{
+    cache::{CredentialCache, Paid},
+    client::{Client, Tool, ToolCall},
+    error::{ClientError, TransportError},
+    evm::EvmWallet,
+    lightning::{LightningWallet, OfferFault},
+    means::{Caps, DeclineReason, KnownAsset, Means, OfferSummary},
+    options::{EraChoice, Options},
+    outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused, exit, family_exit_code},
+    problem::{Problem, REFUSAL_META},
+    rpc::Observer,
+    secret::{Secret, SecretError},
+    wallet::{Wallet, WalletError, seal},
+};

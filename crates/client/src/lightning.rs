@@ -1,0 +1,296 @@
+//! The Lightning wallet: a service on `POST {url}/pay {"invoice"}` → `{"preimage"}`; and what an
+//! invoice and its macaroon must say before it is paid.
+//!
+//! INVARIANT: an invoice is paid only as [`Payable`], which says: its amount is set and is the
+//! offer's, its payment hash is the one in the macaroon's identifier, and it has not expired. A
+//! preimage is returned only if it hashes to that payment hash.
+
+use crate::{
+    error::TransportError, http::Http, rpc::set_secret, secret::Secret, wallet::WalletError,
+};
+use base64::{
+    Engine as _, alphabet,
+    engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
+};
+use countersign_core::{
+    time::UnixMs,
+    wire::{json::quote, l402::L402Id, macaroon::Macaroon},
+};
+use http::{HeaderMap, Uri, header};
+use lightning_invoice::Bolt11Invoice;
+use serde::Deserialize;
+use sha2::{Digest as _, Sha256};
+use std::{fmt, time::Duration};
+
+/// A wallet behind a URL.
+#[derive(Clone)]
+pub struct LightningWallet {
+    pay: Uri,
+    token: Option<Secret>,
+}
+
+impl LightningWallet {
+    /// The wallet at `{url}/pay`, with a bearer token if it wants one. Plain http is taken only on
+    /// this machine.
+    ///
+    /// # Errors
+    /// [`WalletError::BadUrl`].
+    pub fn new(url: &str, token: Option<Secret>) -> Result<Self, WalletError> {
+        let pay = format!("{}/pay", url.trim_end_matches('/'));
+        let pay = crate::http::parse_url(&pay, false).map_err(|_| WalletError::BadUrl)?;
+        Ok(Self { pay, token })
+    }
+
+    /// Pays once; the same invoice asked again is the wallet's to recognise.
+    pub(crate) async fn pay(
+        &self,
+        http: &Http,
+        invoice: &str,
+        payment_hash: &[u8; 32],
+    ) -> Result<[u8; 32], PayError> {
+        let mut headers = HeaderMap::new();
+        if let Some(token) = &self.token {
+            let value = format!("Bearer {}", token.expose());
+            set_secret(&mut headers, header::AUTHORIZATION, &value)
+                .map_err(|_| PayError::Refused)?;
+        }
+        let body = format!(r#"{{"invoice":{}}}"#, quote(invoice));
+        let exchange = async {
+            let response = http.post(&self.pay, headers, body).await?;
+            let status = response.status();
+            Ok((status, http.read(response.into_body()).await?))
+        };
+        let (status, body) = match http.in_time(exchange).await {
+            Ok(answer) => answer,
+            Err(TransportError::Unreachable) => return Err(PayError::Refused),
+            Err(_) => return Err(PayError::Unknown),
+        };
+        if status.is_client_error() {
+            return Err(PayError::Refused);
+        }
+        let answer: Paid = serde_json::from_slice(&body).map_err(|_| PayError::Unknown)?;
+        let mut preimage = [0u8; 32];
+        hex::decode_to_slice(&answer.preimage, &mut preimage).map_err(|_| PayError::Unknown)?;
+        let hash: [u8; 32] = Sha256::digest(preimage).into();
+        if status.is_success() && hash == *payment_hash {
+            Ok(preimage)
+        } else {
+            Err(PayError::Unknown)
+        }
+    }
+}
+
+impl fmt::Debug for LightningWallet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "LightningWallet({})", self.pay)
+    }
+}
+
+/// Why there is no preimage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum PayError {
+    /// The wallet said no, or was not reached: nothing was paid.
+    Refused,
+    /// It may have paid.
+    Unknown,
+}
+
+#[derive(Deserialize)]
+struct Paid {
+    preimage: String,
+}
+
+/// Why an L402 offer is not paid.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OfferFault {
+    /// The token is not a macaroon with an L402 identifier.
+    Token,
+    /// The invoice is not BOLT11, or its signature is wrong.
+    Invoice,
+    /// The invoice leaves the amount to the payer.
+    NoAmount,
+    /// The invoice asks another amount than the offer.
+    Amount,
+    /// The invoice has another payment hash than the macaroon.
+    PaymentHash,
+    /// The invoice or the macaroon has expired.
+    Expired,
+}
+
+impl fmt::Display for OfferFault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Token => "its token is not an L402 macaroon",
+            Self::Invoice => "its invoice is not valid",
+            Self::NoAmount => "its invoice has no amount",
+            Self::Amount => "its invoice asks another amount than the offer",
+            Self::PaymentHash => "its invoice and its macaroon do not belong together",
+            Self::Expired => "it has expired",
+        })
+    }
+}
+
+/// An invoice that may be paid for an offer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Payable {
+    pub(crate) payment_hash: [u8; 32],
+    pub(crate) amount_msat: u64,
+    /// The receiving node's public key, in hex.
+    pub(crate) payee: String,
+    pub(crate) invoice_expires_at: UnixMs,
+    pub(crate) terms: MacaroonTerms,
+}
+
+impl Payable {
+    /// Checks an offer's parts against each other.
+    pub(crate) fn check(
+        token: &str,
+        invoice: &str,
+        offered_msat: Option<u64>,
+        now: UnixMs,
+    ) -> Result<Self, OfferFault> {
+        let terms = MacaroonTerms::read(token).ok_or(OfferFault::Token)?;
+        let invoice: Bolt11Invoice = invoice.parse().map_err(|_| OfferFault::Invoice)?;
+        let amount_msat = invoice.amount_milli_satoshis().ok_or(OfferFault::NoAmount)?;
+        if offered_msat.is_some_and(|offered| offered != amount_msat) {
+            return Err(OfferFault::Amount);
+        }
+        let payment_hash: &[u8] = invoice.payment_hash().as_ref();
+        if payment_hash != terms.payment_hash {
+            return Err(OfferFault::PaymentHash);
+        }
+        let end = invoice.expires_at().map(|end: Duration| end.as_secs()).unwrap_or(u64::MAX);
+        let invoice_expires_at = UnixMs::from_seconds(end);
+        if invoice_expires_at <= now || terms.expires_at.is_some_and(|end| end <= now) {
+            return Err(OfferFault::Expired);
+        }
+        let payee = invoice.get_payee_pub_key().to_string();
+        let payment_hash = terms.payment_hash;
+        Ok(Self { payment_hash, amount_msat, payee, invoice_expires_at, terms })
+    }
+}
+
+/// What the holder of a macaroon can read in it. Nobody vouches for it: it decides what is kept
+/// and for how long, never what is owed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MacaroonTerms {
+    pub(crate) payment_hash: [u8; 32],
+    pub(crate) expires_at: Option<UnixMs>,
+    /// How many calls it pays for; `None` when it does not say.
+    pub(crate) uses: Option<u32>,
+}
+
+impl MacaroonTerms {
+    /// Reads a token: base64 of either alphabet, padded or not.
+    pub(crate) fn read(token: &str) -> Option<Self> {
+        let bytes = decode_base64(token)?;
+        let macaroon = Macaroon::decode(&bytes).ok()?;
+        let id = L402Id::parse(macaroon.identifier()).ok()?;
+        let mut terms = Self { payment_hash: id.payment_hash, expires_at: None, uses: None };
+        for caveat in caveats(&macaroon.encode(), macaroon.identifier().len()) {
+            terms.narrow(&caveat);
+        }
+        Some(terms)
+    }
+
+    /// Takes one caveat into account; later ones only narrow.
+    fn narrow(&mut self, caveat: &str) {
+        let Some((key, value)) = caveat.split_once('=') else { return };
+        let number = value.trim().parse::<u64>().ok();
+        match (key.trim(), number) {
+            ("n_uses", Some(uses)) => {
+                let uses = u32::try_from(uses).unwrap_or(u32::MAX);
+                self.uses = Some(self.uses.map_or(uses, |known| known.min(uses)));
+            }
+            ("call", _) => self.uses = Some(1),
+            (key, Some(end)) if is_expiry(key) => {
+                // Seconds until the year 5138; milliseconds since 1973.
+                let end =
+                    if end < 100_000_000_000 { UnixMs::from_seconds(end) } else { UnixMs(end) };
+                self.expires_at = Some(self.expires_at.map_or(end, |known| known.min(end)));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn is_expiry(key: &str) -> bool {
+    matches!(key, "expires_at" | "expires" | "exp" | "expiry" | "valid_until")
+        || key.ends_with("_valid_until")
+}
+
+/// The caveats of a macaroon that has been decoded and encoded again, so its fields are known to
+/// follow one another as they must.
+fn caveats(encoded: &[u8], identifier_len: usize) -> Vec<String> {
+    let mut rest = encoded.get(1..).unwrap_or_default();
+    let mut fields = Vec::new();
+    while let Some((tag, after)) = rest.split_first() {
+        if *tag == 0 {
+            rest = after;
+            continue;
+        }
+        let Some((data, after)) = field(after) else { break };
+        if *tag == 2 {
+            fields.push(data);
+        }
+        rest = after;
+    }
+    debug_assert!(fields.first().is_some_and(|id| id.len() == identifier_len));
+    fields.iter().skip(1).filter_map(|f| String::from_utf8(f.to_vec()).ok()).collect()
+}
+
+/// A length in base 128, low digits first, and that many bytes.
+fn field(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (low, rest) = bytes.split_first()?;
+    if *low < 0x80 {
+        return rest.split_at_checked(usize::from(*low));
+    }
+    let (high, rest) = rest.split_first()?;
+    rest.split_at_checked(usize::from(low & 0x7f) | usize::from(*high) << 7)
+}
+
+const LENIENT: GeneralPurposeConfig =
+    GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent);
+const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
+const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
+
+/// Base64 of either alphabet, padded or not.
+pub(crate) fn decode_base64(text: &str) -> Option<Vec<u8>> {
+    let engine = if text.contains(['-', '_']) { &URL_SAFE } else { &STANDARD };
+    engine.decode(text).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use base64::engine::general_purpose::{STANDARD as PADDED, URL_SAFE_NO_PAD};
+
+    #[test]
+    fn caveats_only_narrow_and_what_is_not_known_is_passed_over() {
+        let id = L402Id { payment_hash: [0xfb; 32], token_id: [0xff; 32] };
+        let long = format!("server=https://{}.example/mcp", "a".repeat(300));
+        let caveats = [
+            &*long,
+            "valid_until=1798000300",
+            "n_uses=5",
+            "n_uses=3",
+            "n_uses=4",
+            "valid_until=1798000100000",
+            "valid_until=1798000200",
+            "unheard=of",
+            "no sign",
+        ];
+        let macaroon = Macaroon::mint(b"root", &id.encode());
+        let read = |macaroon: &Macaroon| MacaroonTerms::read(&PADDED.encode(macaroon.encode()));
+        let bare = MacaroonTerms { payment_hash: [0xfb; 32], expires_at: None, uses: None };
+        assert_eq!(read(&macaroon), Some(bare));
+        let macaroon = caveats.iter().fold(macaroon, |m, caveat| m.attenuate(caveat.as_bytes()));
+        let terms = read(&macaroon).unwrap();
+        assert_eq!((terms.expires_at, terms.uses), (Some(UnixMs(1_798_000_100_000)), Some(3)));
+        let one_call = read(&macaroon.clone().attenuate(b"call=00")).unwrap();
+        assert_eq!(one_call.uses, Some(1));
+        let url_safe = URL_SAFE_NO_PAD.encode(macaroon.encode());
+        assert_eq!(MacaroonTerms::read(&url_safe), Some(terms));
+        assert_eq!(MacaroonTerms::read("AgJCAACrq6ur"), None);
+    }
+}

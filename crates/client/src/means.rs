@@ -1,0 +1,304 @@
+//! What a payer pays with and how much: wallets, known assets, caps; and the choice of an offer.
+//!
+//! Owns the one decision to pay. Signs and sends nothing.
+//!
+//! INVARIANT: an offer is chosen only if its asset is known, a wallet can pay it, and every cap
+//! that applies holds; at least one cap must apply.
+
+use crate::{
+    challenge::{Challenge, Channel, L402Offer},
+    evm::EvmWallet,
+    lightning::{LightningWallet, OfferFault, Payable},
+    wallet::Wallet,
+};
+use countersign_core::{
+    money::{Amount, Asset, AssetCode, Micros, Rate},
+    quote::Rail,
+    time::UnixMs,
+    wire::{
+        eip712::Domain,
+        x402::{EvmTerms, PaymentRequired, Requirements},
+    },
+};
+use serde::Deserialize;
+use std::{collections::BTreeMap, fmt, sync::Arc};
+
+/// The longest validity of a signature that we give, whatever an offer asks, in seconds.
+const MAX_WINDOW_S: u64 = 900;
+
+/// An asset that may be spent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct KnownAsset {
+    /// The code that caps name.
+    pub code: AssetCode,
+    /// CAIP-19: `eip155:8453/erc20:0x…`. Not looked at for Lightning, whose asset is `BTC`.
+    pub caip: Arc<str>,
+    /// What it is worth; `None` when only a cap in the asset itself can apply.
+    pub rate: Option<Rate>,
+}
+
+impl From<&Asset> for KnownAsset {
+    fn from(asset: &Asset) -> Self {
+        Self { code: asset.code.clone(), caip: asset.caip.clone(), rate: Some(asset.rate) }
+    }
+}
+
+/// The most that one call may cost. Each cap that is set must hold.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Caps {
+    /// In the reference currency; applies to assets with a rate.
+    pub per_call: Option<Micros>,
+    /// In minor units of an asset (BTC: millisatoshi).
+    pub per_asset: BTreeMap<AssetCode, u128>,
+}
+
+impl Default for Caps {
+    /// Ten cents.
+    fn default() -> Self {
+        Self { per_call: Some(Micros(100_000)), per_asset: BTreeMap::new() }
+    }
+}
+
+/// What a payer pays with.
+#[derive(Clone, Debug)]
+pub struct Means {
+    /// Wallets, in order of preference.
+    pub wallets: Vec<Wallet>,
+    /// Assets that may be spent.
+    pub assets: Vec<KnownAsset>,
+    /// Caps.
+    pub caps: Caps,
+    /// Pay on this rail only.
+    pub rail: Option<Rail>,
+}
+
+impl Default for Means {
+    /// No wallet; USDC on Base and on Base Sepolia; bitcoin without a rate; ten cents a call.
+    fn default() -> Self {
+        let asset = |code: &str, caip: &str, rate| KnownAsset {
+            code: code.into(),
+            caip: caip.into(),
+            rate,
+        };
+        let dollar = Some(Rate { micros: 1, per_minor: 1 });
+        let base = "eip155:8453/erc20:0x833589fCD6eDb6E08f4c7C32D4f71b54bdA02913";
+        let sepolia = "eip155:84532/erc20:0x036CbD53842c5426634e7929541eC2318f3dCF7e";
+        let bitcoin = "bip122:000000000019d6689c085ae165831e93/slip44:0";
+        let assets = vec![
+            asset("USDC", base, dollar),
+            asset("USDC", sepolia, dollar),
+            asset("BTC", bitcoin, None),
+        ];
+        Self { wallets: Vec::new(), assets, caps: Caps::default(), rail: None }
+    }
+}
+
+/// Why nothing was paid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DeclineReason {
+    /// No wallet is configured, or none for these offers.
+    NoWallet,
+    /// The offer's asset is not among the known ones.
+    UnknownAsset,
+    /// A cap does not hold, or none applies.
+    OverCap,
+    /// The offer is of a scheme, network or transfer method that we do not pay.
+    Unsupported,
+    /// The offer's parts do not fit together.
+    BadOffer(OfferFault),
+    /// Two places of one answer ask for different things.
+    Contradictory,
+    /// The wallet was asked and paid nothing.
+    WalletRefused,
+}
+
+impl fmt::Display for DeclineReason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::NoWallet => f.write_str("no wallet can pay this offer"),
+            Self::UnknownAsset => f.write_str("the asset is not one that may be spent"),
+            Self::OverCap => f.write_str("the price is above the cap, or no cap is set for it"),
+            Self::Unsupported => f.write_str("the offer is of a kind that is not paid"),
+            Self::BadOffer(fault) => write!(f, "the offer is not valid: {fault}"),
+            Self::Contradictory => f.write_str("the challenge contradicts itself"),
+            Self::WalletRefused => f.write_str("the wallet did not pay"),
+        }
+    }
+}
+
+/// One offer, and why it was not paid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferSummary {
+    /// Its rail.
+    pub rail: Rail,
+    /// What it asks, if that could be read; the asset is as the server wrote it when unknown.
+    pub amount: Option<Amount>,
+    /// The reason.
+    pub reason: DeclineReason,
+}
+
+/// The offer to pay, with what pays it.
+#[derive(Debug)]
+pub(crate) enum Choice<'a> {
+    X402(Box<X402Choice<'a>>),
+    L402(Box<L402Choice<'a>>),
+}
+
+#[derive(Debug)]
+pub(crate) struct X402Choice<'a> {
+    pub(crate) wallet: &'a EvmWallet,
+    pub(crate) required: &'a PaymentRequired,
+    pub(crate) offer: &'a Requirements,
+    pub(crate) terms: EvmTerms,
+    pub(crate) domain: Domain,
+    pub(crate) window_s: u64,
+    pub(crate) channel: Channel,
+    pub(crate) price: Price,
+}
+
+#[derive(Debug)]
+pub(crate) struct L402Choice<'a> {
+    pub(crate) wallet: &'a LightningWallet,
+    pub(crate) offer: &'a L402Offer,
+    pub(crate) payable: Payable,
+    pub(crate) channel: Channel,
+    pub(crate) price: Price,
+}
+
+/// What an offer costs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Price {
+    pub(crate) amount: Amount,
+    pub(crate) micros: Option<Micros>,
+}
+
+/// What the EIP-712 domain of the token is called, and how the transfer is made.
+#[derive(Deserialize)]
+struct Extra {
+    name: String,
+    version: String,
+    #[serde(rename = "assetTransferMethod")]
+    method: Option<String>,
+}
+
+impl Means {
+    /// The cheapest offer that can be paid: by reference value, those without one last; of
+    /// equals the first.
+    pub(crate) fn choose<'a>(
+        &'a self,
+        challenge: &'a Challenge,
+        now: UnixMs,
+    ) -> Result<Choice<'a>, Vec<OfferSummary>> {
+        let mut choices: Vec<Choice<'a>> = Vec::new();
+        let mut declined = Vec::new();
+        let x402 = challenge.x402.as_ref();
+        let x402 = x402.iter().flat_map(|(required, channel)| {
+            required.accepts.iter().map(move |offer| (required, offer, *channel))
+        });
+        for (required, offer, channel) in x402 {
+            match self.x402(required, offer, channel) {
+                Ok(choice) => choices.push(choice),
+                Err(summary) => declined.push(summary),
+            }
+        }
+        for (offer, channel) in &challenge.l402 {
+            match self.l402(offer, *channel, now) {
+                Ok(choice) => choices.push(choice),
+                Err(summary) => declined.push(summary),
+            }
+        }
+        choices.into_iter().min_by_key(Choice::rank).ok_or(declined)
+    }
+
+    fn x402<'a>(
+        &'a self,
+        required: &'a PaymentRequired,
+        offer: &'a Requirements,
+        channel: Channel,
+    ) -> Result<Choice<'a>, OfferSummary> {
+        let named = Amount { asset: AssetCode::from(&*offer.asset), minor: offer.amount };
+        let declined =
+            |reason| OfferSummary { rail: Rail::X402, amount: Some(named.clone()), reason };
+        let terms = offer.evm().map_err(|_| declined(DeclineReason::Unsupported))?;
+        let extra = offer.extra.as_deref().map(|raw| serde_json::from_str::<Extra>(raw.get()));
+        let Some(Ok(extra)) = extra else { return Err(declined(DeclineReason::Unsupported)) };
+        if extra.method.is_some_and(|method| method != "eip3009") {
+            return Err(declined(DeclineReason::Unsupported));
+        }
+        let caip = format!("{}/erc20:{}", offer.network, offer.asset);
+        let asset = self.assets.iter().find(|asset| asset.caip.eq_ignore_ascii_case(&caip));
+        let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
+        let wallet = self.wallets.iter().find_map(|wallet| match wallet {
+            Wallet::Evm(wallet) if self.rail != Some(Rail::L402) => Some(wallet),
+            Wallet::Evm(_) | Wallet::Lightning(_) => None,
+        });
+        let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
+        let price = self.price(asset, offer.amount).map_err(declined)?;
+        let Extra { name, version, .. } = extra;
+        let domain = Domain { name, version, chain_id: terms.chain_id, token: terms.asset };
+        let window_s = offer.max_timeout_seconds.min(MAX_WINDOW_S);
+        let choice =
+            X402Choice { wallet, required, offer, terms, domain, window_s, channel, price };
+        Ok(Choice::X402(Box::new(choice)))
+    }
+
+    fn l402<'a>(
+        &'a self,
+        offer: &'a L402Offer,
+        channel: Channel,
+        now: UnixMs,
+    ) -> Result<Choice<'a>, OfferSummary> {
+        let bitcoin = AssetCode::from("BTC");
+        let offered_msat = offer.amount_sat.and_then(|sat| sat.checked_mul(1000));
+        let named =
+            offered_msat.map(|msat| Amount { asset: bitcoin.clone(), minor: u128::from(msat) });
+        let declined = |reason| OfferSummary { rail: Rail::L402, amount: named.clone(), reason };
+        if offer.amount_sat.is_some() && offered_msat.is_none() {
+            return Err(declined(DeclineReason::BadOffer(OfferFault::Amount)));
+        }
+        let payable = Payable::check(&offer.token, &offer.invoice, offered_msat, now)
+            .map_err(|fault| declined(DeclineReason::BadOffer(fault)))?;
+        let asset = self.assets.iter().find(|asset| asset.code == bitcoin);
+        let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
+        let wallet = self.lightning().filter(|_| self.rail != Some(Rail::X402));
+        let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
+        let price = self.price(asset, u128::from(payable.amount_msat)).map_err(declined)?;
+        Ok(Choice::L402(Box::new(L402Choice { wallet, offer, payable, channel, price })))
+    }
+
+    /// The wallet that pays invoices.
+    pub(crate) fn lightning(&self) -> Option<&LightningWallet> {
+        self.wallets.iter().find_map(|wallet| match wallet {
+            Wallet::Lightning(wallet) => Some(wallet),
+            Wallet::Evm(_) => None,
+        })
+    }
+
+    /// The price, if at least one cap applies and all that apply hold.
+    fn price(&self, asset: &KnownAsset, minor: u128) -> Result<Price, DeclineReason> {
+        let in_asset = self.caps.per_asset.get(&asset.code);
+        let over = |cap: &u128| minor > *cap;
+        let micros = match asset.rate {
+            Some(rate) => Some(rate.micros_of(minor).ok_or(DeclineReason::OverCap)?),
+            None => None,
+        };
+        let in_micros = micros.zip(self.caps.per_call);
+        let none_applies = in_asset.is_none() && in_micros.is_none();
+        let is_over = in_micros.is_some_and(|(micros, cap)| micros > cap);
+        if none_applies || is_over || in_asset.is_some_and(over) {
+            return Err(DeclineReason::OverCap);
+        }
+        Ok(Price { amount: Amount { asset: asset.code.clone(), minor }, micros })
+    }
+}
+
+impl Choice<'_> {
+    /// Cheapest first; what has no reference value comes last.
+    fn rank(&self) -> (bool, Option<Micros>) {
+        let price = match self {
+            Self::X402(choice) => &choice.price,
+            Self::L402(choice) => &choice.price,
+        };
+        (price.micros.is_none(), price.micros)
+    }
+}

@@ -1,0 +1,484 @@
+//! A tool call that pays: ask, choose, pay once, present once.
+//!
+//! Owns the sequence. One call makes at most one payment; what is sent again is always that same
+//! payment; an answer that asks for money a second time ends the call.
+//!
+//! INVARIANT: a payment is kept before it is made or sent, and dropped only by an answer that
+//! says what became of it.
+
+use crate::{
+    cache::{Entry, Paid, Proof, Scope},
+    challenge::{Challenge, Channel, NoChallenge},
+    client::{Client, Outgoing, ToolCall, merged},
+    error::{ClientError, TransportError},
+    lightning::{MacaroonTerms, PayError, Payable},
+    means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice},
+    outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
+    problem::Problem,
+    verdict::{self, Verdict},
+};
+use countersign_core::{
+    digest::Digest,
+    quote::Rail,
+    refusal::Charged,
+    time::UnixMs,
+    wire::{
+        eip712::{Signature, TransferAuthorization},
+        json::{self, Limits, quote},
+        l402, x402,
+    },
+};
+use http::{HeaderName, header};
+use std::time::Duration;
+
+/// How long a credential is kept that does not say how long it is good, in milliseconds.
+const UNDATED_MS: u64 = 86_400_000;
+
+/// What came of presenting a payment, over all its sendings.
+struct Delivery {
+    answer: Result<Verdict, TransportError>,
+    /// An earlier sending may have reached the server.
+    is_repeat: bool,
+}
+
+/// What became of a credential from an earlier call.
+enum Replay {
+    /// The call has ended.
+    Ended(Outcome),
+    /// The credential is gone; the server asks anew.
+    Asked(Box<Verdict>),
+    /// The credential is gone; nothing was asked yet.
+    Gone,
+}
+
+impl Client {
+    /// Calls a tool; pays for it if it must and may. Let it run to its end: a call that is dropped
+    /// half way holds its credential back from others for ten minutes.
+    ///
+    /// # Errors
+    /// See [`ClientError`]: nothing was paid by this call. Everything that concerns money is an
+    /// [`Outcome`].
+    pub async fn call_tool(&self, call: &ToolCall) -> Result<Outcome, ClientError> {
+        let scope = self.scope(call)?;
+        let asked = match self.options.credentials.take(&scope, self.options.world.now()) {
+            None => self.ask(call).await?,
+            Some(entry) => match self.replay(call, entry).await? {
+                Replay::Ended(outcome) => return Ok(outcome),
+                Replay::Asked(verdict) => *verdict,
+                Replay::Gone => self.ask(call).await?,
+            },
+        };
+        let (challenge, problem) = match asked {
+            Verdict::Pay { challenge, problem } => (challenge, problem),
+            other @ (Verdict::Done(_)
+            | Verdict::InputNeeded(_)
+            | Verdict::Refused(_)
+            | Verdict::Failed(_)) => return Ok(ended(other)),
+        };
+        let challenge = match challenge {
+            Ok(challenge) => challenge,
+            Err(fault) => return Ok(declined(unreadable(fault), problem, None)),
+        };
+        let now = self.options.world.now();
+        match self.options.means.choose(&challenge, now) {
+            Err(offers) => Ok(declined(offers, problem, challenge.message.clone())),
+            Ok(Choice::X402(choice)) => self.pay_x402(call, &scope, &choice).await,
+            Ok(Choice::L402(choice)) => {
+                self.pay_l402(call, &scope, &choice, problem, &challenge).await
+            }
+        }
+    }
+
+    /// The names of this call's credential.
+    fn scope(&self, call: &ToolCall) -> Result<Scope, ClientError> {
+        let arguments = call.arguments.get().as_bytes();
+        let arguments =
+            json::canonical(arguments, &Limits::REQUEST).map_err(|_| ClientError::BadInput)?;
+        let (server, principal) = (self.server(), self.options.principal());
+        let parts = [server.as_bytes(), call.name.as_bytes(), principal.as_bytes()];
+        let tool = Digest::of_parts(&parts);
+        Ok(Scope { call: Digest::of_parts(&[tool.as_bytes(), &arguments]), tool })
+    }
+
+    /// Origin and path.
+    fn server(&self) -> String {
+        let uri = &self.endpoint.uri;
+        let scheme = uri.scheme_str().unwrap_or_default();
+        let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
+        format!("{scheme}://{}{}", authority.to_ascii_lowercase(), uri.path())
+    }
+
+    /// The call without a payment.
+    async fn ask(&self, call: &ToolCall) -> Result<Verdict, ClientError> {
+        self.send_call(call, None).await
+    }
+
+    async fn send_call(
+        &self,
+        call: &ToolCall,
+        payment: Option<(&Proof, Channel)>,
+    ) -> Result<Verdict, ClientError> {
+        let members = call.members.as_ref().map_or("{}", |members| members.get());
+        let (name, arguments) = (quote(&call.name), call.arguments.get());
+        let params = merged(members, &[("name", &name), ("arguments", arguments)])?;
+        let (mut own_meta, mut secret_headers) = (Vec::new(), Vec::new());
+        match payment {
+            None => {}
+            Some((proof, Channel::Meta)) => own_meta.extend(meta_of(proof)),
+            Some((proof, Channel::Header)) => secret_headers.extend(header_of(proof)),
+        }
+        let own_meta: Vec<(&str, &str)> = own_meta.iter().map(|(k, v)| (*k, &**v)).collect();
+        let outgoing = Outgoing {
+            method: "tools/call",
+            name: Some(&call.name),
+            params: &params,
+            meta: call.meta.as_deref(),
+            own_meta: &own_meta,
+            mirrored: &call.mirrored,
+            secret_headers: &secret_headers,
+        };
+        Ok(verdict::read(self.send(&outgoing).await?))
+    }
+
+    /// Presents what an earlier call left.
+    async fn replay(&self, call: &ToolCall, mut entry: Entry) -> Result<Replay, ClientError> {
+        entry.paid.earlier = true;
+        if let Proof::Invoice { token, invoice } = &entry.proof {
+            match self.pay_again(token, invoice).await {
+                Ok(preimage) => {
+                    let preimage = Digest::from_bytes(preimage);
+                    entry.proof = Proof::L402 { token: token.clone(), preimage };
+                    let _ = self.keep(&entry).await;
+                }
+                Err(PayError::Refused) => {
+                    self.options.credentials.forget(&entry).await?;
+                    return Ok(Replay::Gone);
+                }
+                Err(PayError::Unknown) => return Ok(Replay::Ended(self.wallet_doubt(&entry))),
+            }
+        }
+        let delivery = self.deliver(call, &entry).await;
+        let is_l402 = entry.paid.rail == Rail::L402;
+        match delivery.answer {
+            Ok(Verdict::Pay { challenge, problem }) if !delivery.is_repeat => {
+                let charged = problem.as_ref().and_then(|problem| problem.charged);
+                // A signed payment that was not taken may be made anew only if the server says
+                // that it took nothing; a spent credential says so by being asked for another.
+                let is_over = charged == Some(Charged::No) || is_l402 && charged.is_none();
+                if is_over {
+                    self.options.credentials.forget(&entry).await?;
+                    let asked = Verdict::Pay { challenge, problem };
+                    return Ok(Replay::Asked(Box::new(asked)));
+                }
+                let answer = Ok(Verdict::Pay { challenge, problem });
+                let delivery = Delivery { answer, is_repeat: false };
+                Ok(Replay::Ended(self.conclude(&entry, delivery).await))
+            }
+            Ok(Verdict::Refused(problem)) if is_l402 && is_bad_credential(&problem) => {
+                self.options.credentials.forget(&entry).await?;
+                Ok(Replay::Gone)
+            }
+            answer => {
+                let delivery = Delivery { answer, is_repeat: delivery.is_repeat };
+                Ok(Replay::Ended(self.conclude(&entry, delivery).await))
+            }
+        }
+    }
+
+    /// Asks the wallet for the preimage of an invoice that it may have paid before.
+    async fn pay_again(&self, token: &str, invoice: &str) -> Result<[u8; 32], PayError> {
+        let terms = MacaroonTerms::read(token).ok_or(PayError::Refused)?;
+        let wallet = self.options.means.lightning().ok_or(PayError::Unknown)?;
+        wallet.pay(&self.endpoint.http, invoice, &terms.payment_hash).await
+    }
+
+    async fn pay_x402(
+        &self,
+        call: &ToolCall,
+        scope: &Scope,
+        choice: &X402Choice<'_>,
+    ) -> Result<Outcome, ClientError> {
+        let (now, nonce) = (self.options.world.now(), self.options.world.random::<32>());
+        let transfer = TransferAuthorization {
+            from: choice.wallet.address(),
+            to: choice.terms.pay_to,
+            value: choice.offer.amount,
+            valid_after_s: 0,
+            valid_before_s: now.seconds().saturating_add(choice.window_s),
+            nonce,
+        };
+        let signature = choice.wallet.sign(&transfer, &choice.domain);
+        let signature = Signature::from_bytes(&signature).map_err(|_| ClientError::BadInput)?;
+        let payload = x402::PaymentPayload {
+            resource: Some(choice.required.resource.clone()),
+            accepted: choice.offer.clone(),
+            payload: x402::ExactEvm { authorization: transfer, signature },
+            extensions: choice.required.extensions.clone(),
+        };
+        let paid = Paid {
+            rail: Rail::X402,
+            amount: choice.price.amount.clone(),
+            micros: choice.price.micros,
+            payee: choice.terms.pay_to.to_string(),
+            reference: hex::encode(nonce),
+            earlier: false,
+        };
+        let entry = Entry {
+            version: 1,
+            key: scope.call,
+            server: self.server(),
+            tool: call.name.clone(),
+            expires_at: UnixMs::from_seconds(transfer.valid_before_s),
+            uses_left: Some(1),
+            channel: choice.channel,
+            paid,
+            proof: Proof::X402 { payload: payload.to_json() },
+        };
+        self.keep(&entry).await?;
+        let delivery = self.deliver(call, &entry).await;
+        if matches!(delivery.answer, Err(TransportError::Unreachable)) && !delivery.is_repeat {
+            // The signature has left for nowhere.
+            self.options.credentials.forget(&entry).await?;
+            return Err(ClientError::Transport(TransportError::Unreachable));
+        }
+        Ok(self.conclude(&entry, delivery).await)
+    }
+
+    async fn pay_l402(
+        &self,
+        call: &ToolCall,
+        scope: &Scope,
+        choice: &L402Choice<'_>,
+        problem: Option<Problem>,
+        challenge: &Challenge,
+    ) -> Result<Outcome, ClientError> {
+        let mut entry = self.invoice_entry(call, scope, choice);
+        self.keep(&entry).await?;
+        let (invoice, hash) = (&choice.offer.invoice, &choice.payable.payment_hash);
+        match choice.wallet.pay(&self.endpoint.http, invoice, hash).await {
+            Ok(preimage) => {
+                let token = choice.offer.token.clone();
+                entry.proof = Proof::L402 { token, preimage: Digest::from_bytes(preimage) };
+            }
+            Err(PayError::Refused) => {
+                self.options.credentials.forget(&entry).await?;
+                let amount = Some(choice.price.amount.clone());
+                let reason = DeclineReason::WalletRefused;
+                let offers = vec![OfferSummary { rail: Rail::L402, amount, reason }];
+                return Ok(declined(offers, problem, challenge.message.clone()));
+            }
+            Err(PayError::Unknown) => return Ok(self.wallet_doubt(&entry)),
+        }
+        // It is paid: a full disk must not keep it from being used.
+        let _ = self.keep(&entry).await;
+        let delivery = self.deliver(call, &entry).await;
+        Ok(self.conclude(&entry, delivery).await)
+    }
+
+    /// The entry of an invoice that is about to be paid.
+    fn invoice_entry(&self, call: &ToolCall, scope: &Scope, choice: &L402Choice<'_>) -> Entry {
+        let Payable { terms, payment_hash, payee, .. } = &choice.payable;
+        let undated = self.options.world.now().plus_ms(UNDATED_MS);
+        let L402Choice { offer, price, .. } = choice;
+        Entry {
+            version: 1,
+            key: if terms.uses == Some(1) { scope.call } else { scope.tool },
+            server: self.server(),
+            tool: call.name.clone(),
+            expires_at: terms.expires_at.unwrap_or(undated),
+            uses_left: terms.uses,
+            // `Authorization` is taken when there is a token.
+            channel: if self.options.bearer.is_some() { Channel::Meta } else { choice.channel },
+            paid: Paid {
+                rail: Rail::L402,
+                amount: price.amount.clone(),
+                micros: price.micros,
+                payee: payee.clone(),
+                reference: hex::encode(payment_hash),
+                earlier: false,
+            },
+            proof: Proof::Invoice { token: offer.token.clone(), invoice: offer.invoice.clone() },
+        }
+    }
+
+    async fn keep(&self, entry: &Entry) -> Result<(), ClientError> {
+        self.options.credentials.keep(entry.clone(), self.options.world.now()).await
+    }
+
+    /// The wallet may have paid: the invoice is kept, and asked for again by the next call.
+    fn wallet_doubt(&self, entry: &Entry) -> Outcome {
+        self.options.credentials.release(&entry.key);
+        Outcome::Unknown(Box::new(InDoubt {
+            paid: entry.paid.clone(),
+            problem: None,
+            cause: Some(TransportError::TimedOut),
+        }))
+    }
+
+    /// Presents a payment; sends the same one again while its answer is lost or unknown.
+    async fn deliver(&self, call: &ToolCall, entry: &Entry) -> Delivery {
+        let mut pause_ms = self.options.resend_pause_ms;
+        let mut is_repeat = false;
+        let mut sendings_left = self.options.resends;
+        loop {
+            let sent = self.send_call(call, Some((&entry.proof, entry.channel))).await;
+            let answer = match sent {
+                Ok(verdict) => Ok(verdict),
+                Err(ClientError::Transport(error)) => Err(error),
+                Err(ClientError::Refused(problem)) => Ok(Verdict::Refused(*problem)),
+                // What cannot be put into a request has not been sent.
+                Err(_) => Err(TransportError::Unreachable),
+            };
+            let wait_ms = match &answer {
+                Ok(Verdict::Refused(problem)) if problem.asks_to_repeat() => {
+                    problem.retry_after_s.map(|seconds| seconds.saturating_mul(1000))
+                }
+                Err(TransportError::TooLarge | TransportError::NotMcp) | Ok(_) => {
+                    return Delivery { answer, is_repeat };
+                }
+                Err(
+                    TransportError::Lost | TransportError::TimedOut | TransportError::Unreachable,
+                ) => None,
+            };
+            let wait_ms = wait_ms.unwrap_or(0).max(pause_ms);
+            let resumes_at = self.options.world.now().plus_ms(wait_ms);
+            if sendings_left == 0 || resumes_at >= entry.expires_at {
+                return Delivery { answer, is_repeat };
+            }
+            // A refusal leaves nothing behind; only a lost answer may hide a run.
+            is_repeat |= matches!(&answer, Err(TransportError::Lost | TransportError::TimedOut));
+            sendings_left = sendings_left.saturating_sub(1);
+            tokio::time::sleep(Duration::from_millis(wait_ms)).await;
+            pause_ms = pause_ms.saturating_mul(2);
+        }
+    }
+
+    /// The outcome of a call whose payment was presented, and what becomes of the credential.
+    async fn conclude(&self, entry: &Entry, delivery: Delivery) -> Outcome {
+        let Delivery { answer, is_repeat } = delivery;
+        let paid = entry.paid.clone();
+        let cache = &self.options.credentials;
+        let doubt = |problem, cause| {
+            cache.release(&entry.key);
+            Outcome::Unknown(Box::new(InDoubt { paid: paid.clone(), problem, cause }))
+        };
+        let problem = match answer {
+            Err(cause) => return doubt(None, Some(cause)),
+            Ok(Verdict::Done(done)) => {
+                // The answer is worth more than the count: a stale one is refused by the server.
+                let _ = cache.used(entry, self.options.world.now()).await;
+                return Outcome::Ok(Box::new(Completed { paid: Some(paid), ..done }));
+            }
+            Ok(Verdict::InputNeeded(asked)) => {
+                cache.release(&entry.key);
+                return Outcome::InputNeeded(Box::new(Completed { paid: Some(paid), ..asked }));
+            }
+            Ok(Verdict::Failed(error)) => {
+                cache.release(&entry.key);
+                return failed(error, Some(paid));
+            }
+            Ok(Verdict::Pay { problem, .. }) => problem.unwrap_or_else(|| {
+                Problem::of_status(402, "the payment was answered with another challenge")
+            }),
+            Ok(Verdict::Refused(problem)) => problem,
+        };
+        let charged = charged(&problem, entry, is_repeat);
+        if charged == Charged::Unknown {
+            return doubt(Some(problem), None);
+        }
+        let is_spent = match entry.paid.rail {
+            Rail::X402 => matches!(charged, Charged::No | Charged::Yes),
+            Rail::L402 => problem.refuses_credential() && charged != Charged::Unused,
+        };
+        if is_spent {
+            let _ = cache.forget(entry).await;
+        } else {
+            cache.release(&entry.key);
+        }
+        let refused = Refused { problem, paid: Some(paid), charged: Some(charged) };
+        Outcome::Refused(Box::new(refused))
+    }
+}
+
+/// Whether a refusal took the payment. What the server does not say: a signed transfer may have
+/// been settled; a preimage is ours to present again, unless an answer was lost before.
+fn charged(problem: &Problem, entry: &Entry, is_repeat: bool) -> Charged {
+    match (problem.charged, entry.paid.rail) {
+        (Some(charged), _) => charged,
+        (None, Rail::X402) => Charged::Unknown,
+        (None, Rail::L402) if is_repeat => Charged::Unknown,
+        (None, Rail::L402) if problem.refuses_credential() => Charged::Yes,
+        (None, Rail::L402) => Charged::Unused,
+    }
+}
+
+/// A 401 that is about the credential, not about the caller.
+fn is_bad_credential(problem: &Problem) -> bool {
+    let is_bare_401 = problem.code.is_empty() && problem.status == Some(401);
+    problem.refuses_credential() || is_bare_401 && problem.url.is_none()
+}
+
+/// The `_meta` entry of a payment.
+fn meta_of(proof: &Proof) -> Option<(&'static str, String)> {
+    match proof {
+        Proof::Invoice { .. } => None,
+        Proof::L402 { token, preimage } => {
+            Some((l402::META_PAYMENT, l402::mcp_proof(token, preimage.as_bytes())))
+        }
+        Proof::X402 { payload } => Some((x402::META_PAYMENT, payload.clone())),
+    }
+}
+
+/// The header of a payment.
+fn header_of(proof: &Proof) -> Option<(HeaderName, String)> {
+    match proof {
+        Proof::Invoice { .. } => None,
+        Proof::L402 { token, preimage } => {
+            Some((header::AUTHORIZATION, l402::authorization(token, preimage.as_bytes())))
+        }
+        Proof::X402 { payload } => {
+            let name = HeaderName::from_bytes(x402::PAYMENT_SIGNATURE.as_bytes()).ok()?;
+            let payload = x402::PaymentPayload::parse(payload.as_bytes()).ok()?;
+            Some((name, payload.to_header()))
+        }
+    }
+}
+
+/// The outcome of an answer to a call without a payment.
+fn ended(verdict: Verdict) -> Outcome {
+    match verdict {
+        Verdict::Done(done) => Outcome::Ok(Box::new(done)),
+        Verdict::InputNeeded(asked) => Outcome::InputNeeded(Box::new(asked)),
+        Verdict::Refused(problem) => {
+            let charged = problem.charged;
+            Outcome::Refused(Box::new(Refused { problem, paid: None, charged }))
+        }
+        Verdict::Failed(error) => failed(error, None),
+        Verdict::Pay { problem, .. } => declined(Vec::new(), problem, None),
+    }
+}
+
+fn failed(error: crate::rpc::RpcError, paid: Option<Paid>) -> Outcome {
+    let crate::rpc::RpcError { code, message, data } = error;
+    Outcome::Failed(Box::new(Failed { code, message, data, paid }))
+}
+
+fn declined(
+    offers: Vec<OfferSummary>,
+    problem: Option<Problem>,
+    message: Option<String>,
+) -> Outcome {
+    Outcome::Declined(Box::new(Declined { offers, problem, message }))
+}
+
+/// A challenge that contradicts itself has no offers to name.
+fn unreadable(fault: NoChallenge) -> Vec<OfferSummary> {
+    match fault {
+        NoChallenge::Absent => Vec::new(),
+        NoChallenge::Contradictory => vec![OfferSummary {
+            rail: Rail::X402,
+            amount: None,
+            reason: DeclineReason::Contradictory,
+        }],
+    }
+}
