@@ -61,6 +61,7 @@ impl<'a> Walk<'a> {
     fn check_object(&self, schema: &'a Value, members: &Map<String, Value>, at: &At) -> Vec<Found> {
         let known = schema.get("properties").and_then(Value::as_object);
         let mut all = Vec::new();
+        let mut meant = Vec::new();
         for (name, value) in members {
             let here = at.key(name);
             if let Some(schema) = known.and_then(|known| known.get(name)) {
@@ -69,22 +70,28 @@ impl<'a> Walk<'a> {
             }
             match schema.get("additionalProperties") {
                 Some(Value::Bool(false)) => {
-                    all.push(unknown_member(here, name, members, known));
+                    let unknown = unknown_member(here, name, members, known);
+                    if let Mend::Rename(to) = &unknown.mend {
+                        meant.push(to.clone());
+                    }
+                    all.push(unknown);
                 }
                 Some(schema) => all.extend(self.check(schema, value, &here)),
                 None => {}
             }
         }
         let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
-        for name in required.filter_map(Value::as_str) {
-            if !members.contains_key(name) {
-                let missing = Found::new(at.clone(), format!("`{name}` is missing"));
-                let description = known.and_then(|known| known.get(name)?.get("description"));
-                all.push(match description.and_then(Value::as_str) {
-                    Some(text) => missing.hint(format!("it says: {}", first_sentence(text))),
-                    None => missing,
-                });
+        let required = required.filter_map(Value::as_str);
+        for name in required {
+            if members.contains_key(name) || meant.iter().any(|meant| meant == name) {
+                continue;
             }
+            let missing = Found::new(at.clone(), format!("`{name}` is missing"));
+            let description = known.and_then(|known| known.get(name)?.get("description"));
+            all.push(match description.and_then(Value::as_str) {
+                Some(text) => missing.hint(format!("it is: {}", first_sentence(text))),
+                None => missing,
+            });
         }
         all
     }
@@ -117,7 +124,8 @@ impl<'a> Walk<'a> {
         match tried.min_by_key(Vec::len) {
             Some(nearest) => nearest,
             None => {
-                let types: Vec<String> = alternatives.iter().map(|a| type_words(a)).collect();
+                let mut types: Vec<String> = alternatives.iter().map(|a| type_words(a)).collect();
+                types.dedup();
                 vec![mismatch(at, &types.join(" or "), value)]
             }
         }
@@ -138,8 +146,8 @@ fn unknown_member(
 ) -> Found {
     let names: Vec<&str> = known.into_iter().flatten().map(|(name, _)| name.as_str()).collect();
     let found = Found::new(at, format!("unknown member `{}`", printable(name)));
-    let absent = names.iter().copied().filter(|name| !members.contains_key(*name));
-    match nearest(name, absent) {
+    match nearest(name, names.iter().copied()) {
+        Some(near) if members.contains_key(near) => found.hint(meant(near)).mend(Mend::Drop),
         Some(near) => found.hint(meant(near)).mend(Mend::Rename(near.to_owned())),
         None => found.hint(format!("known here: {}", quoted(&names))).mend(Mend::Drop),
     }
@@ -159,7 +167,8 @@ fn not_a_word(at: &At, text: &str, words: &[&str]) -> Found {
 }
 
 fn not_tagged(at: &At, members: &Map<String, Value>, tags: &[&str]) -> Found {
-    let found = Found::new(at.clone(), format!("expected one of {}", quoted(tags)));
+    let one_of = if tags.len() > 1 { "one of " } else { "" };
+    let found = Found::new(at.clone(), format!("expected {one_of}{}", quoted(tags)));
     match members.keys().find_map(|key| nearest(key, tags.iter().copied())) {
         Some(near) => found.hint(meant(near)),
         None => found,

@@ -1,8 +1,281 @@
-//! What a configuration means, in sentences.
+//! What a configuration means, in sentences: who may call, what it costs, when money is taken,
+//! what happens in doubt, and what is refused.
+//!
+//! Everything is said that the operator could have said otherwise, also where the default holds.
 
-use super::Config;
-/// x
+use super::{
+    Config, DefaultTool, Facilitator, InvoiceSource, Issuer, PolicySource, Server, TenantRule,
+    TokenTyp,
+    scalar::{show_size, show_span},
+};
+use countersign_core::{
+    ledger::{Budget, BudgetScope, Window},
+    money::Amount,
+    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PriceRule, Terms},
+};
+
+/// One sentence or paragraph a line: the whole first, then each server and tool.
 #[must_use]
-pub fn explain(_: &Config) -> Vec<String> {
-    Vec::new()
+pub fn explain(config: &Config) -> Vec<String> {
+    let mut lines = whole(config);
+    lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer, config)));
+    lines.extend(rails(config));
+    for server in config.servers.values() {
+        lines.push(self::server(server));
+        for terms in server.tools.values() {
+            lines.push(format!("{}: {}", terms.tool, tool(terms, config)));
+        }
+        lines.push(match &server.default {
+            DefaultTool::Refuse => {
+                format!("{}: every other tool is hidden and refused (REQ-015).", server.name)
+            }
+            DefaultTool::Terms(terms) => {
+                format!("{}: every other tool: {}", server.name, tool(terms, config))
+            }
+        });
+    }
+    lines.extend(config.budgets.iter().map(budget));
+    lines.push(refused(config));
+    lines
+}
+
+fn whole(config: &Config) -> Vec<String> {
+    let mut lines = vec![format!(
+        "Listens on {}; clients reach it at {}. Data is kept in {}; people administer it through {}.",
+        config.listen,
+        config.public_url,
+        config.data_dir.display(),
+        config.admin_socket.display(),
+    )];
+    if config.sandbox {
+        lines.push("Sandbox: money is play money, and nothing leaves this machine.".to_owned());
+    }
+    lines.push(match &config.policy {
+        PolicySource::Builtin => "Policy: the built-in bundle decides on every attempt.".to_owned(),
+        PolicySource::Dir(dir) => {
+            format!("Policy: the bundle in {} decides on every attempt.", dir.display())
+        }
+    });
+    if let Some(url) = &config.approve_url {
+        lines.push(format!("People approve at {url}."));
+    }
+    lines
+}
+
+fn issuer(issuer: &Issuer, config: &Config) -> String {
+    let tenant = match &issuer.tenant {
+        TenantRule::Default => format!("its principals are of tenant `{}`", config.tenant),
+        TenantRule::Fixed(tenant) => format!("its principals are of tenant `{tenant}`"),
+        TenantRule::Claim(claim) => {
+            format!("the tenant is in claim `{}`; tokens without it are refused", claim.0.join("/"))
+        }
+    };
+    let audience = match &issuer.audience {
+        None => "the server's resource URI".to_owned(),
+        Some(audience) => format!("the server's resource URI or `{audience}`"),
+    };
+    let typ = match issuer.token_typ {
+        TokenTyp::AtJwt => "`at+jwt`",
+        TokenTyp::OrJwt => "`at+jwt` or `JWT`",
+        TokenTyp::OrMissing => "`at+jwt`, `JWT` or missing",
+    };
+    let private = if issuer.allow_private_network {
+        " Its keys may come from private addresses."
+    } else {
+        ""
+    };
+    format!(
+        "Tokens of {} are accepted for {audience}, with type {typ}; {tenant}.{private}",
+        issuer.issuer
+    )
+}
+
+fn rails(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(rail) = &config.rails.x402 {
+        let who = match &rail.facilitator {
+            Facilitator::Remote { url } => format!("{url} verifies and settles"),
+            Facilitator::Builtin { rpc, .. } => {
+                let host = rpc.host().unwrap_or("");
+                format!("this gateway verifies and settles through the node at {host}")
+            }
+            Facilitator::Sandbox { url } => format!("the sandbox at {url} pretends to settle"),
+        };
+        let assets: Vec<&str> = rail.tokens.keys().map(|code| &*code.0).collect();
+        lines.push(format!("x402: {} to {}; {who}.", assets.join(", "), rail.pay_to));
+    }
+    if let Some(rail) = &config.rails.l402 {
+        let who = match &rail.source {
+            InvoiceSource::Missing => {
+                "nobody makes invoices, so prices in sat cannot be paid (PAY-018)".to_owned()
+            }
+            InvoiceSource::Sandbox { url } => format!("the sandbox at {url} pretends invoices"),
+        };
+        let ttl = show_span(rail.credential_ttl_ms);
+        lines.push(format!("L402: {who}; a paid credential is valid for {ttl}."));
+    }
+    lines
+}
+
+fn server(server: &Server) -> String {
+    let path = server.upstream.path();
+    let host = server.upstream.authority().map_or("", |authority| authority.as_str());
+    let scheme = server.upstream.scheme_str().unwrap_or("http");
+    let relay = match (server.relay.anonymous, server.relay.scopes.as_slice()) {
+        (true, _) => "open to anybody".to_owned(),
+        (false, []) => "open to any token".to_owned(),
+        (false, scopes) => format!("open to tokens with {}", scopes.join(" ")),
+    };
+    format!(
+        "{}: {} in front of {scheme}://{host}{path}; methods other than tools/call are {relay}.",
+        server.name, server.resource
+    )
+}
+
+fn tool(terms: &Terms, config: &Config) -> String {
+    let mut parts = vec![who(terms), cost(&terms.prices, config)];
+    if let Some(when) = taken(terms) {
+        parts.push(when.to_owned());
+    }
+    parts.push(match terms.consent {
+        ConsentRule::Required => "a person must have agreed".to_owned(),
+        ConsentRule::NotRequired => "nobody needs to have agreed".to_owned(),
+    });
+    if is_priced(terms) {
+        parts.push(match terms.doubt {
+            DoubtRule::Refund => "in doubt, the money goes back to the caller".to_owned(),
+            DoubtRule::Capture => "in doubt, you keep the money".to_owned(),
+        });
+        let name = terms.tool.to_string();
+        let about = |budget: &&Budget| {
+            budget.scope.tool.as_deref().is_none_or(|tool| tool == "*" || tool == name)
+        };
+        let budgets: Vec<&str> =
+            config.budgets.iter().filter(about).map(|budget| &*budget.name).collect();
+        parts.push(match budgets.as_slice() {
+            [] => "no budget limits it".to_owned(),
+            names => format!("it counts in {}", names.join(", ")),
+        });
+    }
+    parts.push(format!("it has {}", show_span(terms.deadline_ms)));
+    format!("{}.", parts.join("; "))
+}
+
+fn is_priced(terms: &Terms) -> bool {
+    terms.prices.iter().any(|rule| !rule.amounts.is_empty())
+}
+
+fn who(terms: &Terms) -> String {
+    let who = match terms.identity {
+        IdentityRule::Human => "a person's delegate may call",
+        IdentityRule::Required => "any token may call",
+        IdentityRule::Anonymous => "anybody may call",
+    };
+    match terms.scopes.as_slice() {
+        [] => who.to_owned(),
+        scopes => format!("{who} with {}", scopes.join(" ")),
+    }
+}
+
+fn cost(prices: &[PriceRule], config: &Config) -> String {
+    if prices.is_empty() {
+        return "it is free".to_owned();
+    }
+    let mut is_closed = false;
+    let mut parts = Vec::new();
+    for rule in prices {
+        is_closed |= rule.tenant.is_none() && rule.agent.is_none();
+        parts.push(format!("{}{}", amounts(&rule.amounts, config), condition(rule)));
+    }
+    if !is_closed {
+        parts.push("nobody else may call (PAY-020)".to_owned());
+    }
+    format!("it costs {}", parts.join(", then "))
+}
+
+fn amounts(amounts: &[Amount], config: &Config) -> String {
+    if amounts.is_empty() {
+        return "nothing".to_owned();
+    }
+    let one = |amount: &Amount| {
+        let rail = if &*amount.asset.0 == "BTC" { "L402" } else { "x402" };
+        format!("{} over {rail}", config.assets.show(amount))
+    };
+    amounts.iter().map(one).collect::<Vec<_>>().join(" or ")
+}
+
+fn condition(rule: &PriceRule) -> String {
+    match (&rule.tenant, &rule.agent) {
+        (None, None) => String::new(),
+        (Some(tenant), None) => format!(" for tenant `{tenant}`"),
+        (None, Some(agent)) => format!(" for agent `{agent}`"),
+        (Some(tenant), Some(agent)) => format!(" for agent `{agent}` of tenant `{tenant}`"),
+    }
+}
+
+/// When money is taken, if any is.
+fn taken(terms: &Terms) -> Option<&'static str> {
+    let amounts = || terms.prices.iter().flat_map(|rule| &rule.amounts);
+    let lightning = amounts().any(|amount| &*amount.asset.0 == "BTC");
+    let x402 = amounts().any(|amount| &*amount.asset.0 != "BTC");
+    match (x402, lightning, terms.flow) {
+        (false, false, _) => None,
+        (true, false, Flow::Authorization) => {
+            Some("money is taken after it ran, and the result is withheld if that fails")
+        }
+        (true, true, Flow::Authorization) => Some(
+            "x402 money is taken after it ran, and the result is withheld if that fails; \
+             Lightning money comes first",
+        ),
+        (_, _, Flow::Upfront) | (false, true, Flow::Authorization) => {
+            Some("money is taken before it runs")
+        }
+    }
+}
+
+fn budget(budget: &Budget) -> String {
+    let window = match budget.window {
+        Window::Rolling(ms) => format!("within any {}", show_span(ms)),
+        Window::Lifetime => "ever".to_owned(),
+    };
+    let scope = scope(&budget.scope);
+    format!("Budget {}: at most {} {window}, {scope}.", budget.name, budget.limit)
+}
+
+fn scope(scope: &BudgetScope) -> String {
+    let parts = [
+        ("tenant", &scope.tenant),
+        ("person", &scope.delegator),
+        ("agent", &scope.agent),
+        ("tool", &scope.tool),
+    ];
+    let one = |(what, value): (&str, &Option<_>)| {
+        let value: &str = value.as_deref()?;
+        Some(if value == "*" { format!("each {what}") } else { format!("{what} `{value}`") })
+    };
+    let parts: Vec<String> = parts.into_iter().filter_map(one).collect();
+    if parts.is_empty() {
+        return "all callers together".to_owned();
+    }
+    format!("counted for {}", parts.join(" and "))
+}
+
+fn refused(config: &Config) -> String {
+    let limits = &config.limits;
+    format!(
+        "Refused besides: bodies over {}, headers over {}, JSON deeper than {}, results over {}, \
+         more than {} calls at once, {} unpaid quotes or {} pending approvals of one principal; \
+         browsers from {}.",
+        show_size(limits.body_bytes),
+        show_size(limits.header_bytes),
+        limits.json_depth,
+        show_size(limits.result_bytes),
+        limits.calls,
+        limits.open_quotes_per_principal,
+        limits.pending_approvals_per_principal,
+        match config.allowed_origins.as_slice() {
+            [] => format!("anywhere but {}", config.public_url),
+            origins => format!("anywhere but {} and {}", config.public_url, origins.join(", ")),
+        },
+    )
 }

@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 /// Configuration of Countersign.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
-#[schemars(title = "Countersign configuration")]
+#[schemars(rename = "Config", title = "Countersign configuration")]
 pub(super) struct RawConfig {
     /// Address and port of the public listener. Default: `127.0.0.1:8402`.
     pub(super) listen: Option<String>,
@@ -51,6 +51,7 @@ pub(super) struct RawConfig {
 /// An issuer of access tokens.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Issuer")]
 pub(super) struct RawIssuer {
     /// Exactly the token's `iss`, with its final slash if it has one.
     pub(super) issuer: String,
@@ -80,6 +81,7 @@ pub(super) struct RawIssuer {
 /// Kinds of issuers.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Profile")]
 pub(super) enum RawProfile {
     Rfc9068,
     Auth0,
@@ -92,6 +94,7 @@ pub(super) enum RawProfile {
 /// `at+jwt`; or also `jwt`; or also a missing one.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "TokenTyp")]
 pub(super) enum RawTokenTyp {
     #[serde(rename = "at+jwt")]
     AtJwt,
@@ -102,6 +105,7 @@ pub(super) enum RawTokenTyp {
 /// An asset.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Asset")]
 pub(super) struct RawAsset {
     /// CAIP-2 chain (`eip155:84532`), or `lightning` for `BTC`.
     pub(super) network: String,
@@ -120,6 +124,7 @@ pub(super) struct RawAsset {
 /// How money comes in.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Rails")]
 pub(super) struct RawRails {
     /// x402: stablecoins on EVM chains.
     pub(super) x402: Option<RawX402>,
@@ -130,6 +135,7 @@ pub(super) struct RawRails {
 /// x402.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "X402")]
 pub(super) struct RawX402 {
     /// The address that is paid. Use it for this deployment alone.
     pub(super) pay_to: String,
@@ -144,6 +150,7 @@ pub(super) struct RawX402 {
 /// A facilitator.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[schemars(rename = "Facilitator")]
 pub(super) enum RawFacilitator {
     /// Base URL of a facilitator.
     Url(String),
@@ -156,6 +163,7 @@ pub(super) enum RawFacilitator {
 /// A facilitator in this process.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Builtin")]
 pub(super) struct RawBuiltin {
     /// JSON-RPC endpoint of a node.
     pub(super) rpc: String,
@@ -166,6 +174,7 @@ pub(super) struct RawBuiltin {
 /// L402.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "L402")]
 pub(super) struct RawL402 {
     /// Who makes invoices.
     pub(super) source: RawInvoiceSource,
@@ -176,6 +185,7 @@ pub(super) struct RawL402 {
 /// A maker of invoices.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
+#[schemars(rename = "InvoiceSource")]
 pub(super) enum RawInvoiceSource {
     /// Not said: only a template may leave it open.
     #[serde(skip)]
@@ -187,6 +197,7 @@ pub(super) enum RawInvoiceSource {
 /// Consent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Consent")]
 pub(super) struct RawConsent {
     /// Page where people approve, if it is not the gateway's own.
     pub(super) approve_url: Option<String>,
@@ -195,6 +206,7 @@ pub(super) struct RawConsent {
 /// An MCP server behind the gateway.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Server")]
 pub(super) struct RawServer {
     /// Its streamable HTTP endpoint.
     pub(super) upstream: String,
@@ -218,6 +230,7 @@ pub(super) struct RawServer {
 /// Who may use methods other than `tools/call`.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Relay")]
 pub(super) struct RawRelay {
     /// Anybody. Default: `false`, a token is required.
     pub(super) anonymous: bool,
@@ -228,6 +241,7 @@ pub(super) struct RawRelay {
 /// How payment is asked for.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "PaymentForm")]
 pub(super) enum RawPaymentForm {
     Auto,
     Mcp,
@@ -237,6 +251,7 @@ pub(super) enum RawPaymentForm {
 /// Terms of tools that are not listed.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Default")]
 pub(super) enum RawDefault {
     Word(RawDefaultWord),
     Terms(Box<RawTerms>),
@@ -245,6 +260,7 @@ pub(super) enum RawDefault {
 /// `refuse`: hidden and refused; `free`: like `price: free`.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "DefaultWord")]
 pub(super) enum RawDefaultWord {
     Refuse,
     Free,
@@ -253,6 +269,7 @@ pub(super) enum RawDefaultWord {
 /// Terms of a tool.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Terms")]
 pub(super) struct RawTerms {
     /// `free`, an amount (`0.01 USDC`), alternatives (`["0.01 USDC", "3 sat"]`), or a list of
     /// rules of which the first that fits the caller applies.
@@ -318,6 +335,7 @@ fn intent_schema(_: &mut SchemaGenerator) -> Schema {
 /// A price, alternatives, or rules.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "PriceList")]
 pub(super) enum RawPriceList {
     /// `free` or an amount.
     One(String),
@@ -330,6 +348,7 @@ pub(super) enum RawPriceList {
 /// A price for some callers.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "PriceRule")]
 pub(super) struct RawPriceRule {
     /// Only for this tenant.
     pub(super) tenant: Option<String>,
@@ -342,6 +361,7 @@ pub(super) struct RawPriceRule {
 /// `free`, an amount, or alternatives.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Price")]
 pub(super) enum RawPrice {
     /// `free` or an amount.
     One(String),
@@ -352,6 +372,7 @@ pub(super) enum RawPrice {
 /// Who may call.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Identity")]
 pub(super) enum RawIdentity {
     Human,
     Required,
@@ -361,6 +382,7 @@ pub(super) enum RawIdentity {
 /// Whether a person must have agreed.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "ConsentRule")]
 pub(super) enum RawConsentRule {
     Required,
     None,
@@ -369,6 +391,7 @@ pub(super) enum RawConsentRule {
 /// When x402 money is taken.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Flow")]
 pub(super) enum RawFlow {
     Upfront,
     Authorization,
@@ -377,6 +400,7 @@ pub(super) enum RawFlow {
 /// Money of a call whose outcome nobody knows.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "Doubt")]
 pub(super) enum RawDoubt {
     Refund,
     Capture,
@@ -385,6 +409,7 @@ pub(super) enum RawDoubt {
 /// Policies.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Policy")]
 pub(super) struct RawPolicy {
     /// Directory of the policy bundle, relative to this file. Default: the built-in bundle.
     pub(super) dir: Option<String>,
@@ -393,6 +418,7 @@ pub(super) struct RawPolicy {
 /// A budget.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(rename = "Budget")]
 pub(super) struct RawBudget {
     /// Its name.
     pub(super) name: String,
@@ -408,6 +434,7 @@ pub(super) struct RawBudget {
 /// A value counts that one; `*` counts each one by itself; nothing counts all together.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Scope")]
 pub(super) struct RawScope {
     /// Tenant.
     pub(super) tenant: Option<String>,
@@ -422,6 +449,7 @@ pub(super) struct RawScope {
 /// A budget's window.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
+#[schemars(rename = "Window")]
 pub(super) enum RawWindow {
     Word(RawWindowWord),
     Rolling(Span),
@@ -430,6 +458,7 @@ pub(super) enum RawWindow {
 /// From the beginning.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
+#[schemars(rename = "WindowWord")]
 pub(super) enum RawWindowWord {
     Lifetime,
 }
@@ -437,6 +466,7 @@ pub(super) enum RawWindowWord {
 /// Limits.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Limits")]
 pub(super) struct RawLimits {
     /// A request's body. Default: `1 MiB`.
     pub(super) body: Option<Size>,
@@ -472,6 +502,7 @@ pub(super) struct RawLimits {
 /// The audit log.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Audit")]
 pub(super) struct RawAudit {
     /// The log's name in its checkpoints. Default: host and port of `public_url`.
     pub(super) origin: Option<String>,

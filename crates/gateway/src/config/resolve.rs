@@ -9,10 +9,11 @@ mod servers;
 mod terms;
 
 use super::{
-    Audit, Config, Limits, PolicySource, Secret, Server,
+    Audit, Config, Limits, PolicySource, Secret,
     finding::nearest,
     raw::{
-        RawAudit, RawBudget, RawConfig, RawLimits, RawPolicy, RawScope, RawWindow, RawWindowWord,
+        RawAudit, RawBudget, RawConfig, RawDefault, RawDefaultWord, RawLimits, RawPolicy, RawScope,
+        RawServer, RawWindow, RawWindowWord,
     },
     report::{At, Report},
     scalar::{Place, SecretRef, Size, Span, show_size, show_span},
@@ -24,7 +25,7 @@ use http::Uri;
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
-    path::Path,
+    path::{Path, PathBuf},
     sync::Arc,
 };
 
@@ -46,9 +47,9 @@ pub(super) fn resolve(
     let public_url = public_url(raw.public_url.as_deref(), listen, report);
     let tenant = raw.tenant.as_deref().unwrap_or("default");
     let tenant = name_of_tenant(tenant, &top.key("tenant"), report);
-    let data_dir = dir.join(raw.data_dir.as_deref().unwrap_or("data"));
+    let data_dir = beside(dir, raw.data_dir.as_deref().unwrap_or("data"));
     let admin_socket = match &raw.admin_socket {
-        Some(path) => dir.join(path),
+        Some(path) => beside(dir, path),
         None => data_dir.join("admin.sock"),
     };
     if admin_socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
@@ -66,27 +67,38 @@ pub(super) fn resolve(
     };
     let base = public_url.as_deref().unwrap_or("");
     let servers = servers::servers(&raw.servers, base, listen, &market, &vault, report);
-    let budgets = budgets(&raw.budgets, &servers, report);
+    let budgets = budgets(&raw.budgets, &raw.servers, report);
     let public_host = public_url.as_deref().and_then(|url| url.parse::<Uri>().ok());
     sandbox(&raw, listen, public_host.as_ref(), report);
+    let allowed_origins = origins(&raw.allowed_origins, report);
+    let approve_url = approve_url(raw.consent.approve_url.as_deref(), report);
+    let policy = policy(&raw.policy, dir, report);
+    let limits = limits(&raw.limits, report);
+    let audit = audit(&raw.audit, public_host.as_ref(), report);
+    // Everything has been looked at; only now may something missing end it.
     Some(Config {
         listen: listen?,
-        public_url: public_url.clone()?,
+        public_url: public_url?,
         data_dir,
         admin_socket,
-        allowed_origins: origins(&raw.allowed_origins, report),
+        allowed_origins,
         tenant: tenant?,
         issuers: issuers?,
         assets: assets.known,
         rails: rails?,
-        approve_url: approve_url(raw.consent.approve_url.as_deref(), report),
+        approve_url,
         servers,
-        policy: policy(&raw.policy, dir, report),
+        policy,
         budgets,
-        limits: limits(&raw.limits, report),
-        audit: audit(&raw.audit, public_host.as_ref(), report)?,
+        limits,
+        audit: audit?,
         sandbox: raw.sandbox,
     })
+}
+
+/// A path relative to the file's directory, without `.` in it.
+fn beside(dir: &Path, written: &str) -> PathBuf {
+    dir.join(written).components().collect()
 }
 
 /// Where secrets and files are found.
@@ -143,7 +155,7 @@ fn public_url(
     let at = At::top().key("public_url");
     let Some(text) = written else {
         let listen = listen?;
-        if listen.ip().is_unspecified() {
+        if listen.ip().is_unspecified() || listen.port() == 0 {
             let message = "`public_url` is missing, and `listen` does not say how to get here";
             report.problem(&at, message, "write it as `https://gateway.example.com`");
             return None;
@@ -366,7 +378,7 @@ fn audit(raw: &RawAudit, public: Option<&Uri>, report: &mut Report) -> Option<Au
 
 fn policy(raw: &RawPolicy, dir: &Path, report: &mut Report) -> PolicySource {
     let Some(written) = &raw.dir else { return PolicySource::Builtin };
-    let path = dir.join(written);
+    let path = beside(dir, written);
     if !path.is_dir() {
         let message = format!("`{}` is not a directory", printable(written));
         let hint = "give the bundle's directory, or leave `policy` out for the built-in one";
@@ -377,7 +389,7 @@ fn policy(raw: &RawPolicy, dir: &Path, report: &mut Report) -> PolicySource {
 
 fn budgets(
     raw: &[RawBudget],
-    servers: &BTreeMap<Arc<str>, Arc<Server>>,
+    servers: &BTreeMap<String, RawServer>,
     report: &mut Report,
 ) -> Vec<Budget> {
     let mut names = BTreeSet::new();
@@ -410,7 +422,7 @@ fn budgets(
 fn budget_scope(
     raw: &RawScope,
     at: &At,
-    servers: &BTreeMap<Arc<str>, Arc<Server>>,
+    servers: &BTreeMap<String, RawServer>,
     report: &mut Report,
 ) -> BudgetScope {
     let mut part = |name: &str, value: &Option<String>| {
@@ -426,10 +438,16 @@ fn budget_scope(
         report.problem(&at.key("delegator"), "expected an issuer, `|` and a subject", hint);
     }
     if let Some(tool) = tool.as_deref().filter(|tool| *tool != "*") {
-        let known = tool.split_once('/').and_then(|(s, t)| servers.get(s)?.terms(t));
-        if known.is_none() {
-            let all = servers.values().flat_map(|server| server.tools.values());
-            let all: Vec<String> = all.map(|terms| terms.tool.to_string()).collect();
+        let all: Vec<String> = servers
+            .iter()
+            .flat_map(|(name, server)| server.tools.keys().map(move |t| format!("{name}/{t}")))
+            .collect();
+        // Where tools that are not listed are offered too, any name may be one.
+        let server = tool.split_once('/').and_then(|(server, _)| servers.get(server));
+        let is_open = server.is_some_and(|server| {
+            !matches!(server.default, None | Some(RawDefault::Word(RawDefaultWord::Refuse)))
+        });
+        if !is_open && !all.iter().any(|known| known == tool) {
             let message = format!("no tool `{}` is configured", printable(tool));
             let near = nearest(tool, all.iter().map(String::as_str));
             let hint = near.map_or_else(

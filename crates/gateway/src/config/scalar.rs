@@ -49,11 +49,9 @@ impl Kind {
                     "write it as `512 B`, `64 KiB` or `1 MiB`",
                 )
             }),
-            Self::Usd => Usd::parse(text).err().map(|error| {
-                (
-                    format!("`{}` is not an amount in USD: {error}", clip(text)),
-                    "write it as `10 USD` or `0.50 USD`",
-                )
+            Self::Usd => Usd::parse(text).is_err().then(|| {
+                let message = format!("`{}` is not an amount in USD", clip(text));
+                (message, "write it as `10 USD` or `0.50 USD`")
             }),
             Self::Secret => SecretRef::parse(text).is_none().then(|| {
                 (
@@ -336,5 +334,58 @@ pub(super) fn evm_address(text: &str) -> Result<String, &'static str> {
         Ok(format!("0x{checked}"))
     } else {
         Err("its checksum (EIP-55) does not fit: a character is wrong")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn spans_are_whole_and_have_a_unit() {
+        for (text, ms) in [("500ms", 500), ("30s", 30_000), ("15m", 900_000), ("7d", 604_800_000)] {
+            assert_eq!(Span::parse(text), Some(Span(ms)), "{text}");
+            assert_eq!(show_span(ms), text);
+        }
+        assert_eq!(show_span(90_000), "90s");
+        let bad =
+            ["", "5", "s", "1.5s", "-1s", "+1s", "01s", "1 s", "1M", "1y", "99999999999999999999s"];
+        for text in bad {
+            assert_eq!(Span::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_references_and_never_shown() {
+        for text in ["env:TOKEN", "file:secrets/token", "Bearer env:TOKEN", "Basic file:/x"] {
+            assert!(SecretRef::parse(text).is_some(), "{text}");
+        }
+        let bad = ["hunter2", "env:", "env:1A", "env:A B", "file:", "Env:A", "Token env:A", "$A"];
+        for text in bad {
+            assert!(SecretRef::parse(text).is_none(), "{text}");
+            let (message, hint) = Kind::Secret.problem(text).unwrap();
+            assert!(!message.contains(text) && !hint.contains("hunter2"));
+        }
+        let secret = Secret::new("hunter2", &Place::Env("TOKEN".into()));
+        assert_eq!(format!("{secret:?} {secret}"), "Secret(env:TOKEN) env:TOKEN");
+        assert_eq!(serde_json::to_string(&secret).unwrap(), r#""env:TOKEN""#);
+    }
+
+    /// The examples of EIP-55.
+    #[test]
+    fn addresses_are_checked() {
+        let good = [
+            "0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed",
+            "0xfB6916095ca1df60bB79Ce92cE3Ea74c37c5d359",
+            "0xdbF03B407c01E7cD3CBea99509d93f8DDDC8C6FB",
+            "0xD1220A0cf47c7B9Be7A2E6BA89F429762e7b9aDb",
+        ];
+        for address in good {
+            assert_eq!(evm_address(address).as_deref(), Ok(address));
+            assert_eq!(evm_address(&address.to_lowercase()).as_deref(), Ok(address));
+        }
+        assert!(evm_address("0x5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAeD").is_err(), "one letter");
+        assert!(evm_address("0x0000000000000000000000000000000000000000").is_err());
+        assert!(evm_address("5aAeb6053F3E94C9b9A09f33669435E7Ef1BeAed").is_err());
     }
 }

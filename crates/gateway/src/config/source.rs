@@ -263,11 +263,13 @@ fn schema_of<T: JsonSchema>() -> Value {
     sorted(generator.into_root_schema_for::<T>().to_value())
 }
 
-/// The same with every object's members in order, whatever map the parser was built with.
+/// The same with every object's members in order, whatever map the parser was built with, and
+/// without defaults of nothing.
 fn sorted(value: Value) -> Value {
     match value {
         Value::Object(members) => {
-            let members: BTreeMap<String, Value> = members.into_iter().collect();
+            let said = |(name, value): &(String, Value)| name != "default" || !value.is_null();
+            let members: BTreeMap<String, Value> = members.into_iter().filter(said).collect();
             let sort = |(name, value)| (name, sorted(value));
             Value::Object(members.into_iter().map(sort).collect::<Map<_, _>>())
         }

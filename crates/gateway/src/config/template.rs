@@ -190,6 +190,10 @@ fn issuer(part: &RawIdentityPart, at: &At, report: &mut Report) -> RawIssuer {
         let hint = "the caller's token never reaches the server, exchanged or not";
         report.warn(&at.key("obo_enabled"), message, hint);
     }
+    if part.tenant.contains("://") {
+        let hint = "write it as `your-tenant.auth0.com`";
+        report.problem(&at.key("tenant"), "expected a host, not a URL", hint);
+    }
     // Auth0 writes its issuer with a final slash, and a token must match exactly.
     let slash = if matches!(part.provider, RawProfile::Auth0) { "/" } else { "" };
     RawIssuer {

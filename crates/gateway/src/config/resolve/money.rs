@@ -1,6 +1,6 @@
 //! Assets and rails.
 
-use super::{Vault, is_loopback, secure_url, span};
+use super::{Vault, is_loopback, secure_url, span, web_url};
 use crate::config::{
     Facilitator, InvoiceSource, L402, Rails, Token, X402,
     raw::{RawAsset, RawBuiltin, RawFacilitator, RawInvoiceSource, RawL402, RawRails, RawX402},
@@ -239,7 +239,7 @@ fn l402(raw: &RawL402, assets: &Known, report: &mut Report) -> Option<L402> {
 }
 
 fn sandbox_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
-    let uri = secure_url(text, at, report)?;
+    let uri = web_url(text, at, report)?;
     if !is_loopback(&uri) {
         report.problem(at, "the sandbox must stay on loopback", "write `http://127.0.0.1:9740`");
         return None;

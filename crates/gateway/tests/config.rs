@@ -1,0 +1,634 @@
+//! Configuration files: what is refused and how it is said, what loads and what it means.
+//!
+//! Golden texts, and `docs/config.schema.json`, are renewed with `UPDATE_EXPECT=1 cargo test`.
+
+use countersign_gateway::config::{
+    Config, ConfigErrors, Format, Surroundings, Warning, explain, init_template, load_text,
+    load_with, schema,
+};
+use expect_test::{Expect, expect, expect_file};
+use proptest::prelude::*;
+use std::path::Path;
+
+type Loaded = Result<(Config, Vec<Warning>), ConfigErrors>;
+
+/// A valid file in YAML, to vary.
+const GOOD: &str = r#"
+issuers:
+  - issuer: https://idp.example.com
+assets:
+  USDC:
+    network: "eip155:84532"
+    address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+    decimals: 6
+    name: USDC
+    version: "2"
+    rate: 1 USD
+rails:
+  x402:
+    pay_to: "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+    facilitator: { url: "https://facilitator.example.com" }
+servers:
+  weather:
+    upstream: http://127.0.0.1:3001/mcp
+    tools:
+      get_forecast: { price: 0.01 USDC }
+"#;
+
+/// The JSON template, as it is published.
+const TEMPLATE: &str = r#"{"mcp_server": {"transport": "http_streamable",
+  "auth": {
+    "identity": {"provider": "auth0", "tenant": "your-tenant.auth0.com", "audience": "https://api.mcp-server.internal", "obo_enabled": true},
+    "payment": {"protocol": "l402", "gateway": "https://payments.mcp-server.internal", "macaroon_ttl_seconds": 300,
+                "pow_enabled": true, "pow_difficulty": 20, "pricing": {"image_describe": {"sats": 3}, "data_query": {"sats": 1}}}},
+  "tools": [{"name": "image_describe", "requires_payment": true, "requires_identity": true},
+            {"name": "status", "requires_payment": false, "requires_identity": false}]}}"#;
+
+/// A file of the right shape that means nothing good.
+const BAD: &str = r#"
+listen: 0.0.0.0:8402
+sandbox: true
+tenant: anonymous
+allowed_origins: ["*", "https://a.example.com/", "https://a.example.com"]
+assets:
+  USDC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7f", decimals: 6, name: USDC, version: "2", rate: 1 USD }
+  EURC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", decimals: 6, name: USDC, version: "2", rate: 1 USD }
+  BTC: { network: "eip155:1", rate: 0 USD }
+rails:
+  l402: { source: { sandbox: "http://10.0.0.1:1" }, credential_ttl: 1s }
+servers:
+  weather:
+    upstream: http://user:hunter2@127.0.0.1:3001/mcp
+    headers: { authorization: "env:NOPE", mcp-name: "env:TOKEN", x: "file:nope", y: "env:EMPTY" }
+    relay: { anonymous: true, scopes: [a] }
+    tools:
+      a: { price: 0.01 USDC, identity: anonymous, consent: required, scopes: ["a b"] }
+      b: { price: 1.5 EURC, flow: authorization }
+      c: { price: ["0.0000001 EURC", "2 FOO", 0 EURC, "1e3 EURC", "1 USD"] }
+      d: { price: [ {price: free}, {tenant: x, price: "1 EURC"} ] }
+      e: { price: [] }
+  Other_One: { upstream: "http://127.0.0.1:8402/mcp?api_key=hunter2" }
+budgets:
+  - { name: X y, limit: 0 USD, window: lifetime, scope: { tool: weather/aa, delegator: bob } }
+policy: { dir: nope }
+audit: { origin: "a b" }
+"#;
+
+fn load(text: &str, format: Format) -> Loaded {
+    let surroundings = Surroundings::default().with("TOKEN", "hunter2").with("EMPTY", "");
+    load_text(text, format, Path::new("/etc/countersign"), &surroundings)
+}
+
+/// What is said of a file that is refused; `ok` and the warnings of one that is not.
+fn said(text: &str, format: Format) -> String {
+    match load(text, format) {
+        Ok((_, warnings)) => warnings.iter().fold("ok".into(), |all, w| format!("{all}\n  {w}")),
+        Err(errors) => errors.to_string(),
+    }
+}
+
+fn golden(text: &str, format: Format, expected: &Expect) {
+    expected.assert_eq(&said(text, format));
+}
+
+/// [`GOOD`] with something replaced; the replaced text must be there.
+fn varied(from: &str, to: &str) -> String {
+    assert!(GOOD.contains(from), "{from}");
+    GOOD.replace(from, to)
+}
+
+#[test]
+fn shapes_are_checked_all_at_once() {
+    let text = r#"
+lisen: 1.2.3.4:99
+issuers:
+  - issuer: https://a.example.com
+  - isuer: https://b.example.com
+assets:
+  USDC: { network: "eip155:84532", decimals: six, version: 2, rate: 1 EUR }
+rails:
+  x402:
+    facilitator: { builtin: { rpc: "https://x", key: "0xdeadbeef" } }
+    max_timeout: 5 minutes
+  l402: { source: { sandbx: "http://127.0.0.1:9740" } }
+servers:
+  weather:
+    upstream: http://127.0.0.1:3001/mcp
+    upsteam: http://127.0.0.1:3001/mcp
+    headers: { authorization: "Bearer hunter2" }
+    tools:
+      a: { price: 0.01 USDC, identity: anonimous }
+      a: { price: free }
+      b: { price: 1 }
+      c: { prise: "0.01 USDC" }
+      d: { price: free, deadline: 1y, uses: 0, sensitivity: 9, intent: reed }
+      e:
+      f: {}
+    default: freee
+budgets:
+  - { name: x, limit: "10", window: forever }
+limits: { body: 1 MB, colour: red }
+"#;
+    golden(
+        text,
+        Format::Yaml,
+        &expect![[r#"
+            configuration: 25 problems
+              line 2: lisen: unknown member `lisen`; did you mean `listen`?
+              line 5: issuers[1].isuer: unknown member `isuer`; did you mean `issuer`?
+              line 7: assets.USDC.decimals: expected a whole number, found text
+              line 7: assets.USDC.rate: `1 EUR` is not an amount in USD; write it as `10 USD` or `0.50 USD`
+              line 7: assets.USDC.version: expected text, found a number; put it in quotes
+              line 9: rails.x402: `pay_to` is missing; it is: The address that is paid
+              line 10: rails.x402.facilitator.builtin.key: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
+              line 11: rails.x402.max_timeout: `5 minutes` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
+              line 12: rails.l402.source: expected `sandbox`; did you mean `sandbox`?
+              line 16: servers.weather.upsteam: unknown member `upsteam`; did you mean `upstream`?
+              line 17: servers.weather.headers.authorization: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
+              line 20: servers.weather.tools.a: this member occurs twice; keep one of them
+              line 21: servers.weather.tools.b.price: expected text or a list, found a number; put it in quotes
+              line 22: servers.weather.tools.c.prise: unknown member `prise`; did you mean `price`?
+              line 23: servers.weather.tools.d.deadline: `1y` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
+              line 23: servers.weather.tools.d.intent: `reed` is none of `read`, `search`, `summarize`, `classify`, `notify`, `export`, `write`, `spend`, `execute`, `delete`, `admin`; did you mean `read`?
+              line 23: servers.weather.tools.d.sensitivity: 9 is more than 3
+              line 23: servers.weather.tools.d.uses: 0 is less than 1
+              line 24: servers.weather.tools.e: expected a mapping, found nothing
+              line 25: servers.weather.tools.f: `price` is missing; it is: `free`, an amount (`0.01 USDC`), alternatives (`["0.01 USDC", "3 sat"]`), or a list of rules of which the first that fits the caller applies
+              line 26: servers.weather.default: `freee` is none of `refuse`, `free`; did you mean `free`?
+              line 28: budgets[0].limit: `10` is not an amount in USD; write it as `10 USD` or `0.50 USD`
+              line 28: budgets[0].window: `forever` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
+              line 29: limits.body: `1 MB` is not a size; write it as `512 B`, `64 KiB` or `1 MiB`
+              line 29: limits.colour: unknown member `colour`; known here: `approval_ttl`, `body`, `body_timeout`, `calls`, `connections`, `depth`, `header_timeout`, `headers`, `open_quotes_per_principal`, `pending_approvals_per_principal`, `quote_ttl`, `result`"#]],
+    );
+}
+
+#[test]
+fn meanings_are_checked_all_at_once() {
+    golden(
+        BAD,
+        Format::Yaml,
+        &expect![[r#"
+            configuration: 37 problems
+              line 2: listen: the sandbox must stay on loopback; listen on `127.0.0.1`, or use real parts and remove `sandbox`
+              line 4: tenant: `anonymous` is the tenant of callers without a token; choose another name
+              line 5: allowed_origins[0]: `*` is not an origin; write each as `https://app.example.com`: scheme, host and port, no path
+              line 5: allowed_origins[1]: `https://a.example.com/` is not an origin; write each as `https://app.example.com`: scheme, host and port, no path
+              line 7: assets.USDC.address: this is not a token's address: its checksum (EIP-55) does not fit: a character is wrong; copy it again, in quotes
+              line 9: assets.BTC.rate: a rate of zero would make budgets count nothing; write what one whole unit is worth
+              line 11: rails.l402.credential_ttl: `1s` is out of bounds; choose between 30s and 1d
+              line 11: rails.l402.source.sandbox: the sandbox must stay on loopback; write `http://127.0.0.1:9740`
+              line 14: servers.weather.upstream: a secret must not stand in this file; remove `user:password@`; secrets are given by reference
+              line 15: servers.weather.headers.authorization: the environment variable `NOPE` is not set; a secret must be there when the gateway starts
+              line 15: servers.weather.headers.mcp-name: `mcp-name` is not a header to set; use another header, for example `authorization`
+              line 15: servers.weather.headers.x: `nope` cannot be read: No such file or directory (os error 2); a secret must be there when the gateway starts
+              line 15: servers.weather.headers.y: the secret is empty; put the secret there
+              line 16: servers.weather.relay: callers without a token have no scopes; remove `scopes`, or `anonymous`
+              line 18: servers.weather.tools.a: callers without a token have no scopes; write `identity: required`, or remove `scopes`
+              line 18: servers.weather.tools.a: nobody can have agreed for an anonymous caller; write `identity: required`, or `consent: none`
+              line 18: servers.weather.tools.a.scopes[0]: `a b` is not a scope; write one scope, without blanks
+              line 19: servers.weather.tools.b.price: no rail takes EURC; add `rails.x402`, or price it in another asset
+              line 20: servers.weather.tools.c.price[0]: `0.0000001 EURC` is not a price: the unit has 6 decimal places; write it as `0.01 USDC` or `3 sat`, or `free`
+              line 20: servers.weather.tools.c.price[1]: no asset `FOO` is configured; add `FOO` to `assets`
+              line 20: servers.weather.tools.c.price[2]: a price of zero; write `free` if it is free
+              line 20: servers.weather.tools.c.price[3]: `1e3 EURC` is not a price: expected a decimal number, a space and a unit; write it as `0.01 USDC` or `3 sat`, or `free`
+              line 20: servers.weather.tools.c.price[4]: no asset `USD` is configured; USD is the unit of limits; price it in an asset, as in `0.01 USDC`
+              line 21: servers.weather.tools.d.price[1]: an earlier rule applies to everybody; move the rule for everybody to the end
+              line 21: servers.weather.tools.d.price[1].price: no rail takes EURC; add `rails.x402`, or price it in another asset
+              line 22: servers.weather.tools.e.price: the list of prices is empty; write `free` if it is free
+              line 23: servers.Other_One: `Other_One` is not a name; use `a` to `z`, `0` to `9` and `-`, at most 63 characters
+              line 23: servers.Other_One: callers need a token, and nobody may issue one; add an issuer to `issuers`, or write `identity: anonymous` on each tool and `relay: { anonymous: true }`
+              line 23: servers.Other_One.upstream: the URL's query seems to hold a secret; send it in `headers` by reference: `authorization: Bearer env:NAME`
+              line 23: servers.Other_One.upstream: this is the gateway itself; write the MCP server's own port
+              line 25: budgets[0].limit: a budget of zero refuses everything; raise it, or remove the tools' prices
+              line 25: budgets[0].name: `X y` is not a name; use `a` to `z`, `0` to `9` and `-`, at most 63 characters
+              line 25: budgets[0].scope.delegator: expected an issuer, `|` and a subject; write `https://idp.example.com|alice`, or `*` for each person by itself
+              line 25: budgets[0].scope.tool: no tool `weather/aa` is configured; did you mean `weather/a`?
+              line 26: policy.dir: `nope` is not a directory; give the bundle's directory, or leave `policy` out for the built-in one
+              line 27: audit.origin: the log's name has blanks, `+` or is empty; write it like a host and a path: `gateway.example.com/log`
+              public_url: `public_url` is missing, and `listen` does not say how to get here; write it as `https://gateway.example.com`"#]],
+    );
+}
+
+#[test]
+fn single_mistakes() {
+    let cases = [
+        varied("price: 0.01 USDC", "price: 0.01 USCD"),
+        varied("price: 0.01 USDC", "price: 3 sat"),
+        varied("price: 0.01 USDC", "price: [\"0.01 USDC\", \"0.02 USDC\"]"),
+        varied("price: 0.01 USDC", "price: 340282366920938463463374607431768211455 USDC"),
+        varied("price: 0.01 USDC", "price: 0.01 USDC, flow: authorization, deadline: 2m"),
+        varied(
+            "pay_to: \"0x209693Bc6afc0C5328bA36FaF03C514EF312287C\"",
+            "pay_to: 0x036CbD53842c5426634e7929541eC2318f3dCF7e",
+        ),
+        varied("http://127.0.0.1:3001", "http://localhost:8402"),
+        varied("https://idp", "http://idp"),
+        varied("https://idp.example.com", "http://127.0.0.1:9000"),
+        varied("https://facilitator", "http://facilitator"),
+        varied(
+            "{ url: \"https://facilitator.example.com\" }",
+            "{ sandbox: \"http://127.0.0.1:9740\" }",
+        ),
+        varied(
+            "{ url: \"https://facilitator.example.com\" }",
+            "{ builtin: { rpc: \"https://x.example\", key: \"env:TOKEN\" } }",
+        ),
+        varied("issuers:", "listen: 0.0.0.0:8402\nissuers:"),
+        varied("weather:", "We_ather:"),
+        varied("issuers:\n  - issuer: https://idp.example.com\n", ""),
+    ];
+    let all: Vec<String> = cases.iter().map(|text| said(text, Format::Yaml)).collect();
+    expect![[r#"
+        configuration: 1 problem
+          line 20: servers.weather.tools.get_forecast.price: no asset `USCD` is configured; did you mean `USDC`?
+        configuration: 1 problem
+          line 20: servers.weather.tools.get_forecast.price: no asset `sat` is configured; add `BTC: { network: lightning, rate: "60000 USD" }` to `assets`
+        configuration: 1 problem
+          line 20: servers.weather.tools.get_forecast.price[1]: there is a price in USDC already; keep one price in each asset
+        configuration: 1 problem
+          line 20: servers.weather.tools.get_forecast.price: `340282366920938463463374607431768211455 USDC` is not a price: the amount is too large; write it as `0.01 USDC` or `3 sat`, or `free`
+        configuration: 1 problem
+          line 20: servers.weather.tools.get_forecast: the payment could expire while the tool runs; set `rails.x402.max_timeout` to 125s or more, or a shorter `deadline`
+        configuration: 1 problem
+          line 14: rails.x402.pay_to: this is the token's contract: money is lost; write your own address
+        configuration: 1 problem
+          line 18: servers.weather.upstream: this is the gateway itself; write the MCP server's own port
+        configuration: 1 problem
+          line 3: issuers[0].issuer: plain http is accepted on loopback only; write `https://`
+        configuration: 1 problem
+          line 3: issuers[0]: its keys are on loopback, from where none are fetched; add `allow_private_network: true`
+        configuration: 1 problem
+          line 15: rails.x402.facilitator.url: plain http is accepted on loopback only; write `https://`
+        configuration: 1 problem
+          line 15: rails.x402.facilitator.sandbox: this is a sandbox part, it moves play money; add `sandbox: true`, on a machine where no real money is meant
+        configuration: 1 problem
+          line 15: rails.x402.facilitator.builtin.key: the secret is not a 32-byte key in hex; put 64 hex characters there
+        configuration: 1 problem
+          public_url: `public_url` is missing, and `listen` does not say how to get here; write it as `https://gateway.example.com`
+        configuration: 1 problem
+          line 17: servers.We_ather: `We_ather` is not a name; use `a` to `z`, `0` to `9` and `-`, at most 63 characters
+        configuration: 1 problem
+          line 15: servers.weather: callers need a token, and nobody may issue one; add an issuer to `issuers`, or write `identity: anonymous` on each tool and `relay: { anonymous: true }`"#]].assert_eq(&all.join("\n"));
+}
+
+#[test]
+fn broken_files() {
+    let deep = "[".repeat(100_000);
+    let bomb: String = (1..40).fold("a0: &a0 [x, x, x, x, x, x, x, x, x, x]\n".into(), |all, n| {
+        let alias = format!("*a{}, ", n - 1).repeat(10);
+        format!("{all}a{n}: &a{n} [{alias}]\n")
+    });
+    let wide = format!("servers: [{}]", "1,".repeat(300_000));
+    let huge = " ".repeat((1 << 20) + 1);
+    let cases: [(&str, Format); 17] = [
+        ("", Format::Yaml),
+        ("# nothing\n", Format::Toml),
+        ("[]", Format::Json),
+        ("{\"listen\": ", Format::Json),
+        ("{} {}", Format::Json),
+        ("{\"listen\":\"a\",\n\"listen\":\"b\"}", Format::Json),
+        ("listen = 'a'\nlisten = 'b'", Format::Toml),
+        ("listen = 'hunter2", Format::Toml),
+        ("a: [b", Format::Yaml),
+        ("a: *nowhere", Format::Yaml),
+        ("a: !secret hunter2", Format::Yaml),
+        ("---\na: 1\n---\nb: 2", Format::Yaml),
+        (&deep, Format::Yaml),
+        (&deep, Format::Json),
+        (&bomb, Format::Yaml),
+        (&wide, Format::Yaml),
+        (&huge, Format::Yaml),
+    ];
+    let all: Vec<String> = cases.iter().map(|(text, format)| said(text, *format)).collect();
+    expect![[r#"
+        configuration: 1 problem
+          the file is empty; start from the output of `countersign init`
+        configuration: 1 problem
+          servers: no server is configured; add one: `servers: { weather: { upstream: "http://127.0.0.1:3001/mcp" } }`
+        configuration: 1 problem
+          expected a mapping, found a list
+        configuration: 1 problem
+          line 1: not valid JSON: EOF while parsing a value
+        configuration: 1 problem
+          line 1: not valid JSON: trailing characters
+        configuration: 3 problems
+          line 1: listen: `b` is not an IP address and a port; write it as `127.0.0.1:8402`
+          line 2: listen: this member occurs twice; keep one of them
+          servers: no server is configured; add one: `servers: { weather: { upstream: "http://127.0.0.1:3001/mcp" } }`
+        configuration: 1 problem
+          line 2: not valid TOML: duplicate key
+        configuration: 1 problem
+          line 1: not valid TOML: invalid literal string, expected `'`
+        configuration: 1 problem
+          line 2: not valid YAML: did not find expected ',' or ']'
+        configuration: 1 problem
+          line 1: not valid YAML: unknown anchor
+        configuration: 1 problem
+          line 1: not valid YAML: a: invalid type: enum, expected text, a number, true, false, a list or a mapping
+        configuration: 1 problem
+          not valid YAML: deserializing from YAML containing more than one document is not supported
+        configuration: 1 problem
+          line 1: not valid YAML: recursion limit exceeded
+        configuration: 1 problem
+          line 1: not valid JSON: recursion limit exceeded
+        configuration: 1 problem
+          line 1: not valid YAML: a5[0][6][8][8][8]: the file has too many values
+        configuration: 1 problem
+          line 1: not valid YAML: servers: the file has too many values
+        configuration: 1 problem
+          the file is larger than 1 MiB"#]].assert_eq(&all.join("\n"));
+}
+
+#[test]
+fn no_finding_shows_a_secret() {
+    let places = [
+        varied("upstream: http://", "headers: { authorization: hunter2 }\n    upstream: http://"),
+        varied(
+            "upstream: http://",
+            "headers: { authorization: Bearer hunter2 }\n    upstream: http://",
+        ),
+        varied("upstream: http://", "upstream: ht tp://a:hunter2@"),
+        varied("upstream: http://", "upstream: http://a:hunter2@"),
+        varied("127.0.0.1:3001/mcp", "127.0.0.1:3001/mcp?token=hunter2"),
+        varied(
+            "{ url: \"https://facilitator.example.com\" }",
+            "{ builtin: { rpc: \"https://x\", key: hunter2 } }",
+        ),
+        varied(
+            "{ url: \"https://facilitator.example.com\" }",
+            "{ builtin: { rpc: \"https://x\", key: \"env:TOKEN\" } }",
+        ),
+        varied(
+            "{ url: \"https://facilitator.example.com\" }",
+            "{ builtin: { rpc: \"https://x\", kee: hunter2 } }",
+        ),
+        varied("{ url: \"https://facilitator.example.com\" }", "hunter2"),
+    ];
+    for text in places {
+        let said = said(&text, Format::Yaml);
+        assert!(!said.contains("hunter2") && !said.starts_with("ok"), "{said}");
+    }
+    let good =
+        varied("upstream:", "headers: { authorization: \"Bearer env:TOKEN\" }\n    upstream:");
+    let (config, _) = load(&good, Format::Yaml).unwrap();
+    let headers = &config.servers["weather"].headers;
+    assert_eq!(headers["authorization"], "Bearer hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!explain(&config).concat().contains("hunter2"));
+}
+
+#[test]
+fn what_is_left_out_is_strict() {
+    use countersign_core::terms::{ConsentRule, DoubtRule, Flow, IdentityRule};
+    let (config, warnings) = load(GOOD, Format::Yaml).unwrap();
+    assert_eq!(warnings, []);
+    assert!(config.listen.ip().is_loopback() && !config.sandbox);
+    let server = &config.servers["weather"];
+    assert!(!server.relay.anonymous && server.terms("other").is_none());
+    assert_eq!(&*server.resource, "http://127.0.0.1:8402/weather/mcp");
+    let terms = server.terms("get_forecast").unwrap();
+    assert_eq!(terms.identity, IdentityRule::Required);
+    assert_eq!(terms.consent, ConsentRule::Required);
+    assert_eq!(terms.doubt, DoubtRule::Refund);
+    assert_eq!(terms.flow, Flow::Upfront);
+    assert!(!terms.idempotent && !config.issuers[0].allow_private_network);
+}
+
+#[test]
+fn default_terms_apply_to_tools_that_are_not_listed() {
+    let text = varied("    tools:", "    default: free\n    tools:");
+    let (config, _) = load(&text, Format::Yaml).unwrap();
+    let terms = config.servers["weather"].terms("anything").unwrap();
+    assert_eq!(terms.tool.to_string(), "weather/anything");
+    assert_eq!(terms.price_for("t", "a"), Some(&[][..]));
+}
+
+#[test]
+fn prices_by_rule() {
+    let rules = "price: [{ tenant: acme, price: free }, { agent: bot, price: [0.02 USDC] }]";
+    let (config, _) = load(&varied("price: 0.01 USDC", rules), Format::Yaml).unwrap();
+    let terms = config.servers["weather"].terms("get_forecast").unwrap();
+    assert_eq!(terms.price_for("acme", "bot"), Some(&[][..]));
+    assert_eq!(terms.price_for("other", "bot").unwrap()[0].minor, 20_000);
+    assert_eq!(terms.price_for("other", "other"), None, "refused, never free");
+}
+
+#[test]
+fn three_notations_mean_the_same() {
+    let value: serde_json::Value = serde_yaml_ng::from_str(init_template()).unwrap();
+    let json = serde_json::to_string_pretty(&value).unwrap();
+    let toml = r#"
+        listen = "127.0.0.1:8402"
+        data_dir = "./data"
+        sandbox = true
+        [[issuers]]
+        issuer = "http://127.0.0.1:9740/idp"
+        allow_private_network = true
+        [assets.USDC]
+        network = "eip155:84532"
+        address = "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+        decimals = 6
+        name = "USDC"
+        version = "2"
+        rate = "1 USD"
+        [assets.BTC]
+        network = "lightning"
+        rate = "60000 USD"
+        [rails.x402]
+        pay_to = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+        facilitator = { sandbox = "http://127.0.0.1:9740" }
+        [rails.l402]
+        source = { sandbox = "http://127.0.0.1:9740" }
+        [servers.weather]
+        upstream = "http://127.0.0.1:3001/mcp"
+        [servers.weather.tools]
+        get_forecast = { price = ["0.01 USDC", "3 sat"] }
+        get_status = { price = "free" }
+        [[budgets]]
+        name = "each-person"
+        scope = { delegator = "*" }
+        limit = "10 USD"
+        window = "24h"
+    "#;
+    let (yaml, warnings) = load(init_template(), Format::Yaml).unwrap();
+    assert_eq!(warnings, [], "what `init` writes has no warnings");
+    for (text, format) in [(&*json, Format::Json), (toml, Format::Toml)] {
+        let (other, _) = load(text, format).unwrap();
+        assert_eq!(format!("{other:?}"), format!("{yaml:?}"), "{format}");
+    }
+}
+
+#[test]
+fn the_same_mistakes_are_found_in_every_notation() {
+    let (yaml, toml, json) = (
+        "servers:\n  a:\n    upstream: http://h/\n    tols: {}\n",
+        "[servers.a]\n\nupstream = 'http://h/'\ntols = {}\n",
+        "{\"servers\": {\"a\": {\n\"upstream\": \"http://h/\",\n\n\"tols\": {}}}}",
+    );
+    for (text, format) in [(yaml, Format::Yaml), (toml, Format::Toml), (json, Format::Json)] {
+        let errors = load(text, format).unwrap_err();
+        let finding = errors.findings.iter().find(|f| f.path == "servers.a.tols").unwrap();
+        assert_eq!(finding.line, Some(4), "{format}");
+        assert_eq!(finding.suggestion.as_deref(), Some("did you mean `tools`?"), "{format}");
+    }
+}
+
+#[test]
+fn files_are_read_by_their_extension() {
+    let dir = Path::new(env!("CARGO_TARGET_TMPDIR")).join("config-files");
+    std::fs::create_dir_all(&dir).unwrap();
+    std::fs::write(dir.join("token"), "hunter2\n").unwrap();
+    let with = "headers: { x-token: \"file:token\" }\n    upstream:";
+    std::fs::write(dir.join("good.yaml"), varied("upstream:", with)).unwrap();
+    std::fs::write(dir.join("good.conf"), GOOD).unwrap();
+    let at = |name: &str| load_with(&dir.join(name), &Surroundings::default());
+    let (config, _) = at("good.yaml").unwrap();
+    assert_eq!(config.servers["weather"].headers["x-token"], "hunter2");
+    assert_eq!(config.data_dir, dir.join("data"));
+    let message = at("good.conf").unwrap_err().to_string();
+    assert!(message.contains("end it in .yaml, .yml, .toml or .json"), "{message}");
+    assert!(at("absent.yaml").unwrap_err().to_string().contains("cannot be read"));
+}
+
+#[test]
+fn the_json_template_loads_and_says_what_it_lacks() {
+    golden(
+        TEMPLATE,
+        Format::Json,
+        &expect![[r#"
+        ok
+          line 1: mcp_server: the template does not say where the server is: `http://127.0.0.1:3000/mcp`; add `upstream` here, or set `COUNTERSIGN_UPSTREAM`
+          line 3: mcp_server.auth.identity.obo_enabled: on-behalf-of exchange is not offered; the caller's token never reaches the server, exchanged or not
+          line 4: mcp_server.auth.payment: the template does not say what a bitcoin is worth: it counts as 1000000 USD in budgets and caps, too high on purpose, so that limits bind early; add `rate`, for example `"60000 USD"`
+          line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools are refused with PAY-018; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
+          line 4: mcp_server.auth.payment.gateway: there is no payment gateway beside this one; it serves challenges itself; `source` says who makes invoices
+          line 5: mcp_server.auth.payment.pow_difficulty: proof of work is not offered; callers pay, or use tools without a price
+          line 5: mcp_server.auth.payment.pow_enabled: proof of work is not offered; callers pay, or use tools without a price
+          line 5: mcp_server.auth.payment.pricing.data_query: a price without an entry in `tools`: offered to callers with a token, with consent; add the tool to `tools`
+          line 6: mcp_server.tools[0]: the template does not speak of consent: `image_describe`; a person must have agreed; add `"consent": "none"` if nobody need"#]],
+    );
+    let (config, _) = load(TEMPLATE, Format::Json).unwrap();
+    expect![[r#"
+        Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
+        Policy: the built-in bundle decides on every attempt.
+        Tokens of https://your-tenant.auth0.com/ are accepted for the server's resource URI or `https://api.mcp-server.internal`, with type `at+jwt` or `JWT`; its principals are of tenant `default`.
+        L402: nobody makes invoices, so prices in sat cannot be paid (PAY-018); a paid credential is valid for 5m.
+        main: http://127.0.0.1:8402/main/mcp in front of http://127.0.0.1:3000/mcp; methods other than tools/call are open to anybody.
+        main/data_query: any token may call; it costs 1 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
+        main/image_describe: any token may call; it costs 3 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
+        main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
+        main: every other tool is hidden and refused (REQ-015).
+        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));
+}
+
+#[test]
+fn the_json_template_can_be_completed() {
+    let added = r#""rate": "60000 USD", "source": {"sandbox": "http://127.0.0.1:9740"},
+        "macaroon_ttl_seconds": 300"#;
+    let text = TEMPLATE.replace("\"macaroon_ttl_seconds\": 300", added);
+    let surroundings =
+        Surroundings::default().with("COUNTERSIGN_UPSTREAM", "http://127.0.0.1:9/mcp");
+    let (config, warnings) =
+        load_text(&text, Format::Json, Path::new("/x"), &surroundings).unwrap();
+    assert!(config.sandbox);
+    assert_eq!(config.servers["main"].upstream, "http://127.0.0.1:9/mcp");
+    let lacking = warnings.iter().filter(|w| w.message.contains("does not say"));
+    assert_eq!(lacking.count(), 0, "{warnings:?}");
+}
+
+#[test]
+fn the_json_template_is_checked_like_our_own_file() {
+    let text = TEMPLATE
+        .replace("\"sats\": 3", "\"sats\": 0")
+        .replace("\"macaroon_ttl_seconds\": 300", "\"macaroon_ttl_seconds\": 1")
+        .replace("your-tenant.auth0.com", "https://your-tenant.auth0.com");
+    golden(
+        &text,
+        Format::Json,
+        &expect![[r#"
+        configuration: 3 problems
+          line 3: mcp_server.auth.identity.tenant: expected a host, not a URL; write it as `your-tenant.auth0.com`
+          line 4: mcp_server.auth.payment.macaroon_ttl_seconds: `1s` is out of bounds; choose between 30s and 1d
+          line 5: mcp_server.auth.payment.pricing.image_describe: a price of zero; write `free` if it is free"#]],
+    );
+    let text = TEMPLATE.replace("pricing", "prices").replace("requires_identity", "needs_identity");
+    golden(
+        &text,
+        Format::Json,
+        &expect![[r#"
+        configuration: 5 problems
+          line 5: mcp_server.auth.payment.prices: unknown member `prices`; known here: `gateway`, `macaroon_ttl_seconds`, `pow_difficulty`, `pow_enabled`, `pricing`, `protocol`, `rate`, `source`
+          line 6: mcp_server.tools[0]: `requires_identity` is missing; it is: Callers need a token
+          line 6: mcp_server.tools[0].needs_identity: unknown member `needs_identity`; known here: `consent`, `name`, `requires_identity`, `requires_payment`
+          line 7: mcp_server.tools[1]: `requires_identity` is missing; it is: Callers need a token
+          line 7: mcp_server.tools[1].needs_identity: unknown member `needs_identity`; known here: `consent`, `name`, `requires_identity`, `requires_payment`"#]],
+    );
+    let text = TEMPLATE.replace(
+        "\"name\": \"status\", \"requires_payment\": false",
+        "\"name\": \"status\", \"requires_payment\": true",
+    );
+    golden(
+        &text,
+        Format::Json,
+        &expect![[r#"
+        configuration: 1 problem
+          line 7: mcp_server.tools[1]: `status` requires payment and has no price; add it to `auth.payment.pricing`"#]],
+    );
+}
+
+#[test]
+fn the_meaning_in_sentences() {
+    let text = varied(
+        "      get_forecast: { price: 0.01 USDC }",
+        "      get_forecast: { price: 0.01 USDC, flow: authorization, scopes: [\"mcp:call\"] }
+      status: { price: free, identity: anonymous }
+      write: { price: [{ tenant: acme, price: free }, { agent: bot, price: 2 USDC }], identity: human, consent: none, in_doubt: capture }
+    relay: { scopes: [mcp] }
+budgets:
+  - { name: all, limit: 100 USD, window: lifetime }
+  - { name: writers, limit: 1.50 USD, window: 1h, scope: { tenant: acme, agent: \"*\", tool: weather/write } }",
+    );
+    let (config, warnings) = load(&text, Format::Yaml).unwrap();
+    let lines = explain(&config).into_iter().chain(warnings.iter().map(ToString::to_string));
+    expect![[r#"
+        Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
+        Policy: the built-in bundle decides on every attempt.
+        Tokens of https://idp.example.com are accepted for the server's resource URI, with type `at+jwt`; its principals are of tenant `default`.
+        x402: USDC to 0x209693Bc6afc0C5328bA36FaF03C514EF312287C; https://facilitator.example.com/ verifies and settles.
+        weather: http://127.0.0.1:8402/weather/mcp in front of http://127.0.0.1:3001/mcp; methods other than tools/call are open to tokens with mcp.
+        weather/get_forecast: any token may call with mcp:call; it costs 0.01 USDC over x402; money is taken after it ran, and the result is withheld if that fails; a person must have agreed; in doubt, the money goes back to the caller; it counts in all; it has 30s.
+        weather/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
+        weather/write: a person's delegate may call; it costs nothing for tenant `acme`, then 2 USDC over x402 for agent `bot`, then nobody else may call (PAY-020); money is taken before it runs; nobody needs to have agreed; in doubt, you keep the money; it counts in all, writers; it has 30s.
+        weather: every other tool is hidden and refused (REQ-015).
+        Budget all: at most 100 USD ever, all callers together.
+        Budget writers: at most 1.5 USD within any 1h, counted for tenant `acme` and each agent and tool `weather/write`.
+        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal; browsers from anywhere but http://127.0.0.1:8402.
+        line 17: servers.weather: a tool is anonymous, but listing tools needs a token; add `relay: { anonymous: true }` if callers without a token should see it
+        line 22: servers.weather.tools.write.price: the reference x402 client refuses to pay more than 1 USD; lower the price, or tell your clients to raise their cap"#]].assert_eq(&lines.collect::<Vec<_>>().join("\n"));
+}
+
+#[test]
+fn the_published_schema_is_the_types() {
+    let text = serde_json::to_string_pretty(&schema()).unwrap() + "\n";
+    expect_file!["../../../docs/config.schema.json"].assert_eq(&text);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    #[test]
+    fn no_input_panics(text in "\\PC{0,200}") {
+        for format in [Format::Yaml, Format::Toml, Format::Json] {
+            let _said = said(&text, format);
+        }
+    }
+
+    #[test]
+    fn no_damaged_file_panics(from in 0usize..2000, length in 0usize..40, put in "[\\PC\n]{0,12}") {
+        for (text, format) in [(init_template(), Format::Yaml), (TEMPLATE, Format::Json)] {
+            let head: String = text.chars().take(from).collect();
+            let tail: String = text.chars().skip(from + length).collect();
+            let _said = said(&format!("{head}{put}{tail}"), format);
+        }
+    }
+}
