@@ -1,1 +1,55 @@
-//! Being written.
+//! Durable verbs of Countersign over one embedded database.
+//!
+//! Owns what is durable: quotes, credentials, grants, approvals, budgets, calls, the ledger and
+//! the audit log, each state change and its records in one transaction. One writer thread owns
+//! the connection: it drains the queue, commits once, answers all, and repeats. What the hot path
+//! reads is in memory, rebuilt from the rows when the store opens.
+//!
+//! INVARIANT: a verb's answer is given only after its transaction is durable. A read can be one
+//! batch ahead of the disk; a verb queued after it is behind what it saw.
+//! INVARIANT: the first error of the database poisons the store; nothing is retried.
+//! It knows no HTTP, and draws time and randomness from the `World` only.
+
+mod accounts;
+mod approvals;
+mod attempt;
+mod budgets;
+mod calls;
+mod capture;
+mod credentials;
+mod failpoint;
+mod fault;
+mod grants;
+mod log;
+mod open;
+mod options;
+mod publish;
+mod quotes;
+mod reads;
+mod recover;
+mod refuse;
+mod reserve;
+mod schema;
+mod settle;
+mod state;
+mod store;
+mod sweep;
+mod writer;
+
+pub use accounts::{AccountName, Balance};
+pub use approvals::{Approval, ApprovalRequest, ApprovalStatus, Verdict};
+pub use attempt::{Attempt, Evidence};
+pub use calls::{CallView, SettlementReceipt, StoredOutcome};
+pub use capture::{Captured, FailCause, Finished, Outcome, Take};
+pub use credentials::{Credential, NewCredential};
+pub use failpoint::failpoint;
+pub use fault::OpenError;
+pub use grants::NewGrant;
+pub use log::{Inclusion, LoggedRecord};
+pub use options::{Durability, Limits, LogOptions, Options};
+pub use quotes::{Challenge, OpenQuote};
+pub use reads::Salts;
+pub use recover::{Doubt, Due, Interrupted, Recovered, Unfinished, Unsettled};
+pub use reserve::{Hold, Reserved};
+pub use settle::Settling;
+pub use store::Store;

@@ -1,0 +1,458 @@
+//! Budgets: counters of what is held and of what was spent, over exact rolling windows.
+//!
+//! A counter has one key (a budget and the concrete values of its scope, or a grant). What is
+//! held counts for as long as it is held; what was spent counts from its capture until the window
+//! has passed.
+//! INVARIANT: held + spent within any window ≤ limit, at each moment at which something is
+//! admitted, and nothing else raises the sum.
+//! INVARIANT: only the writer changes a counter, at moments that never go back.
+#![deny(clippy::arithmetic_side_effects)]
+
+use crate::{fault::Fault, schema::int, schema::uint};
+use countersign_core::{
+    grant::Grant,
+    ledger::{Charge, Window},
+    money::Micros,
+    time::UnixMs,
+};
+use rusqlite::Connection;
+use std::collections::{BTreeSet, HashMap, VecDeque};
+
+/// Entries of one counter beyond which neighbours are joined, at the later's moment.
+const ENTRIES_MAX: usize = 1 << 16;
+
+/// All counters.
+#[derive(Debug, Default)]
+pub(crate) struct Counters {
+    by_key: HashMap<String, usize>,
+    all: Vec<Counter>,
+    dirty: BTreeSet<usize>,
+}
+
+#[derive(Debug)]
+struct Counter {
+    /// Row, once it has one.
+    id: Option<i64>,
+    key: String,
+    held: u64,
+    /// Spent ever.
+    total: u64,
+    longest_ms: u64,
+    // INVARIANT: in the order of their moments.
+    entries: VecDeque<Entry>,
+    /// Entries that were dropped from the front; the absolute index of the first one kept.
+    dropped: u64,
+    cursors: Vec<Cursor>,
+    /// Spent in this batch: not yet a row.
+    fresh: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Entry {
+    at: u64,
+    micros: u64,
+}
+
+/// The sum over one window length.
+#[derive(Clone, Copy, Debug)]
+struct Cursor {
+    length_ms: u64,
+    /// Absolute index of the first entry within the window.
+    first: u64,
+    sum: u64,
+}
+
+/// The windows of a grant as charges on its counter.
+pub(crate) fn grant_charges(grant: &Grant) -> Vec<Charge> {
+    let key = grant_key(grant);
+    let charge = |window: &countersign_core::grant::WindowLimit| Charge {
+        key: key.clone(),
+        limit: window.limit,
+        window: Window::Rolling(window.length_ms),
+    };
+    grant.terms.windows.iter().map(charge).collect()
+}
+
+fn grant_key(grant: &Grant) -> String {
+    format!("grant:{}", grant.id)
+}
+
+impl Counters {
+    /// What a charge leaves at `now`.
+    pub(crate) fn room(&self, charge: &Charge, now: UnixMs) -> Micros {
+        let counter = self.by_key.get(&charge.key).and_then(|index| self.all.get(*index));
+        let used = counter.map_or(0, |counter| counter.used(charge.window, now));
+        Micros(charge.limit.0.saturating_sub(used))
+    }
+
+    /// The first charge that `amount` does not fit into.
+    pub(crate) fn first_exceeded<'a>(
+        &self,
+        charges: &'a [Charge],
+        amount: Micros,
+        now: UnixMs,
+    ) -> Option<&'a Charge> {
+        charges.iter().find(|charge| self.room(charge, now) < amount)
+    }
+
+    /// Holds `amount` under each distinct key, and returns the keys.
+    pub(crate) fn hold(&mut self, charges: &[Charge], amount: Micros) -> Vec<String> {
+        let mut keys: Vec<String> = Vec::with_capacity(charges.len());
+        for charge in charges {
+            let index = self.index(&charge.key);
+            if let Some(counter) = self.all.get_mut(index) {
+                if counter.watch(charge.window) {
+                    self.dirty.insert(index);
+                }
+                if !keys.contains(&charge.key) {
+                    counter.held = counter.held.saturating_add(amount.0);
+                    keys.push(charge.key.clone());
+                }
+            }
+        }
+        keys
+    }
+
+    /// Takes a hold up again, as found in a durable row.
+    pub(crate) fn restore_hold(&mut self, keys: &[String], amount: Micros) {
+        for key in keys {
+            let index = self.index(key);
+            if let Some(counter) = self.all.get_mut(index) {
+                counter.held = counter.held.saturating_add(amount.0);
+            }
+        }
+    }
+
+    /// Ends a hold; `spent` of it counts from now on.
+    pub(crate) fn close(&mut self, keys: &[String], held: Micros, spent: Micros, now: UnixMs) {
+        for key in keys {
+            let index = self.index(key);
+            let Some(counter) = self.all.get_mut(index) else { continue };
+            counter.held = counter.held.saturating_sub(held.0);
+            if spent.0 > 0 {
+                counter.spend(spent.0, now);
+                self.dirty.insert(index);
+            }
+        }
+    }
+
+    /// Gives back what was refunded, to what counts from the beginning. Rolling windows keep it:
+    /// taking it out of a later window than the one it fell into would admit too much.
+    pub(crate) fn refund(&mut self, keys: &[String], spent: Micros) {
+        for key in keys {
+            let index = self.index(key);
+            if let Some(counter) = self.all.get_mut(index) {
+                counter.total = counter.total.saturating_sub(spent.0);
+                self.dirty.insert(index);
+            }
+        }
+    }
+
+    fn index(&mut self, key: &str) -> usize {
+        if let Some(index) = self.by_key.get(key) {
+            return *index;
+        }
+        let index = self.all.len();
+        self.all.push(Counter::new(key));
+        self.by_key.insert(key.to_owned(), index);
+        index
+    }
+
+    /// Writes what this batch changed.
+    pub(crate) fn flush(&mut self, conn: &Connection, now: UnixMs) -> Result<(), Fault> {
+        for index in std::mem::take(&mut self.dirty) {
+            let Some(counter) = self.all.get_mut(index) else { continue };
+            let id = counter.save(conn)?;
+            let fresh = std::mem::take(&mut counter.fresh);
+            if fresh > 0 && counter.longest_ms > 0 {
+                conn.prepare_cached(
+                    "INSERT INTO spends VALUES (?1, ?2, ?3)
+                     ON CONFLICT DO UPDATE SET micros = micros + ?3",
+                )?
+                .execute((id, int(now.0), int(fresh)))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Deletes the rows of entries that left every window.
+    pub(crate) fn prune(&mut self, conn: &Connection, now: UnixMs) -> Result<(), Fault> {
+        for counter in &mut self.all {
+            counter.advance(now.0);
+            let Some(id) = counter.id.filter(|_| counter.longest_ms > 0) else { continue };
+            let before = now.0.saturating_sub(counter.longest_ms);
+            conn.prepare_cached("DELETE FROM spends WHERE counter = ? AND at <= ?")?
+                .execute((id, int(before)))?;
+        }
+        Ok(())
+    }
+
+    /// Reads all counters.
+    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
+        let mut counters = Self::default();
+        let mut by_id = HashMap::new();
+        let mut statement = conn.prepare("SELECT id, key, total, longest_ms FROM counters")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let id: i64 = row.get(0)?;
+            let key: String = row.get(1)?;
+            let index = counters.index(&key);
+            let Some(counter) = counters.all.get_mut(index) else { continue };
+            counter.id = Some(id);
+            counter.total = uint(row, 2)?;
+            counter.watch(Window::Rolling(uint(row, 3)?));
+            by_id.insert(id, index);
+        }
+        let mut statement =
+            conn.prepare("SELECT counter, at, micros FROM spends ORDER BY counter, at")?;
+        let mut rows = statement.query([])?;
+        while let Some(row) = rows.next()? {
+            let index = by_id.get(&row.get(0)?).copied().ok_or(Fault::Corrupt("spend"))?;
+            let (at, micros) = (uint(row, 1)?, uint(row, 2)?);
+            if let Some(counter) = counters.all.get_mut(index) {
+                counter.push(Entry { at, micros });
+            }
+        }
+        Ok(counters)
+    }
+
+    /// Held, spent ever, and the entries of one key.
+    pub(crate) fn inspect(&self, key: &str) -> Option<(u64, u64, u64)> {
+        let counter = self.by_key.get(key).and_then(|index| self.all.get(*index))?;
+        let entries = counter.entries.iter().fold(0u64, |sum, e| sum.saturating_add(e.micros));
+        Some((counter.held, counter.total, entries))
+    }
+
+    /// The latest moment of any entry.
+    pub(crate) fn latest(&self) -> UnixMs {
+        let last = |counter: &Counter| counter.entries.back().map(|entry| entry.at);
+        UnixMs(self.all.iter().filter_map(last).max().unwrap_or(0))
+    }
+}
+
+impl Counter {
+    fn new(key: &str) -> Self {
+        Self {
+            id: None,
+            key: key.to_owned(),
+            held: 0,
+            total: 0,
+            longest_ms: 0,
+            entries: VecDeque::new(),
+            dropped: 0,
+            cursors: Vec::new(),
+            fresh: 0,
+        }
+    }
+
+    /// Held, and spent within the window that ends now.
+    fn used(&self, window: Window, now: UnixMs) -> u64 {
+        let spent = match window {
+            Window::Lifetime => self.total,
+            Window::Rolling(length_ms) => self.spent_within(length_ms, now.0),
+        };
+        self.held.saturating_add(spent)
+    }
+
+    fn spent_within(&self, length_ms: u64, now: u64) -> u64 {
+        let cursor = self.cursors.iter().find(|cursor| cursor.length_ms == length_ms);
+        let (first, sum) = match cursor {
+            Some(cursor) => (cursor.first, cursor.sum),
+            None => (self.dropped, self.sum_from(self.dropped)),
+        };
+        let skip = usize::try_from(first.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
+        let passed = self.entries.iter().skip(skip).take_while(|e| has_left(e.at, length_ms, now));
+        passed.fold(sum, |sum, entry| sum.saturating_sub(entry.micros))
+    }
+
+    fn sum_from(&self, first: u64) -> u64 {
+        let skip = usize::try_from(first.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
+        self.entries.iter().skip(skip).fold(0, |sum, entry| sum.saturating_add(entry.micros))
+    }
+
+    /// Keeps a sum for this window from now on; whether it is the longest so far.
+    fn watch(&mut self, window: Window) -> bool {
+        let Window::Rolling(length_ms) = window else { return false };
+        if length_ms == 0 || self.cursors.iter().any(|cursor| cursor.length_ms == length_ms) {
+            return false;
+        }
+        let sum = self.sum_from(self.dropped);
+        self.cursors.push(Cursor { length_ms, first: self.dropped, sum });
+        let longer = length_ms > self.longest_ms;
+        self.longest_ms = self.longest_ms.max(length_ms);
+        longer
+    }
+
+    fn spend(&mut self, micros: u64, now: UnixMs) {
+        self.total = self.total.saturating_add(micros);
+        self.fresh = self.fresh.saturating_add(micros);
+        self.advance(now.0);
+        if !self.cursors.is_empty() {
+            self.push(Entry { at: now.0, micros });
+        }
+    }
+
+    fn push(&mut self, entry: Entry) {
+        match self.entries.back_mut() {
+            Some(last) if last.at >= entry.at => {
+                last.micros = last.micros.saturating_add(entry.micros);
+            }
+            _ => self.entries.push_back(entry),
+        }
+        for cursor in &mut self.cursors {
+            cursor.sum = cursor.sum.saturating_add(entry.micros);
+        }
+        if self.entries.len() > ENTRIES_MAX {
+            self.join_neighbours();
+        }
+    }
+
+    /// Moves each window's edge to `now` and drops what left the longest.
+    fn advance(&mut self, now: u64) {
+        for cursor in &mut self.cursors {
+            loop {
+                let offset = usize::try_from(cursor.first.saturating_sub(self.dropped));
+                let entry = offset.ok().and_then(|offset| self.entries.get(offset));
+                let Some(entry) = entry.filter(|e| has_left(e.at, cursor.length_ms, now)) else {
+                    break;
+                };
+                cursor.sum = cursor.sum.saturating_sub(entry.micros);
+                cursor.first = cursor.first.saturating_add(1);
+            }
+        }
+        let Some(keep) = self.cursors.iter().map(|cursor| cursor.first).min() else { return };
+        while self.dropped < keep && self.entries.pop_front().is_some() {
+            self.dropped = self.dropped.saturating_add(1);
+        }
+    }
+
+    /// Halves the entries: each pair counts from the later's moment, so longer, never shorter.
+    fn join_neighbours(&mut self) {
+        let mut joined = VecDeque::with_capacity(self.entries.len());
+        let mut waiting: Option<Entry> = None;
+        for entry in self.entries.drain(..) {
+            match waiting.take() {
+                None => waiting = Some(entry),
+                Some(earlier) => joined.push_back(Entry {
+                    at: entry.at,
+                    micros: earlier.micros.saturating_add(entry.micros),
+                }),
+            }
+        }
+        joined.extend(waiting);
+        self.entries = joined;
+        self.dropped = 0;
+        let total = self.sum_from(0);
+        for cursor in &mut self.cursors {
+            *cursor = Cursor { first: 0, sum: total, ..*cursor };
+        }
+    }
+
+    fn save(&mut self, conn: &Connection) -> Result<i64, Fault> {
+        let (total, longest) = (int(self.total), int(self.longest_ms));
+        if let Some(id) = self.id {
+            conn.prepare_cached("UPDATE counters SET total = ?, longest_ms = ? WHERE id = ?")?
+                .execute((total, longest, id))?;
+            return Ok(id);
+        }
+        conn.prepare_cached("INSERT INTO counters (key, total, longest_ms) VALUES (?, ?, ?)")?
+            .execute((&self.key, total, longest))?;
+        let id = conn.last_insert_rowid();
+        self.id = Some(id);
+        Ok(id)
+    }
+}
+
+/// Whether a spend at `at` is outside the window of `length_ms` that ends at `now`.
+fn has_left(at: u64, length_ms: u64, now: u64) -> bool {
+    at.saturating_add(length_ms) <= now
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::arithmetic_side_effects, reason = "a test")]
+    use super::*;
+    use proptest::prelude::*;
+
+    fn charge(length_ms: u64, limit: u64) -> Charge {
+        Charge { key: "k".into(), limit: Micros(limit), window: Window::Rolling(length_ms) }
+    }
+
+    proptest! {
+        /// Whatever is admitted, no window of any position holds more than the limit.
+        #[test]
+        fn no_window_ever_exceeds(
+            steps in prop::collection::vec((0u64..40, 1u64..30, 0u64..30), 1..200),
+            limit in 20u64..100,
+        ) {
+            let (short, long) = (charge(50, limit), charge(170, limit * 2));
+            let charges = [short, long];
+            let mut counters = Counters::default();
+            let (mut now, mut spends) = (0u64, Vec::<(u64, u64)>::new());
+            for (pause, amount, part) in steps {
+                now += pause;
+                if counters.first_exceeded(&charges, Micros(amount), UnixMs(now)).is_some() {
+                    continue;
+                }
+                let keys = counters.hold(&charges, Micros(amount));
+                let spent = part.min(amount);
+                counters.close(&keys, Micros(amount), Micros(spent), UnixMs(now));
+                spends.push((now, spent));
+                for (length, limit) in [(50, limit), (170, limit * 2)] {
+                    for (end, _) in &spends {
+                        let within = |at: u64| at <= *end && at + length > *end;
+                        let sum: u64 =
+                            spends.iter().filter(|(at, _)| within(*at)).map(|(_, m)| m).sum();
+                        prop_assert!(sum <= limit);
+                    }
+                }
+            }
+        }
+
+        /// The sum kept is the sum that a scan finds.
+        #[test]
+        fn sums_are_exact(steps in prop::collection::vec((0u64..40, 1u64..30), 1..200)) {
+            let charges = [charge(50, u64::MAX), charge(170, u64::MAX)];
+            let mut counters = Counters::default();
+            let (mut now, mut spends) = (0u64, Vec::<(u64, u64)>::new());
+            for (pause, amount) in steps {
+                now += pause;
+                let keys = counters.hold(&charges, Micros(amount));
+                counters.close(&keys, Micros(amount), Micros(amount), UnixMs(now));
+                spends.push((now, amount));
+                for (charge, length) in charges.iter().zip([50, 170]) {
+                    for ahead in [0, 7, 60, 200] {
+                        let at = now + ahead;
+                        let sum: u64 =
+                            spends.iter().filter(|(t, _)| t + length > at).map(|(_, m)| m).sum();
+                        prop_assert_eq!(counters.room(charge, UnixMs(at)).0, u64::MAX - sum);
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_live_hold_counts_beyond_the_window() {
+        let charges = [charge(50, 10)];
+        let mut counters = Counters::default();
+        let keys = counters.hold(&charges, Micros(10));
+        assert!(counters.first_exceeded(&charges, Micros(1), UnixMs(1_000)).is_some());
+        counters.close(&keys, Micros(10), Micros(10), UnixMs(2_000));
+        assert_eq!(counters.room(&charges[0], UnixMs(2_049)), Micros(0));
+        assert_eq!(counters.room(&charges[0], UnixMs(2_050)), Micros(10));
+    }
+
+    #[test]
+    fn joined_entries_count_longer_never_shorter() {
+        let charges = [charge(1 << 40, u64::MAX)];
+        let mut counters = Counters::default();
+        let count = u64::try_from(ENTRIES_MAX).unwrap() + 10;
+        for now in 0..count {
+            let keys = counters.hold(&charges, Micros(1));
+            counters.close(&keys, Micros(1), Micros(1), UnixMs(now * 2));
+        }
+        assert_eq!(counters.room(&charges[0], UnixMs(0)).0, u64::MAX - count);
+        assert!(counters.all[0].entries.len() <= ENTRIES_MAX);
+    }
+}

@@ -1,0 +1,520 @@
+//! Calls: one row each, from the reservation (or the refusal) to the end.
+//!
+//! INVARIANT: a call that has not ended is in memory with its hold, its place in the log and all
+//! that is needed to end it; its row says the same.
+
+use crate::{
+    accounts::{AccountName, Step, Transfer, transfer_id},
+    fault::Fault,
+    log::Chain,
+    schema::{self, int, uint},
+    state::State,
+    writer::Batch,
+};
+use countersign_core::{
+    audit::{
+        merkle::leaf_hash,
+        record::{AmountEntry, CallEntry, Kind, RecordDraft, ToolEntry},
+    },
+    digest::Digest,
+    ids::{CallId, DecisionId, GrantId, QuoteId, TransferId},
+    ledger::CallState,
+    money::{Amount, Micros},
+    quote::Rail,
+    terms::DoubtRule,
+    time::UnixMs,
+};
+use rusqlite::Connection;
+use serde::{Deserialize, Serialize};
+use std::sync::Arc;
+
+/// What a rail said about a settlement.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SettlementReceipt {
+    /// The rail's reference: a transaction hash, a payment hash.
+    pub transaction: String,
+    /// Who paid, by the rail's address.
+    pub payer: Option<String>,
+    /// The rail's answer as it came.
+    pub raw: String,
+}
+
+/// An outcome kept for a repeated request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct StoredOutcome {
+    /// The call that ran.
+    pub call: CallId,
+    /// The result's bytes; `None` when it was larger than what is kept.
+    pub result: Option<Vec<u8>>,
+    /// The tool reported an error.
+    pub is_error: bool,
+    /// SHA-256 of the result.
+    pub digest: Digest,
+    /// What the call cost.
+    pub paid: Option<Amount>,
+    /// The settlement on its rail, where there was one.
+    pub settlement: Option<SettlementReceipt>,
+}
+
+/// A call as a reader sees it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CallView {
+    /// The call.
+    pub call: CallId,
+    /// Where it stands.
+    pub state: CallState,
+    /// When it came.
+    pub opened_at: UnixMs,
+    /// When it changed last.
+    pub changed_at: UnixMs,
+    /// The call digest; attempts, an approval and the retry share it.
+    pub call_digest: Digest,
+    /// Tenant.
+    pub tenant: Arc<str>,
+    /// Pseudonym of the delegator.
+    pub delegator: Option<Digest>,
+    /// Agent.
+    pub agent: Arc<str>,
+    /// Server.
+    pub server: Arc<str>,
+    /// Tool.
+    pub tool: Arc<str>,
+    /// Grant.
+    pub grant: Option<GrantId>,
+    /// Rail.
+    pub rail: Option<Rail>,
+    /// What was or is to be paid.
+    pub price: Option<Amount>,
+    /// Held or spent, in reference micros.
+    pub micros: Micros,
+    /// The settlement on its rail.
+    pub settlement: Option<SettlementReceipt>,
+    /// Code of the refusal or of the failure.
+    pub code: Option<String>,
+    /// Indices of its records in the log.
+    pub records: Vec<u64>,
+}
+
+/// How a call's money moves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Course {
+    /// Nothing is to be paid.
+    Free,
+    /// Paid before: a credential's use.
+    Prepaid,
+    /// Taken before the run.
+    Upfront,
+    /// Taken after the run.
+    Authorization,
+}
+
+/// What is known of a call from its reservation on, and does not change.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct CallFacts {
+    pub(crate) call_digest: Digest,
+    pub(crate) attempt: u32,
+    pub(crate) tenant: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) delegator: Option<Digest>,
+    pub(crate) agent: Arc<str>,
+    pub(crate) server: Arc<str>,
+    pub(crate) tool: Arc<str>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) definition: Option<Digest>,
+    pub(crate) arguments: Digest,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) trace: Option<Arc<str>>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) money: Option<Reservation>,
+}
+
+/// What a reservation adds to an attempt.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Reservation {
+    pub(crate) quote: QuoteId,
+    pub(crate) quote_expires: UnixMs,
+    pub(crate) decision: DecisionId,
+    pub(crate) policy: Digest,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) grant: Option<GrantId>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) nonce: Option<(Digest, u32)>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) price: Option<Price>,
+    /// Held: the most that the quote can cost.
+    pub(crate) held: Micros,
+    /// Keys of the counters that hold it.
+    pub(crate) counters: Vec<String>,
+    pub(crate) course: Course,
+    pub(crate) idempotent: bool,
+    pub(crate) refund_in_doubt: bool,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) payload: Option<Arc<str>>,
+}
+
+/// The offer that was accepted.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Price {
+    pub(crate) rail: Rail,
+    pub(crate) amount: Amount,
+    pub(crate) micros: Micros,
+    pub(crate) payee: String,
+}
+
+impl Reservation {
+    pub(crate) const fn doubt(&self) -> DoubtRule {
+        if self.refund_in_doubt { DoubtRule::Refund } else { DoubtRule::Capture }
+    }
+
+    /// The price as a record carries it.
+    pub(crate) fn amount_entry(&self) -> Option<AmountEntry> {
+        let price = self.price.as_ref()?;
+        Some(AmountEntry::new(price.amount.clone(), price.micros))
+    }
+}
+
+impl CallFacts {
+    /// The facts of an attempt, from its entry.
+    pub(crate) fn of(entry: &CallEntry, money: Option<Reservation>) -> Self {
+        let empty = || Arc::from("");
+        let tool = entry.tool.as_ref();
+        Self {
+            call_digest: entry.call_digest,
+            attempt: entry.attempt,
+            tenant: Arc::clone(&entry.tenant),
+            delegator: entry.delegator,
+            agent: entry.agent.clone().unwrap_or_else(empty),
+            server: tool.map_or_else(empty, |tool| Arc::clone(&tool.server)),
+            tool: tool.map_or_else(empty, |tool| Arc::clone(&tool.name)),
+            definition: tool.and_then(|tool| tool.definition),
+            arguments: entry.arguments.unwrap_or_else(|| Digest::of(b"")),
+            trace: entry.trace.clone(),
+            money,
+        }
+    }
+
+    /// The entry of the call's records.
+    pub(crate) fn entry(&self, call: CallId) -> Arc<CallEntry> {
+        Arc::new(CallEntry {
+            call,
+            call_digest: self.call_digest,
+            attempt: self.attempt,
+            tenant: Arc::clone(&self.tenant),
+            delegator: self.delegator,
+            agent: Some(Arc::clone(&self.agent)),
+            tool: Some(ToolEntry {
+                definition: self.definition,
+                name: Arc::clone(&self.tool),
+                server: Arc::clone(&self.server),
+            }),
+            arguments: Some(self.arguments),
+            trace: self.trace.clone(),
+        })
+    }
+}
+
+/// A call that has not ended.
+#[derive(Clone, Debug)]
+pub(crate) struct Live {
+    /// Its row.
+    pub(crate) n: i64,
+    pub(crate) state: CallState,
+    /// Somebody holds its token.
+    pub(crate) owned: bool,
+    /// What the rail said, once it took the money.
+    pub(crate) receipt: Option<Arc<SettlementReceipt>>,
+    pub(crate) facts: Arc<CallFacts>,
+    pub(crate) money: Arc<Reservation>,
+    pub(crate) entry: Arc<CallEntry>,
+    pub(crate) chain: Chain,
+    /// Starts recorded: a repeated one is bounded.
+    pub(crate) starts: u32,
+}
+
+/// What a step of a call writes.
+pub(crate) struct Change<'a> {
+    pub(crate) state: CallState,
+    pub(crate) settlement: Option<&'a str>,
+    pub(crate) result_salt: Option<&'a [u8; 32]>,
+    pub(crate) spent: Option<(Micros, Option<u128>)>,
+    pub(crate) code: Option<&'a str>,
+}
+
+impl Change<'_> {
+    /// Only the state.
+    pub(crate) const fn to(state: CallState) -> Self {
+        Self { state, settlement: None, result_salt: None, spent: None, code: None }
+    }
+}
+
+impl Live {
+    pub(crate) fn call(&self) -> CallId {
+        self.entry.call
+    }
+
+    /// Whether the payer's money has moved.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.receipt.is_some() || self.money.course == Course::Prepaid
+    }
+
+    /// Appends a record of this call.
+    pub(crate) fn record(
+        &mut self,
+        batch: &mut Batch<'_>,
+        mut draft: RecordDraft,
+    ) -> Result<(), Fault> {
+        draft.time = batch.now;
+        if draft.kind == Kind::InvocationStart {
+            self.starts = self.starts.saturating_add(1);
+        }
+        batch.log.extend(batch.conn, &mut self.chain, &mut draft)
+    }
+
+    /// Books a transfer of this call's money; none when it is free.
+    pub(crate) fn transfer(
+        &self,
+        batch: &Batch<'_>,
+        stage: &'static str,
+        (debit, credit): (AccountName, AccountName),
+        minor: Option<u128>,
+        step: Step,
+    ) -> Result<Vec<TransferId>, Fault> {
+        let Some(price) = &self.money.price else { return Ok(Vec::new()) };
+        let minor = minor.unwrap_or(price.amount.minor);
+        if minor == 0 {
+            return Ok(Vec::new());
+        }
+        let call = self.call();
+        let transfer = Transfer {
+            subject: call.as_bytes(),
+            stage,
+            tenant: &self.facts.tenant,
+            debit,
+            credit,
+            amount: &Amount { asset: price.amount.asset.clone(), minor },
+            step,
+        };
+        let id = batch.state().accounts.book(batch.conn, &transfer, batch.now)?;
+        Ok(vec![id])
+    }
+
+    /// The transfer that is pending since the reservation.
+    pub(crate) fn pending(&self) -> TransferId {
+        transfer_id(self.call().as_bytes(), "reserve")
+    }
+
+    /// Writes the row as it stands now.
+    pub(crate) fn save(&mut self, batch: &Batch<'_>, change: &Change<'_>) -> Result<(), Fault> {
+        self.state = change.state;
+        let spent = change.spent.map(|(micros, _)| int(micros.0));
+        let paid = change.spent.and_then(|(_, minor)| minor).map(schema::minor_blob);
+        batch
+            .conn
+            .prepare_cached(
+                "UPDATE calls SET state = ?2, changed_at = ?3, records = ?4,
+                   settlement = coalesce(?5, settlement),
+                   result_salt = coalesce(?6, result_salt), spent = coalesce(?7, spent),
+                   paid = coalesce(?8, paid), code = coalesce(?9, code)
+                 WHERE n = ?1",
+            )?
+            .execute((
+                self.n,
+                state_number(self.state),
+                int(batch.now.0),
+                pack(&self.chain),
+                change.settlement,
+                change.result_salt,
+                spent,
+                paid,
+                change.code,
+            ))?;
+        Ok(())
+    }
+
+    /// Ends the hold on every counter; `spent` of it counts from now on.
+    pub(crate) fn close_hold(&self, batch: &Batch<'_>, spent: Micros) {
+        let money = &self.money;
+        let mut state = batch.state();
+        state.counters.close(&money.counters, money.held, spent, batch.ledger_now);
+        if let Some(grant) = money.grant {
+            state.grants.settle(grant, money.held, spent);
+        }
+    }
+
+    /// Gives back everything: the hold, the grant's call, the nonce's use.
+    pub(crate) fn give_back(&self, batch: &Batch<'_>) -> Result<(), Fault> {
+        self.close_hold(batch, Micros(0));
+        if let Some(grant) = self.money.grant {
+            batch.state().grants.forget_call(grant);
+        }
+        if let Some((key, _)) = self.money.nonce {
+            let key = key.as_bytes();
+            batch
+                .conn
+                .prepare_cached("UPDATE nonces SET uses = uses - 1 WHERE key = ? AND uses > 0")?
+                .execute([key])?;
+            batch
+                .conn
+                .prepare_cached("DELETE FROM nonces WHERE key = ? AND uses = 0 AND max_uses = 1")?
+                .execute([key])?;
+        }
+        Ok(())
+    }
+}
+
+/// What a call's row is made with.
+pub(crate) struct NewRow<'a> {
+    pub(crate) call: CallId,
+    pub(crate) state: CallState,
+    pub(crate) facts_json: &'a str,
+    pub(crate) salt: &'a [u8; 32],
+    pub(crate) code: Option<&'a str>,
+}
+
+/// Makes the row; `None` when the call has one already.
+pub(crate) fn insert(batch: &Batch<'_>, row: &NewRow<'_>) -> Result<Option<i64>, Fault> {
+    let now = int(batch.now.0);
+    let added = batch
+        .conn
+        .prepare_cached(
+            "INSERT OR IGNORE INTO calls
+               (id, state, opened_at, changed_at, facts, records, salt, code)
+             VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
+        )?
+        .execute((
+            row.call.as_bytes(),
+            state_number(row.state),
+            now,
+            now,
+            row.facts_json,
+            [0u8; 0],
+            row.salt,
+            row.code,
+        ))?;
+    Ok((added == 1).then(|| batch.conn.last_insert_rowid()))
+}
+
+/// Whether a call has a row.
+pub(crate) fn exists(batch: &Batch<'_>, call: CallId) -> Result<bool, Fault> {
+    let found: Option<i64> =
+        schema::one(batch.conn, "SELECT 1 FROM calls WHERE id = ?", [call.as_bytes()])?;
+    Ok(found.is_some())
+}
+
+/// Sets the records of a row that is written in one step.
+pub(crate) fn set_records(batch: &Batch<'_>, n: i64, chain: &Chain) -> Result<(), Fault> {
+    batch
+        .conn
+        .prepare_cached("UPDATE calls SET records = ? WHERE n = ?")?
+        .execute((pack(chain), n))?;
+    Ok(())
+}
+
+/// Reads every call that has not ended, and takes its hold up again.
+pub(crate) fn load(conn: &Connection, state: &mut State) -> Result<(), Fault> {
+    let mut statement = conn.prepare(
+        "SELECT n, id, state, facts, records, settlement FROM calls
+         WHERE state IN (1, 2, 3, 4, 5, 8, 9)",
+    )?;
+    let mut rows = statement.query([])?;
+    while let Some(row) = rows.next()? {
+        let call = CallId::from_bytes(row.get(1)?);
+        let facts: CallFacts = schema::json(row.get_ref(3)?.as_str().unwrap_or(""), "call facts")?;
+        let money = facts.money.clone().ok_or(Fault::Corrupt("call without a reservation"))?;
+        let call_state = state_of(row.get(2)?).ok_or(Fault::Corrupt("call state"))?;
+        let settlement: Option<String> = row.get(5)?;
+        let live = Live {
+            n: row.get(0)?,
+            state: call_state,
+            owned: false,
+            receipt: settlement.map(|text| schema::json(&text, "settlement")).transpose()?,
+            entry: facts.entry(call),
+            facts: Arc::new(facts),
+            chain: read_chain(conn, row.get_ref(4)?.as_blob().unwrap_or(&[]))?,
+            starts: 1,
+            money: Arc::new(money),
+        };
+        if call_state != CallState::RefundDue {
+            state.counters.restore_hold(&live.money.counters, live.money.held);
+        }
+        state.calls.insert(call, live);
+    }
+    Ok(())
+}
+
+fn read_chain(conn: &Connection, packed: &[u8]) -> Result<Chain, Fault> {
+    let mut statement = conn.prepare_cached("SELECT leaf FROM records WHERE seq = ?")?;
+    let read = |seq: u64| -> Result<(u64, Digest), Fault> {
+        let leaf: Vec<u8> = statement.query_row([int(seq)], |row| row.get(0))?;
+        Ok((seq, leaf_hash(&leaf)))
+    };
+    unpack(packed).into_iter().map(read).collect()
+}
+
+/// The indices of a chain as eight bytes each.
+pub(crate) fn pack(chain: &Chain) -> Vec<u8> {
+    chain.iter().flat_map(|(seq, _)| seq.to_be_bytes()).collect()
+}
+
+/// The indices of a packed chain.
+pub(crate) fn unpack(packed: &[u8]) -> Vec<u64> {
+    let (indices, _) = packed.as_chunks::<8>();
+    indices.iter().map(|bytes| u64::from_be_bytes(*bytes)).collect()
+}
+
+/// The number of a state in its row. The partial index of live calls lists them.
+pub(crate) const fn state_number(state: CallState) -> i64 {
+    match state {
+        CallState::Refused => 0,
+        CallState::Reserved => 1,
+        CallState::Settling => 2,
+        CallState::Settled => 3,
+        CallState::Starting => 4,
+        CallState::Finished => 5,
+        CallState::Captured => 6,
+        CallState::Released => 7,
+        CallState::InDoubt => 8,
+        CallState::RefundDue => 9,
+        CallState::Refunded => 10,
+    }
+}
+
+/// The state of a number.
+pub(crate) fn state_of(number: i64) -> Option<CallState> {
+    CallState::ALL.into_iter().find(|state| state_number(*state) == number)
+}
+
+/// The view of a row of `SELECT id, state, opened_at, changed_at, facts, records, settlement,
+/// spent, code`.
+pub(crate) fn view(row: &rusqlite::Row<'_>) -> Result<CallView, Fault> {
+    let facts: CallFacts = schema::json(row.get_ref(4)?.as_str().unwrap_or(""), "call facts")?;
+    let settlement: Option<String> = row.get(6)?;
+    let settlement = settlement.map(|text| schema::json(&text, "settlement")).transpose()?;
+    let spent: Option<i64> = row.get(7)?;
+    let spent = spent.and_then(|spent| u64::try_from(spent).ok()).map(Micros);
+    let money = facts.money.as_ref();
+    Ok(CallView {
+        call: CallId::from_bytes(row.get(0)?),
+        state: state_of(row.get(1)?).ok_or(Fault::Corrupt("call state"))?,
+        opened_at: UnixMs(uint(row, 2)?),
+        changed_at: UnixMs(uint(row, 3)?),
+        call_digest: facts.call_digest,
+        grant: money.and_then(|money| money.grant),
+        rail: money.and_then(|money| money.price.as_ref()).map(|price| price.rail),
+        price: money.and_then(|money| money.price.as_ref()).map(|price| price.amount.clone()),
+        micros: spent.or_else(|| money.map(|money| money.held)).unwrap_or_default(),
+        tenant: facts.tenant,
+        delegator: facts.delegator,
+        agent: facts.agent,
+        server: facts.server,
+        tool: facts.tool,
+        settlement,
+        code: row.get(8)?,
+        records: unpack(row.get_ref(5)?.as_blob().unwrap_or(&[])),
+    })
+}
+
+/// The columns that [`view`] reads.
+pub(crate) const VIEW_COLUMNS: &str =
+    "id, state, opened_at, changed_at, facts, records, settlement, spent, code";

@@ -1,0 +1,303 @@
+//! L402 credentials: what we minted, under which key, for how many calls.
+//!
+//! INVARIANT: a credential is durable before its invoice is shown. Its uses are counted under
+//! SHA-256 of its identifier in `nonces`; what is unused when it ends is booked as refund due.
+
+use crate::{
+    accounts::{AccountName, Step, Transfer},
+    fault::Fault,
+    grants::admin,
+    schema::{int, json, one, to_json},
+    store::Store,
+    writer::Batch,
+};
+use countersign_core::{
+    digest::Digest,
+    money::Amount,
+    proof::l402::Minted,
+    refusal::{Code, Refusal},
+    time::UnixMs,
+};
+use rusqlite::{Connection, OptionalExtension as _};
+use serde::{Deserialize, Serialize};
+use std::{collections::HashMap, fmt, sync::Arc};
+
+/// A credential to be stored with its challenge.
+#[derive(Clone)]
+pub struct NewCredential {
+    /// SHA-256 of the identifier.
+    pub key: Digest,
+    /// The macaroon's root key.
+    pub root_key: [u8; 32],
+    /// The invoice's payment hash.
+    pub payment_hash: Digest,
+    /// The invoice.
+    pub bolt11: String,
+    /// What was agreed at minting. Its price is that of all uses together.
+    pub minted: Minted,
+}
+
+impl fmt::Debug for NewCredential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NewCredential").field("key", &self.key).finish_non_exhaustive()
+    }
+}
+
+/// A stored credential.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Credential {
+    /// SHA-256 of the identifier.
+    pub key: Digest,
+    /// The macaroon's root key.
+    pub root_key: [u8; 32],
+    /// The invoice's payment hash.
+    pub payment_hash: Digest,
+    /// The invoice.
+    pub bolt11: String,
+    /// What was agreed at minting. Its price is that of all uses together.
+    pub minted: Minted,
+    /// Whether somebody ended it.
+    pub revoked: bool,
+    /// Tenant of its first use, once it was used.
+    pub used_by: Option<Arc<str>>,
+    /// Whether what was unused has been booked as refund due.
+    pub closed: bool,
+}
+
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Credential")
+            .field("key", &self.key)
+            .field("uses", &self.minted.uses)
+            .field("expires_at", &self.minted.expires_at)
+            .field("revoked", &self.revoked)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Credential {
+    /// What one use takes of the price; what does not divide goes to the fees.
+    pub(crate) fn share_minor(&self) -> u128 {
+        self.minted.price.minor / u128::from(self.minted.uses.max(1))
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    payment_hash: Digest,
+    bolt11: String,
+    minted: Minted,
+}
+
+/// Credentials in memory: those that have not ended, up to a limit.
+#[derive(Debug, Default)]
+pub(crate) struct Credentials {
+    by_key: HashMap<Digest, Arc<Credential>>,
+}
+
+impl Credentials {
+    pub(crate) fn get(&self, key: Digest) -> Option<Arc<Credential>> {
+        self.by_key.get(&key).cloned()
+    }
+
+    fn put(&mut self, credential: Arc<Credential>, limit: usize) {
+        if self.by_key.len() < limit || self.by_key.contains_key(&credential.key) {
+            self.by_key.insert(credential.key, credential);
+        }
+    }
+
+    /// Forgets what ended; rows stay.
+    pub(crate) fn prune(&mut self, now: UnixMs) {
+        self.by_key.retain(|_, credential| now < credential.minted.expires_at);
+    }
+
+    /// Reads those that have not ended.
+    pub(crate) fn load(conn: &Connection, now: UnixMs, limit: usize) -> Result<Self, Fault> {
+        let mut credentials = Self::default();
+        let mut statement =
+            conn.prepare(&format!("{SELECT} WHERE expires_at > ? ORDER BY expires_at LIMIT ?"))?;
+        let mut rows = statement.query((int(now.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        while let Some(row) = rows.next()? {
+            credentials.put(Arc::new(read(row)?), limit);
+        }
+        Ok(credentials)
+    }
+}
+
+const SELECT: &str = "SELECT key, root_key, body, revoked, tenant, closed FROM credentials";
+
+fn read(row: &rusqlite::Row<'_>) -> Result<Credential, Fault> {
+    let body: Body = json(row.get_ref(2)?.as_str().unwrap_or(""), "credential")?;
+    let tenant: Option<String> = row.get(4)?;
+    Ok(Credential {
+        key: Digest::from_bytes(row.get(0)?),
+        root_key: row.get(1)?,
+        payment_hash: body.payment_hash,
+        bolt11: body.bolt11,
+        minted: body.minted,
+        revoked: row.get::<_, i64>(3)? != 0,
+        used_by: tenant.map(Arc::from),
+        closed: row.get::<_, i64>(5)? != 0,
+    })
+}
+
+/// A credential's row.
+pub(crate) fn select(conn: &Connection, key: Digest) -> Result<Option<Credential>, Fault> {
+    let mut statement = conn.prepare_cached(&format!("{SELECT} WHERE key = ?"))?;
+    let found = statement.query_row([key.as_bytes()], |row| Ok(read(row))).optional()?;
+    found.transpose()
+}
+
+/// A credential, from memory or from its row.
+pub(crate) fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Arc<Credential>>, Fault> {
+    let found = batch.state().credentials.get(key);
+    match found {
+        Some(found) => Ok(Some(found)),
+        None => Ok(select(batch.conn, key)?.map(Arc::new)),
+    }
+}
+
+/// Makes the row of a credential; `false` when the key is in use.
+pub(crate) fn insert(batch: &Batch<'_>, new: NewCredential) -> Result<bool, Fault> {
+    let NewCredential { key, root_key, payment_hash, bolt11, minted } = new;
+    let expires_at = int(minted.expires_at.0);
+    let body = Body { payment_hash, bolt11, minted };
+    let added = batch
+        .conn
+        .prepare_cached("INSERT OR IGNORE INTO credentials VALUES (?, ?, ?, 0, NULL, 0, ?)")?
+        .execute((key.as_bytes(), to_json(&body)?, root_key, expires_at))?;
+    if added == 0 {
+        return Ok(false);
+    }
+    let Body { payment_hash, bolt11, minted } = body;
+    let (revoked, used_by, closed) = (false, None, false);
+    keep(
+        batch,
+        Credential { key, root_key, payment_hash, bolt11, minted, revoked, used_by, closed },
+    );
+    Ok(true)
+}
+
+/// Books the whole purchase at a credential's first use.
+pub(crate) fn present(
+    batch: &Batch<'_>,
+    credential: &Credential,
+    tenant: &Arc<str>,
+) -> Result<(), Fault> {
+    if credential.used_by.is_some() {
+        return Ok(());
+    }
+    let usable = credential.share_minor().saturating_mul(u128::from(credential.minted.uses));
+    let rest = credential.minted.price.minor.saturating_sub(usable);
+    let names = (AccountName::Funding, AccountName::Available);
+    book(batch, credential, "purchase", tenant, names, usable)?;
+    let names = (AccountName::Funding, AccountName::Fees);
+    book(batch, credential, "rounding", tenant, names, rest)?;
+    batch
+        .conn
+        .prepare_cached("UPDATE credentials SET tenant = ? WHERE key = ?")?
+        .execute((&**tenant, credential.key.as_bytes()))?;
+    let used_by = Some(Arc::clone(tenant));
+    keep(batch, Credential { used_by, ..credential.clone() });
+    Ok(())
+}
+
+/// Books what an ended credential leaves as refund due. Calls that still run give their use back
+/// to the refunds themselves.
+pub(crate) fn close_ended(batch: &mut Batch<'_>, limit: i64) -> Result<(), Fault> {
+    let sql =
+        format!("{SELECT} WHERE expires_at <= ? AND closed = 0 AND tenant IS NOT NULL LIMIT ?");
+    let mut ended = Vec::new();
+    let mut statement = batch.conn.prepare_cached(&sql)?;
+    let mut rows = statement.query((int(batch.now.0), limit))?;
+    while let Some(row) = rows.next()? {
+        ended.push(read(row)?);
+    }
+    for credential in ended {
+        let key = credential.key.as_bytes();
+        let used = one::<i64>(batch.conn, "SELECT uses FROM nonces WHERE key = ?", [key])?;
+        let used = used.and_then(|used| u32::try_from(used).ok()).unwrap_or(0);
+        let unused = u128::from(credential.minted.uses.saturating_sub(used));
+        batch
+            .conn
+            .prepare_cached("UPDATE credentials SET closed = 1 WHERE key = ?")?
+            .execute([key])?;
+        let Some(tenant) = credential.used_by.clone() else { continue };
+        let minor = credential.share_minor().saturating_mul(unused);
+        if minor > 0 {
+            let names = (AccountName::Available, AccountName::RefundsDue);
+            book(batch, &credential, "expire", &tenant, names, minor)?;
+            let details = [("credential", credential.key.to_hex()), ("minor", minor.to_string())];
+            admin(batch, &tenant, "credential.expire", "countersign", &details)?;
+        }
+    }
+    let now = batch.now;
+    batch.state().credentials.prune(now);
+    Ok(())
+}
+
+fn book(
+    batch: &Batch<'_>,
+    credential: &Credential,
+    stage: &'static str,
+    tenant: &Arc<str>,
+    (debit, credit): (AccountName, AccountName),
+    minor: u128,
+) -> Result<(), Fault> {
+    if minor == 0 {
+        return Ok(());
+    }
+    let transfer = Transfer {
+        subject: credential.key.as_bytes(),
+        stage,
+        tenant,
+        debit,
+        credit,
+        amount: &Amount { asset: credential.minted.price.asset.clone(), minor },
+        step: Step::Post,
+    };
+    batch.state().accounts.book(batch.conn, &transfer, batch.now)?;
+    Ok(())
+}
+
+fn keep(batch: &Batch<'_>, credential: Credential) {
+    let limit = batch.shared().limits.credentials_in_memory;
+    batch.state().credentials.put(Arc::new(credential), limit);
+}
+
+impl Store {
+    /// A credential by SHA-256 of its identifier. Reads the disk for one that is not in memory.
+    ///
+    /// # Errors
+    /// `StoreFault` when the disk cannot be read.
+    pub fn credential(&self, key: Digest) -> Result<Option<Arc<Credential>>, Refusal> {
+        let found = self.shared().state().credentials.get(key);
+        match found {
+            Some(found) => Ok(Some(found)),
+            None => self.read(|conn| Ok(select(conn, key)?.map(Arc::new))),
+        }
+    }
+
+    /// Ends a credential.
+    ///
+    /// # Errors
+    /// `CredentialInvalid` when there is none.
+    pub async fn credential_revoke(&self, key: Digest, by: &str) -> Result<(), Refusal> {
+        let by = by.to_owned();
+        self.enter(move |batch| revoke(batch, key, &by)).await?
+    }
+}
+
+fn revoke(batch: &mut Batch<'_>, key: Digest, by: &str) -> Result<Result<(), Refusal>, Fault> {
+    let Some(found) = find(batch, key)? else {
+        return Ok(Err(Code::CredentialInvalid.into()));
+    };
+    batch
+        .conn
+        .prepare_cached("UPDATE credentials SET revoked = 1 WHERE key = ?")?
+        .execute([key.as_bytes()])?;
+    let tenant = found.used_by.clone().unwrap_or_else(|| "anonymous".into());
+    admin(batch, &tenant, "credential.revoke", by, &[("credential", key.to_hex())])?;
+    keep(batch, Credential { revoked: true, ..Credential::clone(&found) });
+    Ok(Ok(()))
+}

@@ -1,0 +1,254 @@
+//! Opening: the directory, the lock, the database and its durability, what a crash left, and the
+//! two threads.
+//!
+//! INVARIANT: a store opens only when each commit will be synced, no other process has it, and
+//! its log holds at least what was published, unchanged.
+
+use crate::{
+    accounts::Accounts,
+    approvals::Approvals,
+    budgets::Counters,
+    calls,
+    credentials::Credentials,
+    fault::{Fault, OpenError},
+    grants::Grants,
+    log::{Log, Tree},
+    options::{Durability, LogOptions, Options},
+    publish::{LOG_DIR, Publisher, SYNCED},
+    quotes::Quotes,
+    recover, schema,
+    state::State,
+    store::{Inner, Shared, Store},
+    writer::{Answer, Batch, Job, Writer},
+};
+use countersign_core::{
+    audit::{checkpoint::Checkpoint, record::Record, tiles::CHECKPOINT_PATH},
+    time::UnixMs,
+    world::World,
+};
+use rusqlite::{Connection, OpenFlags};
+use std::{
+    fs::{self, File, OpenOptions, TryLockError},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, mpsc::sync_channel},
+    thread,
+    time::Duration,
+};
+use tokio::sync::mpsc;
+
+const DATABASE: &str = "countersign.db";
+const LOCK: &str = "lock";
+
+impl Store {
+    /// Opens the store in a directory, recovers what a crash left, and starts its threads.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open(options: Options, world: World) -> Result<Self, OpenError> {
+        let dir = options.dir.clone();
+        make_dir(&dir)?;
+        make_dir(&dir.join(LOG_DIR))?;
+        let lock = take_lock(&dir.join(LOCK))?;
+        drop(private_file_kept(&dir.join(DATABASE))?);
+        let conn = writer_connection(&dir.join(DATABASE), options.durability)?;
+        let log = Log::load(&conn)?;
+        let published = check_published(&dir, &options.log, &conn, log.size())?;
+        let state = load(&conn, &options, world.now())?;
+        let last = state.counters.latest().max(last_record_time(&conn, log.size())?);
+        let (wake, woken) = sync_channel(1);
+        let (stop, stopped) = sync_channel(1);
+        let (queue, jobs) = mpsc::channel(options.limits.queue_max.max(1));
+        let shared = Arc::new(Shared::new(
+            (world, options.limits, options.log.pseudonym_key),
+            (dir.clone(), lock),
+            state,
+            (log.size(), published),
+            (wake, stop),
+            queue.downgrade(),
+        ));
+        let mut writer = Writer { conn, log, last };
+        writer.recover(&shared)?;
+        let written = synced_size(&dir).min(published);
+        let publisher =
+            Publisher { options: options.log, dir, written, deferred: Vec::new(), rounds: 0 };
+        let threads = start(writer, publisher, &shared, jobs, (woken, stopped))?;
+        shared.wake_publisher();
+        Ok(Self::new(Inner { queue, shared, threads: Mutex::new(threads) }))
+    }
+}
+
+type Ends = (std::sync::mpsc::Receiver<()>, std::sync::mpsc::Receiver<()>);
+
+fn start(
+    writer: Writer,
+    publisher: Publisher,
+    shared: &Arc<Shared>,
+    jobs: mpsc::Receiver<Job>,
+    (woken, stopped): Ends,
+) -> io::Result<Vec<thread::JoinHandle<()>>> {
+    let for_writer = Arc::clone(shared);
+    let writing = thread::Builder::new().name("ledger".to_owned()).spawn(move || {
+        writer.run(&for_writer, jobs);
+        for_writer.stop_publisher();
+    })?;
+    let for_publisher = Arc::clone(shared);
+    let publishing = thread::Builder::new()
+        .name("log".to_owned())
+        .spawn(move || publisher.run(&for_publisher, &woken, &stopped))?;
+    Ok(vec![writing, publishing])
+}
+
+impl Writer {
+    /// Does what needs nobody, in one transaction, before anything else.
+    fn recover(&mut self, shared: &Shared) -> Result<(), Fault> {
+        let job: Job = Box::new(|batch: &mut Batch<'_>| {
+            recover::at_open(batch)?;
+            Ok(Answer::none())
+        });
+        self.commit(shared, vec![job])?;
+        Ok(())
+    }
+}
+
+fn load(conn: &Connection, options: &Options, now: UnixMs) -> Result<State, OpenError> {
+    let mut state = State {
+        quotes: Quotes::load(conn, now)?,
+        credentials: Credentials::load(conn, now, options.limits.credentials_in_memory)?,
+        grants: Grants::load(conn)?,
+        approvals: Approvals::load(conn, now)?,
+        counters: Counters::load(conn)?,
+        accounts: Accounts::load(conn)?,
+        ..State::default()
+    };
+    calls::load(conn, &mut state)?;
+    Ok(state)
+}
+
+/// A connection that reads only.
+pub(crate) fn reader(dir: &Path) -> Result<Connection, Fault> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(dir.join(DATABASE), flags)?;
+    conn.set_prepared_statement_cache_capacity(32);
+    conn.busy_timeout(Duration::from_secs(5))?;
+    Ok(conn)
+}
+
+fn writer_connection(path: &Path, durability: Durability) -> Result<Connection, OpenError> {
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_CREATE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.set_prepared_statement_cache_capacity(128);
+    conn.busy_timeout(Duration::from_secs(5))?;
+    let mode = match durability {
+        Durability::Full => "FULL",
+        Durability::Normal => "NORMAL",
+    };
+    conn.execute_batch(&format!(
+        "PRAGMA page_size = 4096; PRAGMA journal_mode = WAL; PRAGMA synchronous = {mode};
+         PRAGMA fullfsync = 1; PRAGMA checkpoint_fullfsync = 1; PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA cache_size = -131072; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = 0;
+         PRAGMA journal_size_limit = 67108864;"
+    ))?;
+    check_durability(&conn, durability)?;
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    match version {
+        0 => conn.execute_batch(&format!("BEGIN IMMEDIATE;{}COMMIT;", schema::CREATE))?,
+        schema::VERSION => {}
+        newer => return Err(OpenError::NewerSchema(newer)),
+    }
+    Ok(conn)
+}
+
+/// What the pragmas came to counts, not what was asked.
+fn check_durability(conn: &Connection, durability: Durability) -> Result<(), OpenError> {
+    let journal: String = conn.query_row("PRAGMA journal_mode", [], |row| row.get(0))?;
+    let synchronous: i64 = conn.query_row("PRAGMA synchronous", [], |row| row.get(0))?;
+    let is_full = journal == "wal" && synchronous >= 2;
+    match durability {
+        Durability::Normal => Ok(()),
+        Durability::Full if is_full => Ok(()),
+        Durability::Full => Err(OpenError::NotDurable),
+    }
+}
+
+/// The size under the published checkpoint, once the log is known to begin with what it attests.
+fn check_published(
+    dir: &Path,
+    options: &LogOptions,
+    conn: &Connection,
+    stored: u64,
+) -> Result<u64, OpenError> {
+    let note = match fs::read_to_string(dir.join(LOG_DIR).join(CHECKPOINT_PATH)) {
+        Ok(note) => note,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error.into()),
+    };
+    let checkpoint =
+        Checkpoint::open(&note, options.signer.verifier()).map_err(OpenError::Checkpoint)?;
+    let published = checkpoint.size;
+    if published > stored {
+        return Err(OpenError::RolledBack { published, stored });
+    }
+    if (Tree { conn }).root(published)? != checkpoint.root {
+        return Err(OpenError::Forked { published });
+    }
+    Ok(published)
+}
+
+/// The size up to which all published files are known to be on disk.
+fn synced_size(dir: &Path) -> u64 {
+    let text = fs::read_to_string(dir.join(SYNCED));
+    text.ok().and_then(|text| text.trim().parse().ok()).unwrap_or(0)
+}
+
+fn last_record_time(conn: &Connection, size: u64) -> Result<UnixMs, OpenError> {
+    let Some(last) = size.checked_sub(1) else { return Ok(UnixMs(0)) };
+    let leaf = Tree { conn }.leaf(last)?.ok_or(OpenError::Corrupt("log"))?;
+    let record = Record::decode(&leaf).map_err(|_| OpenError::Corrupt("record"))?;
+    Ok(record.draft.time)
+}
+
+/// Keeps other processes out. One that just ended may hold it for a moment more.
+fn take_lock(path: &Path) -> Result<File, OpenError> {
+    let file = private_file_kept(path)?;
+    for _ in 0..250 {
+        match file.try_lock() {
+            Ok(()) => return Ok(file),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+            Err(TryLockError::Error(error)) => return Err(error.into()),
+        }
+    }
+    Err(OpenError::Locked)
+}
+
+fn make_dir(path: &Path) -> io::Result<()> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+    }
+    #[cfg(not(unix))]
+    fs::create_dir_all(path)
+}
+
+/// A file of mode 0600, emptied.
+pub(crate) fn private_file(path: &Path) -> io::Result<File> {
+    private(OpenOptions::new().truncate(true), path)
+}
+
+/// A file of mode 0600, as it is.
+fn private_file_kept(path: &Path) -> io::Result<File> {
+    private(OpenOptions::new().truncate(false), path)
+}
+
+fn private(options: &mut OpenOptions, path: &Path) -> io::Result<File> {
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::OpenOptionsExt as _;
+        options.mode(0o600);
+    }
+    options.create(true).read(true).write(true).open(path)
+}

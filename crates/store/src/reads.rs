@@ -1,0 +1,208 @@
+//! Reads: calls, outcomes, balances, the log. They look at durable rows, each on a connection of
+//! its own, and can block on the disk.
+
+use crate::{
+    accounts::Balance,
+    calls::{self, CallView, StoredOutcome},
+    fault::Fault,
+    log::{Inclusion, LoggedRecord, Tree},
+    schema::json,
+    store::Store,
+};
+use countersign_core::{
+    digest::Digest,
+    ids::CallId,
+    ledger::CallState,
+    money::{Amount, Micros},
+    refusal::Refusal,
+};
+use rusqlite::{Connection, OptionalExtension as _};
+use std::{fmt, sync::atomic::Ordering};
+
+/// The salts of a call's commitments. Whoever has them can check a commitment against a value;
+/// destroying them erases. They are secrets.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Salts {
+    /// Of the arguments.
+    pub arguments: [u8; 32],
+    /// Of the result, where there is one.
+    pub result: Option<[u8; 32]>,
+}
+
+impl fmt::Debug for Salts {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Salts")
+    }
+}
+
+impl Store {
+    /// Every account's balance.
+    #[must_use]
+    pub fn balances(&self) -> Vec<Balance> {
+        self.shared().state().accounts.balances()
+    }
+
+    /// Held, spent from the beginning, and spent within the longest window, under a counter's
+    /// key; `None` for a key nothing was counted under.
+    #[must_use]
+    pub fn counter(&self, key: &str) -> Option<(Micros, Micros, Micros)> {
+        let (held, total, window) = self.shared().state().counters.inspect(key)?;
+        Some((Micros(held), Micros(total), Micros(window)))
+    }
+
+    /// One call.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn call(&self, call: CallId) -> Result<Option<CallView>, Refusal> {
+        self.read(|conn| {
+            let sql = format!("SELECT {} FROM calls WHERE id = ?", calls::VIEW_COLUMNS);
+            let mut statement = conn.prepare_cached(&sql)?;
+            let view = |row: &rusqlite::Row<'_>| Ok(calls::view(row));
+            statement.query_row([call.as_bytes()], view).optional()?.transpose()
+        })
+    }
+
+    /// The latest calls, the newest first; `before` continues a list.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn calls(&self, before: Option<CallId>, limit: u32) -> Result<Vec<CallView>, Refusal> {
+        self.read(|conn| {
+            let sql = format!(
+                "SELECT {} FROM calls WHERE id < ? ORDER BY id DESC LIMIT ?",
+                calls::VIEW_COLUMNS
+            );
+            let before = before.map_or([0xff; 16], |call| *call.as_bytes());
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut rows = statement.query((before, limit))?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                found.push(calls::view(row)?);
+            }
+            Ok(found)
+        })
+    }
+
+    /// The outcome of the call that a payment paid for, for a request repeated after its quote.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn outcome_for(
+        &self,
+        nonce: Digest,
+        call_digest: Digest,
+    ) -> Result<Option<StoredOutcome>, Refusal> {
+        self.read(|conn| {
+            let sql = "SELECT call FROM nonces WHERE key = ? AND call_digest = ? AND max_uses = 1";
+            let found: Option<[u8; 16]> = conn
+                .prepare_cached(sql)?
+                .query_row((nonce.as_bytes(), call_digest.as_bytes()), |row| row.get(0))
+                .optional()?;
+            let call = found.map(CallId::from_bytes);
+            call.map_or(Ok(None), |call| stored_outcome(conn, call))
+        })
+    }
+
+    /// Records in the log that are durable.
+    #[must_use]
+    pub fn log_size(&self) -> u64 {
+        self.shared().durable_size.load(Ordering::Acquire)
+    }
+
+    /// Records from an index on.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn tail(&self, from: u64, limit: u64) -> Result<Vec<LoggedRecord>, Refusal> {
+        self.read(|conn| Tree { conn }.leaves(from, limit))
+    }
+
+    /// One record.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn record(&self, seq: u64) -> Result<Option<LoggedRecord>, Refusal> {
+        let leaf = self.read(|conn| Tree { conn }.leaf(seq))?;
+        Ok(leaf.map(|leaf| LoggedRecord { seq, leaf }))
+    }
+
+    /// The records of one call, in log order.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn call_records(&self, call: CallId) -> Result<Vec<LoggedRecord>, Refusal> {
+        self.read(|conn| {
+            let sql = "SELECT records FROM calls WHERE id = ?";
+            let packed: Option<Vec<u8>> = crate::schema::one(conn, sql, [call.as_bytes()])?;
+            let mut records = Vec::new();
+            for seq in packed.map(|packed| calls::unpack(&packed)).unwrap_or_default() {
+                let leaf = Tree { conn }.leaf(seq)?.ok_or(Fault::Corrupt("record missing"))?;
+                records.push(LoggedRecord { seq, leaf });
+            }
+            Ok(records)
+        })
+    }
+
+    /// The proof that a record is in the tree of `size` leaves; `None` outside of it.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn inclusion(&self, seq: u64, size: u64) -> Result<Option<Inclusion>, Refusal> {
+        let size = size.min(self.log_size());
+        self.read(|conn| Tree { conn }.inclusion(seq, size))
+    }
+
+    /// The salts of a call's commitments.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn salts(&self, call: CallId) -> Result<Option<Salts>, Refusal> {
+        self.read(|conn| {
+            let sql = "SELECT salt, result_salt FROM calls WHERE id = ?";
+            let read =
+                |row: &rusqlite::Row<'_>| Ok(Salts { arguments: row.get(0)?, result: row.get(1)? });
+            Ok(conn.prepare_cached(sql)?.query_row([call.as_bytes()], read).optional()?)
+        })
+    }
+}
+
+/// The stored outcome of a captured call.
+pub(crate) fn stored_outcome(
+    conn: &Connection,
+    call: CallId,
+) -> Result<Option<StoredOutcome>, Fault> {
+    let mut statement = conn.prepare_cached(
+        "SELECT n, facts, settlement, paid FROM calls WHERE id = ? AND state = ?",
+    )?;
+    let captured = calls::state_number(CallState::Captured);
+    let found = statement
+        .query_row((call.as_bytes(), captured), |row| {
+            let paid: Option<[u8; 16]> = row.get(3)?;
+            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get(2)?, paid))
+        })
+        .optional()?;
+    let Some((n, facts, settlement, paid)) = found else { return Ok(None) };
+    let settlement: Option<String> = settlement;
+    let Some((result, is_error, digest)) = stored_outcome_of(conn, n)? else { return Ok(None) };
+    let facts: calls::CallFacts = json(&facts, "call facts")?;
+    let price = facts.money.and_then(|money| money.price);
+    let paid = price.zip(paid).map(|(price, minor)| Amount {
+        asset: price.amount.asset,
+        minor: u128::from_be_bytes(minor),
+    });
+    let settlement = settlement.map(|text| json(&text, "settlement")).transpose()?;
+    Ok(Some(StoredOutcome { call, result, is_error, digest, paid, settlement }))
+}
+
+/// What is kept of an outcome: bytes, whether it is an error, SHA-256.
+type Kept = (Option<Vec<u8>>, bool, Digest);
+
+/// The stored outcome of a row.
+pub(crate) fn stored_outcome_of(conn: &Connection, n: i64) -> Result<Option<Kept>, Fault> {
+    let mut statement =
+        conn.prepare_cached("SELECT result, is_error, digest FROM outcomes WHERE n = ?")?;
+    let read =
+        |row: &rusqlite::Row<'_>| Ok((row.get(0)?, row.get(1)?, Digest::from_bytes(row.get(2)?)));
+    Ok(statement.query_row([n], read).optional()?)
+}

@@ -1,0 +1,552 @@
+//! The reservation: one transaction joins a permit to the ledger.
+//!
+//! It checks, on current state, all that could have changed since the proofs were made: the
+//! nonce, the grant, approvals, budgets, ages. Then it counts, books, records and hands out the
+//! token without which nothing runs.
+//! INVARIANT: a [`Hold`] comes from here (or, through a settlement, from a `Settling` made here),
+//! after its transaction is durable.
+
+use crate::{
+    accounts::{AccountName, LARGEST_MINOR, Step},
+    approvals,
+    attempt::{Evidence, draft, entry_of},
+    budgets::grant_charges,
+    calls::{self, CallFacts, Course, Live, NewRow, Price, Reservation, StoredOutcome},
+    capture::{FailCause, fail_job},
+    credentials::{self, Credential},
+    fault::Fault,
+    quotes::{self, quote_record},
+    reads::stored_outcome,
+    schema::to_json,
+    settle::Settling,
+    store::Store,
+    writer::{Batch, Job},
+};
+use countersign_core::{
+    audit::record::{CallEntry, Kind, Outcome, ProofEntries, ProofEntry, ProofState, RecordDraft},
+    digest::Digest,
+    grant::GrantStatus,
+    ids::{CallId, GrantId, TransferId},
+    ledger::{CallState, Charge},
+    money::Micros,
+    proof::{Nonce, Permit, Settlement},
+    quote::Rail,
+    refusal::{Charged, Code, Refusal},
+    terms::{DoubtRule, Flow},
+};
+use rusqlite::OptionalExtension as _;
+use std::sync::Arc;
+
+/// What a reservation leads to.
+#[derive(Debug)]
+pub enum Reserved {
+    /// The rail must take the payer's money first.
+    Settle(Settling),
+    /// The tool may run.
+    Run(Hold),
+    /// The same call ran before under the same payment: this is its outcome.
+    Replay(StoredOutcome),
+}
+
+/// The right to run one call's tool once: durable, counted, recorded as started.
+#[derive(Debug)]
+pub struct Hold {
+    pub(crate) permit: Permit,
+    pub(crate) call: CallId,
+    pub(crate) price: Option<Price>,
+    pub(crate) payload: Option<Arc<str>>,
+}
+
+impl Hold {
+    /// The permit.
+    #[must_use]
+    pub const fn permit(&self) -> &Permit {
+        &self.permit
+    }
+
+    /// The call; that of the first attempt when a repeated request carries it on.
+    #[must_use]
+    pub const fn call(&self) -> CallId {
+        self.call
+    }
+}
+
+/// A reservation on its way to the writer.
+struct Request {
+    permit: Permit,
+    charges: Vec<Charge>,
+    entry: Arc<CallEntry>,
+    money: Reservation,
+    salt: [u8; 32],
+    drafts: Vec<RecordDraft>,
+    principal: Digest,
+}
+
+/// What the checks say.
+enum Admission {
+    Admit(Option<Arc<Credential>>),
+    Replay(StoredOutcome),
+    CarryOn(CallId),
+}
+
+impl Store {
+    /// Reserves: consumes the permit and gives the only way to run the call.
+    ///
+    /// # Errors
+    /// Whatever does not hold on current state; see the module.
+    pub async fn reserve(
+        &self,
+        permit: Permit,
+        charges: Vec<Charge>,
+        evidence: &Evidence,
+    ) -> Result<Reserved, Refusal> {
+        let salt = self.shared().world.random();
+        let principal = permit.identity().principal();
+        let entry = entry_of(
+            permit.call(),
+            permit.quote().call_digest(),
+            (principal, &permit.terms().tool),
+            evidence,
+            (&self.shared().pseudonym_key, &salt),
+        )?;
+        let principal = principal.key();
+        let money = reservation(&permit);
+        let drafts = records(&permit, &entry, &money);
+        let request = Request { permit, charges, entry, money, salt, drafts, principal };
+        self.enter_or(move |batch| reserve(batch, request), abandoned).await?
+    }
+}
+
+/// What to do with a reservation whose caller is gone: nothing was sent to anybody.
+fn abandoned(result: Result<Reserved, Refusal>) -> Option<Job> {
+    match result {
+        Ok(Reserved::Run(hold)) => Some(fail_job(hold, FailCause::NotExecuted)),
+        Ok(Reserved::Settle(settling)) => Some(settling.abandon()),
+        Ok(Reserved::Replay(_)) | Err(_) => None,
+    }
+}
+
+fn reservation(permit: &Permit) -> Reservation {
+    let (quote, payment, terms) = (permit.quote(), permit.payment(), permit.terms());
+    let course = match (payment.settlement(), payment.nonce()) {
+        (Settlement::Due(Flow::Upfront), _) => Course::Upfront,
+        (Settlement::Due(Flow::Authorization), _) => Course::Authorization,
+        (Settlement::Done, Some(_)) => Course::Prepaid,
+        (Settlement::Done, None) => Course::Free,
+    };
+    Reservation {
+        quote: quote.id(),
+        quote_expires: quote.expires_at(),
+        decision: permit.authorization().decision(),
+        policy: permit.authorization().bundle(),
+        grant: permit.consent().grant().map(|(id, _)| id),
+        nonce: payment.nonce().map(|nonce| (nonce.key, nonce.max_uses)),
+        price: payment.offer().map(|offer| Price {
+            rail: offer.rail,
+            amount: offer.amount.clone(),
+            micros: offer.micros,
+            payee: offer.payee.clone(),
+        }),
+        held: quote.micros(),
+        counters: Vec::new(),
+        course,
+        idempotent: terms.idempotent,
+        refund_in_doubt: terms.doubt == DoubtRule::Refund,
+        payload: payment.settle_payload().map(Arc::from),
+    }
+}
+
+fn records(permit: &Permit, entry: &Arc<CallEntry>, money: &Reservation) -> Vec<RecordDraft> {
+    let quote = quote_record(entry, permit.quote());
+    let mut consent = draft(Kind::Consent, entry);
+    consent.outcome = Some(Outcome::Allowed);
+    consent.quote = Some(money.quote);
+    if let Some((grant, version)) = permit.consent().grant() {
+        consent.detail.insert("grant".to_owned(), grant.to_string());
+        consent.detail.insert("version".to_owned(), version.to_string());
+    }
+    let mut decision = draft(Kind::Decision, entry);
+    decision.outcome = Some(Outcome::Allowed);
+    decision.quote = Some(money.quote);
+    decision.decision = Some(money.decision);
+    decision.policy = Some(money.policy);
+    decision.proofs = Some(proofs(permit, money));
+    for (index, approval) in permit.authorization().approvals().iter().take(8).enumerate() {
+        decision.detail.insert(format!("approval.{index}"), approval.to_string());
+    }
+    vec![quote, consent, decision]
+}
+
+fn proofs(permit: &Permit, money: &Reservation) -> ProofEntries {
+    let proven = |reference: String| ProofEntry {
+        state: ProofState::Proven,
+        reference: Some(reference.into()),
+    };
+    let absent = |state| ProofEntry { state, reference: None };
+    let identity = permit.identity();
+    ProofEntries {
+        authorization: proven(money.decision.to_string()),
+        consent: match money.grant {
+            Some(grant) => proven(grant.to_string()),
+            None => absent(ProofState::NotRequired),
+        },
+        identity: if identity.is_anonymous() {
+            absent(ProofState::NotRequired)
+        } else {
+            proven(identity.reference().to_hex())
+        },
+        payment: match (money.nonce, money.course) {
+            (Some((key, _)), Course::Upfront | Course::Authorization) => {
+                ProofEntry { state: ProofState::Pending, reference: Some(key.to_hex().into()) }
+            }
+            (Some((key, _)), Course::Prepaid | Course::Free) => proven(key.to_hex()),
+            (None, _) => absent(ProofState::NotRequired),
+        },
+    }
+}
+
+fn reserve(
+    batch: &mut Batch<'_>,
+    mut request: Request,
+) -> Result<Result<Reserved, Refusal>, Fault> {
+    match check(batch, &mut request)? {
+        Ok(Admission::Admit(credential)) => admit(batch, request, credential.as_deref()),
+        Ok(Admission::Replay(outcome)) => Ok(Ok(Reserved::Replay(outcome))),
+        Ok(Admission::CarryOn(call)) => carry_on(batch, request, call),
+        Err(refusal) => {
+            let charged = match request.money.course {
+                Course::Prepaid if refusal.is_charged() == Charged::No => Charged::Unused,
+                Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
+                    refusal.is_charged()
+                }
+            };
+            Ok(Err(refusal.charged(charged).call(request.permit.call())))
+        }
+    }
+}
+
+/// Everything that can say no, before anything is written. A repeated request is looked at
+/// first: what it did before has used its approvals and budgets already.
+fn check(batch: &Batch<'_>, request: &mut Request) -> Result<Result<Admission, Refusal>, Fault> {
+    let mut credential = None;
+    if let Some(nonce) = request.permit.payment().nonce() {
+        if let Some(earlier) = nonce_conflict(batch, request, nonce)? {
+            return Ok(earlier);
+        }
+        if request.money.course == Course::Prepaid {
+            match usable_credential(batch, nonce.key)? {
+                Ok(found) => {
+                    count_one_use(&mut request.money, &found);
+                    credential = Some(found);
+                }
+                Err(code) => return Ok(Err(code.into())),
+            }
+        }
+    }
+    if calls::exists(batch, request.permit.call())? {
+        return Ok(Err(Code::InternalFault.into()));
+    }
+    let checked = check_ages(batch, request)
+        .and_then(|()| check_size(batch, request))
+        .and_then(|()| check_grant(batch, request))
+        .and_then(|()| check_approvals(batch, request))
+        .and_then(|()| check_budgets(batch, request));
+    Ok(checked.map(|()| Admission::Admit(credential)))
+}
+
+/// What an earlier use of the payment means for this one; `None` when it may be used (again).
+fn nonce_conflict(
+    batch: &Batch<'_>,
+    request: &Request,
+    nonce: Nonce,
+) -> Result<Option<Result<Admission, Refusal>>, Fault> {
+    let mut statement =
+        batch.conn.prepare_cached("SELECT uses, call, call_digest FROM nonces WHERE key = ?")?;
+    let found = statement
+        .query_row([nonce.key.as_bytes()], |row| {
+            Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, [u8; 32]>(2)?))
+        })
+        .optional()?;
+    let Some((uses, call, digest)) = found else { return Ok(None) };
+    if uses < i64::from(nonce.max_uses) {
+        return Ok(None);
+    }
+    let is_l402 = request.money.price.as_ref().is_some_and(|price| price.rail == Rail::L402);
+    let same_call = Digest::from_bytes(digest) == request.permit.quote().call_digest();
+    if nonce.max_uses == 1 && same_call {
+        return repeated(batch, CallId::from_bytes(call)).map(Some);
+    }
+    let code = if is_l402 { Code::CredentialExhausted } else { Code::IdempotencyConflict };
+    Ok(Some(Err(code.into())))
+}
+
+/// The same call under the same payment: where the first attempt stands decides.
+fn repeated(batch: &Batch<'_>, call: CallId) -> Result<Result<Admission, Refusal>, Fault> {
+    let live = batch.state().calls.get(&call).map(|live| {
+        (live.state, live.owned, live.is_settled(), live.money.idempotent, live.starts)
+    });
+    let Some((state, owned, settled, idempotent, starts)) = live else {
+        return Ok(match stored_outcome(batch.conn, call)? {
+            Some(outcome) => Ok(Admission::Replay(outcome)),
+            None => Err(Refusal::new(Code::PaymentUsed).with("call", call)),
+        });
+    };
+    let charged = if settled { Charged::Yes } else { Charged::No };
+    let refused = |code, charged| Ok(Err(Refusal::new(code).with("call", call).charged(charged)));
+    match state {
+        CallState::Settling if !owned => Ok(Ok(Admission::CarryOn(call))),
+        CallState::Starting if !owned && idempotent && starts < STARTS_MAX => {
+            Ok(Ok(Admission::CarryOn(call)))
+        }
+        CallState::Settling | CallState::Finished => {
+            refused(Code::SettlementUnknown, Charged::Unknown)
+        }
+        CallState::InDoubt => refused(Code::UpstreamTimeout, charged),
+        CallState::RefundDue => refused(Code::PaymentUsed, Charged::Yes),
+        CallState::Reserved
+        | CallState::Settled
+        | CallState::Starting
+        | CallState::Captured
+        | CallState::Released
+        | CallState::Refused
+        | CallState::Refunded => refused(Code::InProgress, Charged::Unknown),
+    }
+}
+
+/// Starts of one idempotent call.
+const STARTS_MAX: u32 = 8;
+
+fn usable_credential(
+    batch: &Batch<'_>,
+    key: Digest,
+) -> Result<Result<Arc<Credential>, Code>, Fault> {
+    Ok(match credentials::find(batch, key)? {
+        None => Err(Code::CredentialInvalid),
+        Some(found) if found.revoked => Err(Code::CredentialInvalid),
+        Some(found) if batch.now >= found.minted.expires_at => Err(Code::QuoteExpired),
+        Some(found) => Ok(found),
+    })
+}
+
+/// A credential's price is that of all its uses: a call holds and takes its share.
+fn count_one_use(money: &mut Reservation, credential: &Credential) {
+    let Some(price) = &mut money.price else { return };
+    price.amount.minor = credential.share_minor();
+    price.micros = Micros(price.micros.0.div_ceil(u64::from(credential.minted.uses.max(1))));
+    money.held = price.micros;
+}
+
+fn check_ages(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let (now, permit) = (batch.now, &request.permit);
+    if permit.identity().expires_at().is_some_and(|end| now >= end) {
+        return Err(Code::TokenExpired.into());
+    }
+    if now >= permit.quote().expires_at() {
+        return Err(Code::QuoteExpired.into());
+    }
+    if permit.authorization().is_fresh(now) { Ok(()) } else { Err(Code::DecisionStale.into()) }
+}
+
+fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    if batch.state().calls.len() >= batch.shared().limits.live_calls {
+        return Err(Code::Overloaded.into());
+    }
+    let minor = request.money.price.as_ref().map_or(0, |price| price.amount.minor);
+    let fits = minor <= LARGEST_MINOR && i64::try_from(request.money.held.0).is_ok();
+    if fits { Ok(()) } else { Err(Refusal::new(Code::BudgetExceeded).with("limit", "amount")) }
+}
+
+fn check_grant(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let Some((id, version)) = request.permit.consent().grant() else { return Ok(()) };
+    check_grant_row(batch, id, version)?;
+    let state = batch.state();
+    let refused = |code| Err(Refusal::new(code).with("grant", id));
+    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
+    if let Err(code) = grant.leaves_room(request.money.held) {
+        return refused(code);
+    }
+    let windows = grant_charges(grant);
+    match state.counters.first_exceeded(&windows, request.money.held, batch.ledger_now) {
+        Some(_) => refused(Code::BudgetExceeded),
+        None => Ok(()),
+    }
+}
+
+/// Whether the grant still is what the proof was made from.
+pub(crate) fn check_grant_row(batch: &Batch<'_>, id: GrantId, version: u32) -> Result<(), Refusal> {
+    let state = batch.state();
+    let refused = |code| Err(Refusal::new(code).with("grant", id));
+    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
+    match grant.status {
+        GrantStatus::Revoked => refused(Code::GrantRevoked),
+        GrantStatus::Suspended => refused(Code::GrantSuspended),
+        GrantStatus::Active if grant.version != version => refused(Code::GrantSuspended),
+        GrantStatus::Active if batch.now >= grant.terms.expires_at => refused(Code::GrantExpired),
+        GrantStatus::Active => Ok(()),
+    }
+}
+
+fn check_approvals(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let state = batch.state();
+    let about = (request.principal, request.permit.quote().call_digest());
+    for id in request.permit.authorization().approvals() {
+        if let Err(code) = state.approvals.check(*id, about, batch.now) {
+            return Err(Refusal::new(code).with("approval", id));
+        }
+    }
+    Ok(())
+}
+
+fn check_budgets(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let state = batch.state();
+    let (held, now) = (request.money.held, batch.ledger_now);
+    match state.counters.first_exceeded(&request.charges, held, now) {
+        None => Ok(()),
+        Some(charge) => {
+            let name = charge.key.split('\u{1f}').next().unwrap_or_default();
+            Err(Refusal::new(Code::BudgetExceeded).with("budget", name))
+        }
+    }
+}
+
+/// Counts, books and records a call that passed every check.
+fn admit(
+    batch: &mut Batch<'_>,
+    request: Request,
+    credential: Option<&Credential>,
+) -> Result<Result<Reserved, Refusal>, Fault> {
+    let Request { permit, charges, entry, mut money, salt, drafts, .. } = request;
+    money.counters = hold(batch, &charges, &money);
+    let state = match money.course {
+        Course::Upfront => CallState::Settling,
+        Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
+    };
+    let facts = CallFacts::of(&entry, Some(money.clone()));
+    let facts_json = to_json(&facts)?;
+    let row = NewRow { call: entry.call, state, facts_json: &facts_json, salt: &salt, code: None };
+    let Some(n) = calls::insert(batch, &row)? else { return Err(Fault::Corrupt("call row")) };
+    count_nonce(batch, &money, entry.call, entry.call_digest)?;
+    approvals::consume(batch, permit.authorization().approvals())?;
+    quotes::close(batch, money.quote)?;
+    if let Some(credential) = credential {
+        credentials::present(batch, credential, &entry.tenant)?;
+    }
+    let mut live = Live {
+        n,
+        state,
+        owned: true,
+        receipt: None,
+        facts: Arc::new(facts),
+        money: Arc::new(money),
+        entry,
+        chain: Vec::with_capacity(6),
+        starts: 0,
+    };
+    let transfers = book_reservation(batch, &live)?;
+    for draft in drafts {
+        live.record(batch, draft)?;
+    }
+    if state == CallState::Starting {
+        live.record(batch, start_record(&live, transfers, None))?;
+    }
+    calls::set_records(batch, n, &live.chain)?;
+    let reserved = token(permit, &live);
+    batch.state().calls.insert(live.call(), live);
+    Ok(Ok(reserved))
+}
+
+fn hold(batch: &Batch<'_>, charges: &[Charge], money: &Reservation) -> Vec<String> {
+    let mut state = batch.state();
+    let mut all = charges.to_vec();
+    if let Some(id) = money.grant {
+        all.extend(state.grants.get(id).map(|grant| grant_charges(grant)).unwrap_or_default());
+        state.grants.hold(id, money.held);
+    }
+    state.counters.hold(&all, money.held)
+}
+
+fn count_nonce(
+    batch: &Batch<'_>,
+    money: &Reservation,
+    call: CallId,
+    call_digest: Digest,
+) -> Result<(), Fault> {
+    let Some((key, max_uses)) = money.nonce else { return Ok(()) };
+    batch
+        .conn
+        .prepare_cached(
+            "INSERT INTO nonces VALUES (?1, 1, ?2, ?3, ?4)
+             ON CONFLICT DO UPDATE SET uses = uses + 1, call = ?3, call_digest = ?4",
+        )?
+        .execute((key.as_bytes(), max_uses, call.as_bytes(), call_digest.as_bytes()))?;
+    Ok(())
+}
+
+fn book_reservation(batch: &Batch<'_>, live: &Live) -> Result<Vec<TransferId>, Fault> {
+    let (source, step) = match live.money.course {
+        Course::Free => return Ok(Vec::new()),
+        Course::Prepaid => (AccountName::Available, Step::Post),
+        Course::Upfront | Course::Authorization => (AccountName::Funding, Step::Pend),
+    };
+    live.transfer(batch, "reserve", (source, AccountName::Held), None, step)
+}
+
+/// The record that the upstream is about to be called.
+pub(crate) fn start_record(
+    live: &Live,
+    transfers: Vec<TransferId>,
+    retry: Option<CallId>,
+) -> RecordDraft {
+    let mut start = draft(Kind::InvocationStart, &live.entry);
+    start.quote = Some(live.money.quote);
+    start.decision = Some(live.money.decision);
+    start.amount = live.money.amount_entry();
+    start.transfers = transfers;
+    if let Some(retry) = retry {
+        start.detail.insert("retry".to_owned(), retry.to_string());
+    }
+    start
+}
+
+fn token(permit: Permit, live: &Live) -> Reserved {
+    let hold = Hold {
+        permit,
+        call: live.call(),
+        price: live.money.price.clone(),
+        payload: live.money.payload.clone(),
+    };
+    match live.state {
+        CallState::Settling => Reserved::Settle(Settling::new(hold)),
+        CallState::Reserved
+        | CallState::Settled
+        | CallState::Starting
+        | CallState::Finished
+        | CallState::Captured
+        | CallState::Released
+        | CallState::Refused
+        | CallState::InDoubt
+        | CallState::RefundDue
+        | CallState::Refunded => Reserved::Run(hold),
+    }
+}
+
+/// A repeated request takes up a call that nobody carries on: its settlement with the same
+/// authorization, or an idempotent tool that was interrupted.
+fn carry_on(
+    batch: &mut Batch<'_>,
+    request: Request,
+    call: CallId,
+) -> Result<Result<Reserved, Refusal>, Fault> {
+    let found = batch.state().calls.get(&call).cloned();
+    let Some(mut live) = found else { return Ok(Err(Code::InProgress.into())) };
+    let retry = request.permit.call();
+    live.owned = true;
+    if live.state == CallState::Starting {
+        let record = start_record(&live, Vec::new(), Some(retry));
+        live.record(batch, record)?;
+        calls::set_records(batch, live.n, &live.chain)?;
+    }
+    let reserved = token(request.permit, &live);
+    batch.state().calls.insert(call, live);
+    Ok(Ok(reserved))
+}

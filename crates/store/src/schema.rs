@@ -1,0 +1,109 @@
+//! The tables, and the conversions between Rust's integers and SQLite's.
+//!
+//! Minor units are 16-byte big-endian blobs, identifiers and digests are blobs, moments are
+//! milliseconds. Rows of `records`, `tiles` and `transfers` are never changed.
+
+use crate::fault::Fault;
+use rusqlite::{Connection, Row, types::FromSql};
+
+/// The version of the tables, in `PRAGMA user_version`.
+pub(crate) const VERSION: i64 = 1;
+
+/// Creates the tables of an empty database.
+pub(crate) const CREATE: &str = "
+CREATE TABLE records (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
+CREATE TABLE tiles (
+  level INTEGER NOT NULL, idx INTEGER NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY (level, idx)
+) STRICT;
+CREATE TABLE calls (
+  n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state INTEGER NOT NULL,
+  opened_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, facts TEXT NOT NULL,
+  records BLOB NOT NULL, salt BLOB NOT NULL, result_salt BLOB, settlement TEXT, spent INTEGER,
+  paid BLOB, code TEXT
+) STRICT;
+CREATE INDEX calls_live ON calls (n) WHERE state IN (1, 2, 3, 4, 5, 8, 9);
+CREATE TABLE outcomes (
+  n INTEGER PRIMARY KEY, is_error INTEGER NOT NULL, digest BLOB NOT NULL, result BLOB,
+  paid BLOB NOT NULL, expires_at INTEGER NOT NULL
+) STRICT;
+CREATE TABLE nonces (
+  key BLOB PRIMARY KEY, uses INTEGER NOT NULL, max_uses INTEGER NOT NULL, call BLOB NOT NULL,
+  call_digest BLOB NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE quotes (
+  id BLOB PRIMARY KEY, principal BLOB NOT NULL, body TEXT NOT NULL, credential BLOB,
+  expires_at INTEGER NOT NULL, closed INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE credentials (
+  key BLOB PRIMARY KEY, body TEXT NOT NULL, root_key BLOB NOT NULL, revoked INTEGER NOT NULL,
+  tenant TEXT, closed INTEGER NOT NULL, expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE grants (
+  id BLOB PRIMARY KEY, body TEXT NOT NULL, used INTEGER NOT NULL, calls INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE approvals (
+  id BLOB PRIMARY KEY, body TEXT NOT NULL, expires_at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+CREATE TABLE counters (
+  id INTEGER PRIMARY KEY, key TEXT NOT NULL UNIQUE, total INTEGER NOT NULL,
+  longest_ms INTEGER NOT NULL
+) STRICT;
+CREATE TABLE spends (
+  counter INTEGER NOT NULL, at INTEGER NOT NULL, micros INTEGER NOT NULL,
+  PRIMARY KEY (counter, at)
+) STRICT, WITHOUT ROWID;
+CREATE TABLE accounts (
+  id INTEGER PRIMARY KEY, tenant TEXT NOT NULL, asset TEXT NOT NULL, name TEXT NOT NULL,
+  posted BLOB NOT NULL, pending_in BLOB NOT NULL, pending_out BLOB NOT NULL,
+  UNIQUE (tenant, asset, name)
+) STRICT;
+CREATE TABLE transfers (
+  id BLOB PRIMARY KEY, subject BLOB NOT NULL, kind INTEGER NOT NULL, debit INTEGER NOT NULL,
+  credit INTEGER NOT NULL, minor BLOB NOT NULL, pending BLOB, at INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+PRAGMA user_version = 1;
+";
+
+/// SQLite's integer for an unsigned one; saturates.
+pub(crate) fn int(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// An unsigned column.
+pub(crate) fn uint(row: &Row<'_>, index: usize) -> rusqlite::Result<u64> {
+    let value: i64 = row.get(index)?;
+    u64::try_from(value).map_err(|_| rusqlite::Error::IntegralValueOutOfRange(index, value))
+}
+
+/// Minor units, as stored.
+pub(crate) fn minor_blob(minor: u128) -> [u8; 16] {
+    minor.to_be_bytes()
+}
+
+/// A signed balance, as stored.
+pub(crate) fn balance_blob(balance: i128) -> [u8; 16] {
+    balance.to_be_bytes()
+}
+
+/// A JSON column.
+pub(crate) fn json<T: serde::de::DeserializeOwned>(
+    text: &str,
+    what: &'static str,
+) -> Result<T, Fault> {
+    serde_json::from_str(text).map_err(|_| Fault::Corrupt(what))
+}
+
+/// The JSON of a value of ours.
+pub(crate) fn to_json<T: serde::Serialize>(value: &T) -> Result<String, Fault> {
+    serde_json::to_string(value).map_err(|_| Fault::Corrupt("value without a JSON form"))
+}
+
+/// One value of the first row, if there is a row.
+pub(crate) fn one<T: FromSql>(
+    conn: &Connection,
+    sql: &str,
+    params: impl rusqlite::Params,
+) -> rusqlite::Result<Option<T>> {
+    use rusqlite::OptionalExtension as _;
+    conn.prepare_cached(sql)?.query_row(params, |row| row.get(0)).optional()
+}

@@ -1,0 +1,24 @@
+//! What is in memory: all that the writer checks before it writes and that callers read.
+//!
+//! INVARIANT: only the writer changes it, under a lock that is never held across I/O of a batch's
+//! commit; it is rebuilt from the rows when the store opens.
+
+use crate::{
+    accounts::Accounts, approvals::Approvals, budgets::Counters, calls::Live,
+    credentials::Credentials, grants::Grants, quotes::Quotes,
+};
+use countersign_core::ids::CallId;
+use std::collections::HashMap;
+
+/// Everything that is in memory.
+#[derive(Debug, Default)]
+pub(crate) struct State {
+    pub(crate) quotes: Quotes,
+    pub(crate) credentials: Credentials,
+    pub(crate) grants: Grants,
+    pub(crate) approvals: Approvals,
+    pub(crate) counters: Counters,
+    pub(crate) accounts: Accounts,
+    /// Calls that have not ended.
+    pub(crate) calls: HashMap<CallId, Live>,
+}

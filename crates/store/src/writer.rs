@@ -1,0 +1,107 @@
+//! The writer: one thread, one connection, one transaction at a time.
+//!
+//! A job is a verb's work in the transaction. It checks everything before it writes anything, so
+//! that a refusal leaves the batch untouched and needs no savepoint. Its answer leaves after the
+//! commit.
+//! INVARIANT: an error of any job or of the commit ends the writer; what was queued gets no
+//! answer and nothing is tried again.
+
+use crate::{fault::Fault, log::Log, state::State, store::Shared};
+use countersign_core::time::UnixMs;
+use rusqlite::Connection;
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{MutexGuard, atomic::Ordering},
+};
+use tokio::sync::mpsc;
+
+/// A verb's work in the transaction.
+pub(crate) type Job = Box<dyn FnOnce(&mut Batch<'_>) -> Result<Answer, Fault> + Send>;
+
+/// Hands the result to its caller; gives work back when the caller is gone.
+pub(crate) struct Answer(Box<dyn FnOnce() -> Option<Job> + Send>);
+
+impl Answer {
+    pub(crate) fn new(give: impl FnOnce() -> Option<Job> + Send + 'static) -> Self {
+        Self(Box::new(give))
+    }
+
+    /// Nobody waits.
+    pub(crate) fn none() -> Self {
+        Self::new(|| None)
+    }
+}
+
+/// The transaction that jobs work in.
+pub(crate) struct Batch<'a> {
+    /// The connection, in a transaction.
+    pub(crate) conn: &'a Connection,
+    /// Now, by the wall clock.
+    pub(crate) now: UnixMs,
+    /// Now, never going back: what budgets count by.
+    pub(crate) ledger_now: UnixMs,
+    pub(crate) log: &'a mut Log,
+    shared: &'a Shared,
+}
+
+impl<'a> Batch<'a> {
+    /// The state; hold it shortly.
+    pub(crate) fn state(&self) -> MutexGuard<'a, State> {
+        self.shared.state()
+    }
+
+    pub(crate) const fn shared(&self) -> &'a Shared {
+        self.shared
+    }
+}
+
+/// What the writer thread owns.
+pub(crate) struct Writer {
+    pub(crate) conn: Connection,
+    pub(crate) log: Log,
+    pub(crate) last: UnixMs,
+}
+
+impl Writer {
+    /// Works until every handle is gone or something breaks.
+    pub(crate) fn run(mut self, shared: &Shared, mut queue: mpsc::Receiver<Job>) {
+        let batch_max = shared.limits.batch_max.max(1);
+        let mut jobs: Vec<Job> = Vec::with_capacity(batch_max);
+        let outcome = catch_unwind(AssertUnwindSafe(|| -> Result<(), Fault> {
+            loop {
+                if jobs.is_empty() && queue.blocking_recv_many(&mut jobs, batch_max) == 0 {
+                    return Ok(());
+                }
+                let answers = self.commit(shared, std::mem::take(&mut jobs))?;
+                jobs.extend(answers.into_iter().filter_map(|answer| (answer.0)()));
+            }
+        }));
+        match outcome {
+            Ok(Ok(())) => drop(self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")),
+            Ok(Err(fault)) => shared.poison(&fault.to_string()),
+            Err(_) => shared.poison("the writer panicked"),
+        }
+    }
+
+    pub(crate) fn commit(&mut self, shared: &Shared, jobs: Vec<Job>) -> Result<Vec<Answer>, Fault> {
+        let now = shared.world.now();
+        self.last = self.last.max(now);
+        self.conn.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        let (log, ledger_now) = (&mut self.log, self.last);
+        let mut batch = Batch { conn: &self.conn, now, ledger_now, log, shared };
+        let mut answers = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            answers.push(job(&mut batch)?);
+        }
+        let mut state = shared.state();
+        state.counters.flush(&self.conn, ledger_now)?;
+        state.grants.flush(&self.conn)?;
+        state.accounts.flush(&self.conn)?;
+        drop(state);
+        self.conn.prepare_cached("COMMIT")?.execute([])?;
+        if shared.durable_size.swap(self.log.size(), Ordering::AcqRel) < self.log.size() {
+            shared.wake_publisher();
+        }
+        Ok(answers)
+    }
+}
