@@ -1,4 +1,10 @@
 //! The rails against sandbox parts and a chain of their own, over HTTP.
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::string_slice,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
 
 #[path = "rails/chain.rs"]
 mod chain;
