@@ -25,6 +25,7 @@ mod tree;
 use countersign_core::{
     ledger::Budget,
     money::{AssetCode, Assets},
+    proof::TenantRule,
     terms::Terms,
 };
 use http::{HeaderMap, Uri};
@@ -73,71 +74,41 @@ pub struct Config {
 }
 
 /// An issuer of access tokens.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Issuer {
     /// Exactly the token's `iss`.
     pub issuer: Arc<str>,
-    /// Its keys, when discovery is not to be used.
-    pub jwks_uri: Option<Uri>,
-    /// What kind of issuer.
-    pub profile: Profile,
+    /// Where its keys are.
+    pub keys: Keys,
+    /// Its tokens carry this audience instead of the resource URI. Then `clients` is not empty.
+    pub audience: Option<Arc<str>>,
+    /// Clients whose tokens are accepted; empty for any.
+    pub clients: Vec<Arc<str>>,
+    /// Accept tokens whose `typ` is missing or `JWT`.
+    pub accept_typ_missing: bool,
+    /// Claim with the client's id.
+    pub client_claim: Arc<str>,
     /// Which tenant its principals belong to.
     pub tenant: TenantRule,
-    /// Claims naming the client, when a token has no `act`; the first that is there counts.
-    pub client_claims: Vec<Claim>,
-    /// Claim with roles or groups.
-    pub roles_claim: Option<Claim>,
-    /// Claim with scopes, as text with blanks or as a list.
-    pub scope_claim: Claim,
-    /// An audience accepted besides each server's resource URI.
-    pub audience: Option<Arc<str>>,
-    /// Which `typ` header access tokens have.
-    pub token_typ: TokenTyp,
-    /// Its keys may be fetched from loopback and private addresses.
+    /// Claim with roles or groups: a name, or a JSON pointer.
+    pub roles_claim: Option<Arc<str>>,
+    /// Claim that only a person's token has: a name, or a JSON pointer.
+    pub human_claim: Option<Arc<str>>,
+    /// It may be on loopback or in a private network, over plain HTTP too.
     pub allow_private_network: bool,
+    /// How far ahead of ours its clock may be, in seconds.
+    pub leeway_s: u64,
 }
 
-/// Where a claim is: one member name, or several to descend through.
+/// Where an issuer's keys are.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Claim(pub Vec<Arc<str>>);
-
-/// Kinds of issuers whose tokens look alike.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Profile {
-    /// As RFC 9068 says.
-    Rfc9068,
-    /// Auth0.
-    Auth0,
-    /// Keycloak.
-    Keycloak,
-    /// Microsoft Entra ID.
-    Entra,
-    /// Okta.
-    Okta,
-    /// `WorkOS`.
-    Workos,
-}
-
-/// Which `typ` header an access token may have.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TokenTyp {
-    /// `at+jwt` only (RFC 9068).
-    AtJwt,
-    /// Also `JWT`, which ID tokens have too: those must be told apart by their claims.
-    OrJwt,
-    /// Also none at all.
-    OrMissing,
-}
-
-/// How a tenant is found.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TenantRule {
-    /// [`Config::tenant`].
-    Default,
-    /// Always this one.
-    Fixed(Arc<str>),
-    /// The value of a claim; a token without it is refused.
-    Claim(Claim),
+pub enum Keys {
+    /// At the well-known places under the issuer.
+    WellKnown,
+    /// In a discovery document elsewhere.
+    Document(Arc<str>),
+    /// In this key set.
+    Jwks(Arc<str>),
 }
 
 /// How money comes in.
@@ -231,7 +202,7 @@ pub struct Server {
     pub allow_private_network: bool,
     /// Headers of the operator's own; values are marked sensitive.
     pub headers: HeaderMap,
-    /// Resource URI: `{public_url}/{name}/mcp`.
+    /// Resource URI, the audience of its tokens: `{public_url}/{name}/mcp` unless said otherwise.
     pub resource: Arc<str>,
     /// Terms by tool name.
     pub tools: BTreeMap<Arc<str>, Arc<Terms>>,

@@ -216,7 +216,15 @@ fn single_mistakes() {
         varied("price: 0.01 USDC", "price: 3 sat"),
         varied("price: 0.01 USDC", "price: [\"0.01 USDC\", \"0.02 USDC\"]"),
         varied("price: 0.01 USDC", "price: 340282366920938463463374607431768211455 USDC"),
-        varied("price: 0.01 USDC", "price: 0.01 USDC, flow: authorization, deadline: 2m"),
+        varied("https://idp.example.com", "https://idp.example.com\n    audience: x"),
+        varied(
+            "https://idp.example.com",
+            "https://idp.example.com\n    tenant: a\n    tenant_claim: b",
+        ),
+        varied(
+            "https://idp.example.com",
+            "https://idp.example.com\n    tenant_claim: a//b\n    roles_claim: /a//b",
+        ),
         varied(
             "pay_to: \"0x209693Bc6afc0C5328bA36FaF03C514EF312287C\"",
             "pay_to: 0x036CbD53842c5426634e7929541eC2318f3dCF7e",
@@ -248,15 +256,19 @@ fn single_mistakes() {
         configuration: 1 problem
           line 20: servers.weather.tools.get_forecast.price: `340282366920938463463374607431768211455 USDC` is not a price: the amount is too large; write it as `0.01 USDC` or `3 sat`, or `free`
         configuration: 1 problem
-          line 20: servers.weather.tools.get_forecast: the payment could expire while the tool runs; set `rails.x402.max_timeout` to 125s or more, or a shorter `deadline`
+          line 4: issuers[0].audience: with an audience of its own, any token of this issuer would do; add `clients` with the ids of those whose tokens are accepted
+        configuration: 1 problem
+          line 3: issuers[0]: `tenant` and `tenant_claim` exclude each other; keep one of them
+        configuration: 1 problem
+          line 5: issuers[0].roles_claim: this names no claim; write a member's name, or a path such as `/realm_access/roles`
         configuration: 1 problem
           line 14: rails.x402.pay_to: this is the token's contract: money is lost; write your own address
         configuration: 1 problem
           line 18: servers.weather.upstream: this is the gateway itself; write the MCP server's own port
         configuration: 1 problem
-          line 3: issuers[0].issuer: plain http is accepted on loopback only; write `https://`
+          line 3: issuers[0].issuer: issuers are asked over https and at public addresses only; write `https://`, or add `allow_private_network: true`
         configuration: 1 problem
-          line 3: issuers[0]: its keys are on loopback, from where none are fetched; add `allow_private_network: true`
+          line 3: issuers[0].issuer: issuers are asked over https and at public addresses only; write `https://`, or add `allow_private_network: true`
         configuration: 1 problem
           line 15: rails.x402.facilitator.url: plain http is accepted on loopback only; write `https://`
         configuration: 1 problem
@@ -422,7 +434,7 @@ fn three_notations_mean_the_same() {
         data_dir = "./data"
         sandbox = true
         [[issuers]]
-        issuer = "http://127.0.0.1:9740/idp"
+        issuer = "http://127.0.0.1:9742"
         allow_private_network = true
         [assets.USDC]
         network = "eip155:84532"
@@ -436,14 +448,14 @@ fn three_notations_mean_the_same() {
         rate = "60000 USD"
         [rails.x402]
         pay_to = "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
-        facilitator = { sandbox = "http://127.0.0.1:9740" }
+        facilitator = { sandbox = "http://127.0.0.1:9741" }
         [rails.l402]
         source = { sandbox = "http://127.0.0.1:9740" }
         [servers.weather]
-        upstream = "http://127.0.0.1:3001/mcp"
+        upstream = "http://127.0.0.1:9743/mcp"
         [servers.weather.tools]
         get_forecast = { price = ["0.01 USDC", "3 sat"] }
-        get_status = { price = "free" }
+        status = { price = "free" }
         [[budgets]]
         name = "each-person"
         scope = { delegator = "*" }
@@ -496,24 +508,25 @@ fn the_json_template_loads_and_says_what_it_lacks() {
         TEMPLATE,
         Format::Json,
         &expect![[r#"
-        ok
-          line 1: mcp_server: the template does not say where the server is: `http://127.0.0.1:3000/mcp`; add `upstream` here, or set `COUNTERSIGN_UPSTREAM`
-          line 3: mcp_server.auth.identity.obo_enabled: on-behalf-of exchange is not offered; the caller's token never reaches the server, exchanged or not
-          line 4: mcp_server.auth.payment: the template does not say what a bitcoin is worth: it counts as 1000000 USD in budgets and caps, too high on purpose, so that limits bind early; add `rate`, for example `"60000 USD"`
-          line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools are refused with PAY-018; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
-          line 4: mcp_server.auth.payment.gateway: there is no payment gateway beside this one; it serves challenges itself; `source` says who makes invoices
-          line 5: mcp_server.auth.payment.pow_difficulty: proof of work is not offered; callers pay, or use tools without a price
-          line 5: mcp_server.auth.payment.pow_enabled: proof of work is not offered; callers pay, or use tools without a price
-          line 5: mcp_server.auth.payment.pricing.data_query: a price without an entry in `tools`: offered to callers with a token, with consent; add the tool to `tools`
-          line 6: mcp_server.tools[0]: the template does not speak of consent: `image_describe`; a person must have agreed; add `"consent": "none"` if nobody need"#]],
+            ok
+              line 1: mcp_server: the template does not say where the server is: `http://127.0.0.1:3000/mcp`; add `upstream` here, or set `COUNTERSIGN_UPSTREAM`
+              line 3: mcp_server.auth.identity.audience: this becomes the server's resource URI: clients that discover where to get a token expect there the URL that they call; let it be that URL if such clients are to come
+              line 3: mcp_server.auth.identity.obo_enabled: on-behalf-of exchange is not offered; the caller's token never reaches the server, exchanged or not
+              line 4: mcp_server.auth.payment: the template does not say what a bitcoin is worth: it counts as 1000000 USD in budgets and caps, too high on purpose, so that limits bind early; add `rate`, for example `"60000 USD"`
+              line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools are refused with PAY-018; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
+              line 4: mcp_server.auth.payment.gateway: there is no payment gateway beside this one; it serves challenges itself; `source` says who makes invoices
+              line 5: mcp_server.auth.payment.pow_difficulty: proof of work is not offered; callers pay, or use tools without a price
+              line 5: mcp_server.auth.payment.pow_enabled: proof of work is not offered; callers pay, or use tools without a price
+              line 5: mcp_server.auth.payment.pricing.data_query: a price without an entry in `tools`: offered to callers with a token, with consent; add the tool to `tools`
+              line 6: mcp_server.tools[0]: the template does not speak of consent: `image_describe`; a person must have agreed; add `"consent": "none"` if nobody need"#]],
     );
     let (config, _) = load(TEMPLATE, Format::Json).unwrap();
     expect![[r#"
         Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
         Policy: the built-in bundle decides on every attempt.
-        Tokens of https://your-tenant.auth0.com/ are accepted for the server's resource URI or `https://api.mcp-server.internal`, with type `at+jwt` or `JWT`; its principals are of tenant `default`.
+        Tokens of https://your-tenant.auth0.com/ are accepted for the server's resource URI, whatever their `typ`; its principals are of tenant `default`.
         L402: nobody makes invoices, so prices in sat cannot be paid (PAY-018); a paid credential is valid for 5m.
-        main: http://127.0.0.1:8402/main/mcp in front of http://127.0.0.1:3000/mcp; methods other than tools/call are open to anybody.
+        main: http://127.0.0.1:8402/main/mcp in front of http://127.0.0.1:3000/mcp; methods other than tools/call are open to anybody; tokens must be for https://api.mcp-server.internal.
         main/data_query: any token may call; it costs 1 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
         main/image_describe: any token may call; it costs 3 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
         main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
@@ -531,6 +544,7 @@ fn the_json_template_can_be_completed() {
     let (config, warnings) =
         load_text(&text, Format::Json, Path::new("/x"), &surroundings).unwrap();
     assert!(config.sandbox);
+    assert_eq!(&*config.servers["main"].resource, "https://api.mcp-server.internal");
     assert_eq!(config.servers["main"].upstream, "http://127.0.0.1:9/mcp");
     let lacking = warnings.iter().filter(|w| w.message.contains("does not say"));
     assert_eq!(lacking.count(), 0, "{warnings:?}");
@@ -593,7 +607,7 @@ budgets:
     expect![[r#"
         Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
         Policy: the built-in bundle decides on every attempt.
-        Tokens of https://idp.example.com are accepted for the server's resource URI, with type `at+jwt`; its principals are of tenant `default`.
+        Tokens of https://idp.example.com are accepted for the server's resource URI; its principals are of tenant `default`.
         x402: USDC to 0x209693Bc6afc0C5328bA36FaF03C514EF312287C; https://facilitator.example.com/ verifies and settles.
         weather: http://127.0.0.1:8402/weather/mcp in front of http://127.0.0.1:3001/mcp; methods other than tools/call are open to tokens with mcp.
         weather/get_forecast: any token may call with mcp:call; it costs 0.01 USDC over x402; money is taken after it ran, and the result is withheld if that fails; a person must have agreed; in doubt, the money goes back to the caller; it counts in all; it has 30s.

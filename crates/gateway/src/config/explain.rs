@@ -5,7 +5,6 @@
 
 use super::{
     Config, DefaultTool, Facilitator, InvoiceSource, Issuer, PolicySource, Server, TenantRule,
-    TokenTyp,
     scalar::{show_size, show_span},
 };
 use countersign_core::{
@@ -18,10 +17,10 @@ use countersign_core::{
 #[must_use]
 pub fn explain(config: &Config) -> Vec<String> {
     let mut lines = whole(config);
-    lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer, config)));
+    lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer)));
     lines.extend(rails(config));
     for server in config.servers.values() {
-        lines.push(self::server(server));
+        lines.push(self::server(server, config));
         for terms in server.tools.values() {
             lines.push(format!("{}: {}", terms.tool, tool(terms, config)));
         }
@@ -62,32 +61,31 @@ fn whole(config: &Config) -> Vec<String> {
     lines
 }
 
-fn issuer(issuer: &Issuer, config: &Config) -> String {
+fn issuer(issuer: &Issuer) -> String {
     let tenant = match &issuer.tenant {
-        TenantRule::Default => format!("its principals are of tenant `{}`", config.tenant),
         TenantRule::Fixed(tenant) => format!("its principals are of tenant `{tenant}`"),
-        TenantRule::Claim(claim) => {
-            format!("the tenant is in claim `{}`; tokens without it are refused", claim.0.join("/"))
+        TenantRule::Claim { name, known } if known.is_empty() => {
+            format!("claim `{name}` names the tenant")
+        }
+        TenantRule::Claim { name, known } => {
+            format!("claim `{name}` names the tenant, one of {}", known.join(", "))
         }
     };
     let audience = match &issuer.audience {
-        None => "the server's resource URI".to_owned(),
-        Some(audience) => format!("the server's resource URI or `{audience}`"),
+        None => "for the server's resource URI".to_owned(),
+        Some(audience) => format!("for audience `{audience}`"),
     };
-    let typ = match issuer.token_typ {
-        TokenTyp::AtJwt => "`at+jwt`",
-        TokenTyp::OrJwt => "`at+jwt` or `JWT`",
-        TokenTyp::OrMissing => "`at+jwt`, `JWT` or missing",
+    let clients = match issuer.clients.as_slice() {
+        [] => String::new(),
+        clients => format!(" from clients {}", clients.join(", ")),
     };
+    let typ = if issuer.accept_typ_missing { ", whatever their `typ`" } else { "" };
     let private = if issuer.allow_private_network {
-        " Its keys may come from private addresses."
+        "; it may be in a private network, over plain http too"
     } else {
         ""
     };
-    format!(
-        "Tokens of {} are accepted for {audience}, with type {typ}; {tenant}.{private}",
-        issuer.issuer
-    )
+    format!("Tokens of {} are accepted {audience}{clients}{typ}; {tenant}{private}.", issuer.issuer)
 }
 
 fn rails(config: &Config) -> Vec<String> {
@@ -117,7 +115,7 @@ fn rails(config: &Config) -> Vec<String> {
     lines
 }
 
-fn server(server: &Server) -> String {
+fn server(server: &Server, config: &Config) -> String {
     let path = server.upstream.path();
     let host = server.upstream.authority().map_or("", |authority| authority.as_str());
     let scheme = server.upstream.scheme_str().unwrap_or("http");
@@ -126,9 +124,16 @@ fn server(server: &Server) -> String {
         (false, []) => "open to any token".to_owned(),
         (false, scopes) => format!("open to tokens with {}", scopes.join(" ")),
     };
+    let url = format!("{}/{}/mcp", config.public_url, server.name);
+    let audience = if *server.resource == *url {
+        String::new()
+    } else {
+        format!("; tokens must be for {}", server.resource)
+    };
     format!(
-        "{}: {} in front of {scheme}://{host}{path}; methods other than tools/call are {relay}.",
-        server.name, server.resource
+        "{}: {url} in front of {scheme}://{host}{path}; methods other than tools/call are \
+         {relay}{audience}.",
+        server.name
     )
 }
 

@@ -55,25 +55,37 @@ pub(super) struct RawConfig {
 pub(super) struct RawIssuer {
     /// Exactly the token's `iss`, with its final slash if it has one.
     pub(super) issuer: String,
-    /// Where its keys are. Default: as its metadata says.
-    pub(super) jwks_uri: Option<String>,
     /// What kind of issuer; sets the claims below. Default: `rfc9068`.
     pub(super) profile: Option<RawProfile>,
+    /// Its key set. Default: as its discovery document says.
+    pub(super) jwks_uri: Option<String>,
+    /// Its discovery document. Default: at the well-known places under `issuer`.
+    pub(super) metadata_url: Option<String>,
     /// Tenant of all its principals. Instead of `tenant_claim`.
     pub(super) tenant: Option<String>,
     /// Claim that names the tenant; a token without it is refused.
     pub(super) tenant_claim: Option<String>,
-    /// Claim that names the client: a member's name, or a path such as `/realm_access/roles`.
+    /// The tenants that `tenant_claim` may name. Default: any.
+    #[serde(default)]
+    pub(super) tenants: Vec<String>,
+    /// Claim that names the client.
     pub(super) client_claim: Option<String>,
-    /// Claim with the roles or groups of the person.
+    /// Claim with the roles or groups of the person: a name, or a path such as
+    /// `/realm_access/roles`.
     pub(super) roles_claim: Option<String>,
-    /// Claim with the scopes.
-    pub(super) scope_claim: Option<String>,
-    /// An audience to accept besides each server's resource URI.
+    /// Claim that only a person's token has, such as `auth_time`. Default: none; programs' tokens
+    /// are told by what issuers are known to do.
+    pub(super) human_claim: Option<String>,
+    /// Its tokens carry this audience instead of the server's resource URI. Needs `clients`.
     pub(super) audience: Option<String>,
-    /// The weakest `typ` header of an access token that is accepted.
-    pub(super) token_typ: Option<RawTokenTyp>,
-    /// Fetch its keys from loopback and private addresses too. Default: `false`.
+    /// Clients whose tokens are accepted. Default: any.
+    #[serde(default)]
+    pub(super) clients: Vec<String>,
+    /// Accept tokens whose `typ` is missing or `JWT`. Default: by profile.
+    pub(super) accept_typ_missing: Option<bool>,
+    /// How far ahead of ours its clock may be, at most `60s`. Default: `5s`.
+    pub(super) leeway: Option<Span>,
+    /// It may be on loopback or in a private network, over plain http too. Default: `false`.
     #[serde(default)]
     pub(super) allow_private_network: bool,
 }
@@ -89,17 +101,6 @@ pub(super) enum RawProfile {
     Entra,
     Okta,
     Workos,
-}
-
-/// `at+jwt`; or also `jwt`; or also a missing one.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "TokenTyp")]
-pub(super) enum RawTokenTyp {
-    #[serde(rename = "at+jwt")]
-    AtJwt,
-    Jwt,
-    Missing,
 }
 
 /// An asset.
@@ -212,6 +213,8 @@ pub(super) struct RawServer {
     pub(super) upstream: String,
     /// Its name may resolve to loopback and private addresses. Default: `true`.
     pub(super) allow_private_network: Option<bool>,
+    /// Its resource URI, the audience of its tokens. Default: `{public_url}/{name}/mcp`.
+    pub(super) resource: Option<String>,
     /// Headers to send to it, by name; values are references: `Bearer env:NAME`.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, SecretRef>,

@@ -56,7 +56,7 @@ pub(super) fn resolve(
         let message = format!("a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes");
         report.problem(&top.key("admin_socket"), message, "choose a shorter path");
     }
-    let issuers = issuers::issuers(&raw.issuers, report);
+    let issuers = issuers::issuers(&raw.issuers, tenant.as_ref(), report);
     let assets = money::assets(&raw.assets, report);
     let rails = money::rails(&raw.rails, &assets, &vault, report);
     let market = terms::Market {

@@ -152,10 +152,12 @@ pub(super) fn convert(
     if let Some(payment) = template.auth.payment {
         pay(payment, &mut raw, &auth_at.key("payment"), report);
     }
+    let resource = template.auth.identity.and_then(|identity| identity.audience);
     let is_open = template.tools.iter().any(|tool| !tool.requires_identity);
     let server = RawServer {
         upstream,
         allow_private_network: None,
+        resource,
         headers: BTreeMap::new(),
         default: None,
         relay: RawRelay { anonymous: is_open, scopes: Vec::new() },
@@ -184,7 +186,13 @@ fn upstream(
     )
 }
 
+/// The audience is not said here: it is the server's resource URI.
 fn issuer(part: &RawIdentityPart, at: &At, report: &mut Report) -> RawIssuer {
+    if part.audience.is_some() {
+        let message = "this becomes the server's resource URI: clients that discover where to get \
+                       a token expect there the URL that they call";
+        report.warn(&at.key("audience"), message, "let it be that URL if such clients are to come");
+    }
     if part.obo_enabled == Some(true) {
         let message = "on-behalf-of exchange is not offered";
         let hint = "the caller's token never reaches the server, exchanged or not";
@@ -199,7 +207,6 @@ fn issuer(part: &RawIdentityPart, at: &At, report: &mut Report) -> RawIssuer {
     RawIssuer {
         issuer: format!("https://{}{slash}", part.tenant),
         profile: Some(part.provider),
-        audience: part.audience.clone(),
         ..RawIssuer::default()
     }
 }
@@ -325,6 +332,7 @@ pub(super) fn translate(mut found: Found) -> Found {
         ["rails", "l402", "source", ..] => payment.key("source"),
         ["rails", "l402", "credential_ttl"] => payment.key("macaroon_ttl_seconds"),
         ["rails", ..] => payment,
+        ["servers", _, "resource"] => server.key("auth").key("identity").key("audience"),
         ["servers", _, "upstream"] => server.key("upstream"),
         ["servers", _, "tools", name, "price", ..] => payment.key("pricing").key(name),
         ["servers", _, "tools", ..] => server.key("tools"),

@@ -1,71 +1,40 @@
 //! Issuers of access tokens.
 
-use super::{is_loopback, name_of_tenant, plain, secure_url};
+use super::{is_loopback, name_of_tenant, plain, span, web_url};
 use crate::config::{
-    Claim, Issuer, Profile, TenantRule, TokenTyp,
-    raw::{RawIssuer, RawProfile, RawTokenTyp},
+    Issuer, Keys, TenantRule,
+    raw::{RawIssuer, RawProfile},
     report::{At, Report},
+    scalar::Span,
 };
+use http::Uri;
 use std::{collections::BTreeSet, sync::Arc};
 
 /// What a kind of issuer does differently.
 struct Habits {
-    profile: Profile,
-    client_claims: &'static [&'static str],
-    roles_claim: Option<&'static str>,
-    scope_claim: &'static str,
-    token_typ: TokenTyp,
+    client_claim: &'static str,
+    roles_claim: &'static str,
+    accept_typ_missing: bool,
 }
 
 const fn habits(profile: RawProfile) -> Habits {
-    let usual = Habits {
-        profile: Profile::Rfc9068,
-        client_claims: &["client_id"],
-        roles_claim: None,
-        scope_claim: "scope",
-        token_typ: TokenTyp::AtJwt,
+    let (client_claim, roles_claim, accept_typ_missing) = match profile {
+        RawProfile::Rfc9068 => ("client_id", "roles", false),
+        RawProfile::Auth0 => ("azp", "permissions", true),
+        RawProfile::Keycloak => ("azp", "/realm_access/roles", true),
+        RawProfile::Entra => ("azp", "roles", true),
+        RawProfile::Okta => ("cid", "groups", true),
+        RawProfile::Workos => ("client_id", "roles", true),
     };
-    match profile {
-        RawProfile::Rfc9068 => Habits { roles_claim: Some("roles"), ..usual },
-        RawProfile::Auth0 => Habits {
-            profile: Profile::Auth0,
-            client_claims: &["azp", "client_id"],
-            roles_claim: Some("permissions"),
-            token_typ: TokenTyp::OrJwt,
-            ..usual
-        },
-        RawProfile::Keycloak => Habits {
-            profile: Profile::Keycloak,
-            client_claims: &["azp", "client_id"],
-            roles_claim: Some("/realm_access/roles"),
-            token_typ: TokenTyp::OrJwt,
-            ..usual
-        },
-        RawProfile::Entra => Habits {
-            profile: Profile::Entra,
-            client_claims: &["azp", "appid"],
-            roles_claim: Some("roles"),
-            scope_claim: "scp",
-            token_typ: TokenTyp::OrJwt,
-        },
-        RawProfile::Okta => Habits {
-            profile: Profile::Okta,
-            client_claims: &["cid"],
-            roles_claim: Some("groups"),
-            scope_claim: "scp",
-            token_typ: TokenTyp::OrMissing,
-        },
-        RawProfile::Workos => Habits {
-            profile: Profile::Workos,
-            roles_claim: Some("roles"),
-            token_typ: TokenTyp::OrMissing,
-            ..usual
-        },
-    }
+    Habits { client_claim, roles_claim, accept_typ_missing }
 }
 
 /// All issuers; `None` when one is wrong.
-pub(super) fn issuers(raw: &[RawIssuer], report: &mut Report) -> Option<Vec<Arc<Issuer>>> {
+pub(super) fn issuers(
+    raw: &[RawIssuer],
+    default_tenant: Option<&Arc<str>>,
+    report: &mut Report,
+) -> Option<Vec<Arc<Issuer>>> {
     let mut names = BTreeSet::new();
     let mut issuers = Vec::new();
     for (index, raw) in raw.iter().enumerate() {
@@ -74,69 +43,109 @@ pub(super) fn issuers(raw: &[RawIssuer], report: &mut Report) -> Option<Vec<Arc<
             let hint = "keep one of them";
             report.problem(&at.key("issuer"), "this issuer is listed twice", hint);
         }
-        issuers.push(issuer(raw, &at, report).map(Arc::new));
+        issuers.push(issuer(raw, default_tenant, &at, report).map(Arc::new));
     }
     issuers.into_iter().collect()
 }
 
-fn issuer(raw: &RawIssuer, at: &At, report: &mut Report) -> Option<Issuer> {
+fn issuer(
+    raw: &RawIssuer,
+    default_tenant: Option<&Arc<str>>,
+    at: &At,
+    report: &mut Report,
+) -> Option<Issuer> {
     let habits = habits(raw.profile.unwrap_or(RawProfile::Rfc9068));
-    let url = secure_url(&raw.issuer, &at.key("issuer"), report);
-    let jwks_at = at.key("jwks_uri");
-    let jwks_uri = raw.jwks_uri.as_deref().map(|text| secure_url(text, &jwks_at, report).ok_or(()));
-    let asked = match &jwks_uri {
-        Some(Ok(jwks)) => Some(jwks),
-        _ => url.as_ref(),
-    };
-    if asked.is_some_and(is_loopback) && !raw.allow_private_network {
-        let hint = "add `allow_private_network: true`";
-        report.problem(at, "its keys are on loopback, from where none are fetched", hint);
-    }
+    let issuer_at = at.key("issuer");
+    let url = place(&raw.issuer, raw.allow_private_network, &issuer_at, report);
     if url.as_ref().is_some_and(|url| url.query().is_some()) {
         let hint = "write exactly the token's `iss`";
-        report.problem(&at.key("issuer"), "an issuer has no query (RFC 8414)", hint);
+        report.problem(&issuer_at, "an issuer has no query (RFC 8414)", hint);
     }
-    let mut pick = |name: &str, written: &Option<String>, usual: Option<&str>| {
-        claim(written.as_deref().or(usual)?, &at.key(name), report)
-    };
-    let client_claim = pick("client_claim", &raw.client_claim, None);
-    let roles_claim = pick("roles_claim", &raw.roles_claim, habits.roles_claim);
-    let scope_claim = pick("scope_claim", &raw.scope_claim, Some(habits.scope_claim));
-    let tenant_claim = pick("tenant_claim", &raw.tenant_claim, None);
+    let keys = keys(raw, at, report);
+    let mut pick = |name: &str, written: Option<&str>| claim(written?, &at.key(name), report);
+    let roles = raw.roles_claim.as_deref().unwrap_or(habits.roles_claim);
+    let roles_claim = pick("roles_claim", Some(roles));
+    let human_claim = pick("human_claim", raw.human_claim.as_deref());
+    let tenant_claim = pick("tenant_claim", raw.tenant_claim.as_deref());
+    let client_claim = raw.client_claim.as_deref().unwrap_or(habits.client_claim);
+    let client_claim = plain(client_claim, &at.key("client_claim"), report);
     let audience = raw.audience.as_deref().and_then(|a| plain(a, &at.key("audience"), report));
+    if raw.audience.is_some() && raw.clients.is_empty() {
+        let message = "with an audience of its own, any token of this issuer would do";
+        let hint = "add `clients` with the ids of those whose tokens are accepted";
+        report.problem(&at.key("audience"), message, hint);
+    }
+    let clients = raw.clients.iter().enumerate();
+    let clients = clients.filter_map(|(i, c)| plain(c, &at.key("clients").index(i), report));
+    let clients = clients.collect();
+    let tenant = tenant(raw, tenant_claim, default_tenant, at, report);
+    let bounds = [Span(0), Span::seconds(60)];
+    let leeway_ms = span(raw.leeway, Span::seconds(5), bounds, &at.key("leeway"), report);
+    if raw.human_claim.is_some() {
+        // A wrong claim has been reported; it must not turn into none.
+        human_claim.as_ref()?;
+    }
     Some(Issuer {
         issuer: url.map(|_| raw.issuer.as_str().into())?,
-        jwks_uri: jwks_uri.transpose().ok()?,
-        profile: habits.profile,
-        tenant: tenant(raw, tenant_claim, at, report)?,
-        client_claims: match (client_claim, &raw.client_claim) {
-            (Some(claim), _) => vec![claim],
-            (None, Some(_)) => return None,
-            (None, None) => {
-                let usual = habits.client_claims.iter();
-                usual.map(|name| Claim(vec![(*name).into()])).collect()
-            }
-        },
-        roles_claim,
-        scope_claim: scope_claim?,
+        keys: keys?,
         audience,
-        token_typ: match raw.token_typ {
-            None => habits.token_typ,
-            Some(RawTokenTyp::AtJwt) => TokenTyp::AtJwt,
-            Some(RawTokenTyp::Jwt) => TokenTyp::OrJwt,
-            Some(RawTokenTyp::Missing) => TokenTyp::OrMissing,
-        },
+        clients,
+        accept_typ_missing: raw.accept_typ_missing.unwrap_or(habits.accept_typ_missing),
+        client_claim: client_claim?,
+        tenant: tenant?,
+        roles_claim,
+        human_claim,
         allow_private_network: raw.allow_private_network,
+        leeway_s: leeway_ms / 1000,
     })
+}
+
+/// A URL that the gateway fetches for an issuer.
+fn place(text: &str, is_private: bool, at: &At, report: &mut Report) -> Option<Uri> {
+    let url = web_url(text, at, report)?;
+    if !is_private && (is_loopback(&url) || url.scheme_str() == Some("http")) {
+        let message = "issuers are asked over https and at public addresses only";
+        report.problem(at, message, "write `https://`, or add `allow_private_network: true`");
+        return None;
+    }
+    Some(url)
+}
+
+fn keys(raw: &RawIssuer, at: &At, report: &mut Report) -> Option<Keys> {
+    let mut url = |name: &str, text: &str| {
+        place(text, raw.allow_private_network, &at.key(name), report).map(|_| text.into())
+    };
+    match (&raw.jwks_uri, &raw.metadata_url) {
+        (None, None) => Some(Keys::WellKnown),
+        (Some(jwks), None) => url("jwks_uri", jwks).map(Keys::Jwks),
+        (None, Some(document)) => url("metadata_url", document).map(Keys::Document),
+        (Some(_), Some(_)) => {
+            let hint = "keep one of them";
+            report.problem(at, "`jwks_uri` and `metadata_url` exclude each other", hint);
+            None
+        }
+    }
 }
 
 fn tenant(
     raw: &RawIssuer,
-    claim: Option<Claim>,
+    claim: Option<Arc<str>>,
+    default: Option<&Arc<str>>,
     at: &At,
     report: &mut Report,
 ) -> Option<TenantRule> {
-    match (&raw.tenant, claim) {
+    let tenants = raw.tenants.iter().enumerate();
+    let known: Vec<Option<Arc<str>>> = tenants
+        .map(|(index, tenant)| name_of_tenant(tenant, &at.key("tenants").index(index), report))
+        .collect();
+    if !known.is_empty() && raw.tenant_claim.is_none() {
+        report.problem(
+            &at.key("tenants"),
+            "no claim is to name one of these",
+            "add `tenant_claim`",
+        );
+    }
+    match (&raw.tenant, &raw.tenant_claim) {
         (Some(_), Some(_)) => {
             let hint = "keep one of them";
             report.problem(at, "`tenant` and `tenant_claim` exclude each other", hint);
@@ -145,22 +154,21 @@ fn tenant(
         (Some(tenant), None) => {
             name_of_tenant(tenant, &at.key("tenant"), report).map(TenantRule::Fixed)
         }
-        (None, Some(claim)) => Some(TenantRule::Claim(claim)),
-        (None, None) if raw.tenant_claim.is_some() => None,
-        (None, None) => Some(TenantRule::Default),
+        (None, Some(_)) => {
+            let known = known.into_iter().collect::<Option<_>>()?;
+            Some(TenantRule::Claim { name: claim?, known })
+        }
+        (None, None) => default.map(|tenant| TenantRule::Fixed(Arc::clone(tenant))),
     }
 }
 
 /// `org_id`, or `/realm_access/roles`. A name may hold dots and slashes, as URLs do.
-fn claim(text: &str, at: &At, report: &mut Report) -> Option<Claim> {
-    let members: Vec<Arc<str>> = match text.strip_prefix('/') {
-        Some(path) => path.split('/').map(Arc::from).collect(),
-        None => vec![text.into()],
-    };
-    if members.iter().any(|member| member.is_empty()) || text.contains(char::is_control) {
+fn claim(text: &str, at: &At, report: &mut Report) -> Option<Arc<str>> {
+    let path = text.strip_prefix('/').unwrap_or("-");
+    if text.is_empty() || path.split('/').any(str::is_empty) || text.contains(char::is_control) {
         let hint = "write a member's name, or a path such as `/realm_access/roles`";
         report.problem(at, "this names no claim", hint);
         return None;
     }
-    Some(Claim(members))
+    Some(text.into())
 }

@@ -49,7 +49,7 @@ pub(super) fn servers(
         let name = name(written, &at, report);
         let upstream = upstream(&raw.upstream, listen, &at.key("upstream"), report);
         let headers = headers(raw, &at.key("headers"), vault, report);
-        let resource: Arc<str> = format!("{public_url}/{written}/mcp").into();
+        let resource = resource(raw, public_url, written, &at, report);
         let here = terms::Here { server: written.as_str().into(), resource: Arc::clone(&resource) };
         let tools = tools(raw, &at, &here, market, report);
         let default = default_tool(raw.default.as_ref(), &at, &here, market, report);
@@ -74,6 +74,20 @@ pub(super) fn servers(
         servers.insert(name, Arc::new(server));
     }
     servers
+}
+
+/// The resource URI (RFC 8707): absolute, without fragment; a trailing slash would be part of it.
+fn resource(
+    raw: &RawServer,
+    public_url: &str,
+    name: &str,
+    at: &At,
+    report: &mut Report,
+) -> Arc<str> {
+    match raw.resource.as_deref() {
+        Some(said) if web_url(said, &at.key("resource"), report).is_some() => said.into(),
+        Some(_) | None => format!("{public_url}/{name}/mcp").into(),
+    }
 }
 
 fn upstream(text: &str, listen: Option<SocketAddr>, at: &At, report: &mut Report) -> Option<Uri> {

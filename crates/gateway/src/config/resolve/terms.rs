@@ -8,7 +8,7 @@ use crate::config::{
         RawRails, RawTerms,
     },
     report::{At, Report},
-    scalar::{Span, show_span},
+    scalar::Span,
     tree::printable,
 };
 use countersign_core::{
@@ -22,8 +22,6 @@ const CLIENT_CAPS: [(Micros, &str); 2] = [
     (Micros(1_000_000), "the reference x402 client refuses to pay more than 1 USD"),
     (Micros(100_000), "some x402 clients refuse to pay more than 0.10 USD"),
 ];
-/// Time left for settling after the run, in milliseconds.
-const SETTLE_MARGIN_MS: u64 = 5_000;
 
 /// What prices may be in, and who can be known.
 pub(super) struct Market<'a> {
@@ -109,16 +107,6 @@ fn coherence(raw: &RawTerms, terms: &Terms, market: &Market<'_>, at: &At, report
     let amounts = || terms.prices.iter().flat_map(|rule| &rule.amounts);
     let on_lightning = |amount: &&Amount| &*amount.asset.0 == "BTC";
     let on_x402 = amounts().any(|amount| !on_lightning(&amount));
-    let timeout = market.rails.x402.as_ref().and_then(|rail| rail.max_timeout);
-    let timeout_ms = timeout.unwrap_or(Span::seconds(60)).0;
-    let needed_ms = terms.deadline_ms.saturating_add(SETTLE_MARGIN_MS);
-    if on_x402 && terms.flow == Flow::Authorization && timeout_ms < needed_ms {
-        let hint = format!(
-            "set `rails.x402.max_timeout` to {} or more, or a shorter `deadline`",
-            show_span(needed_ms)
-        );
-        report.problem(at, "the payment could expire while the tool runs", hint);
-    }
     if terms.uses.0 > 1 && !amounts().any(|amount| on_lightning(&amount)) {
         let hint = "remove `uses`, or add a price in sat";
         report.warn(&at.key("uses"), "`uses` matters for L402 prices only", hint);
