@@ -21,6 +21,6 @@ pub use payment::{Nonce, Payment, Settlement};
 pub use x402::{PaidX402, X402Terms};
 pub use permit::Permit;
 pub use token::{
-    Algorithm, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError, TypRule,
-    UnverifiedToken, VerifiedToken,
+    Algorithm, ClaimPath, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError,
+    TypRule, UnverifiedToken, VerifiedToken,
 };

@@ -26,40 +26,18 @@ use base64::{
 use countersign_core::world::World;
 use serde_json::{Value, json};
 use std::{
-    fmt, io,
+    fmt,
     net::SocketAddr,
     sync::{Arc, PoisonError, RwLock},
 };
 use subtle::ConstantTimeEq as _;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::task::JoinHandle;
 
+use super::{SandboxError, listen};
 use crate::fetch::form_pairs;
 
 /// How long a machine's token lives, in seconds.
 const MACHINE_TTL_S: u64 = 600;
-
-/// Why there is no sandbox issuer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum SandboxIssuerError {
-    /// The address is not on loopback.
-    NotLoopback,
-    /// The address cannot be bound.
-    Bind(io::ErrorKind),
-    /// No key could be made, or it could not sign.
-    Key,
-}
-
-impl fmt::Display for SandboxIssuerError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::NotLoopback => f.write_str("the sandbox issuer listens on loopback only"),
-            Self::Bind(kind) => write!(f, "the sandbox issuer cannot listen: {kind}"),
-            Self::Key => f.write_str("the sandbox issuer has no working key"),
-        }
-    }
-}
-
-impl std::error::Error for SandboxIssuerError {}
 
 /// A client that may ask for tokens of its own.
 #[derive(Clone)]
@@ -114,13 +92,8 @@ pub async fn start(
     address: SocketAddr,
     clients: Vec<SandboxClient>,
     world: World,
-) -> Result<SandboxIssuer, SandboxIssuerError> {
-    if !address.ip().is_loopback() {
-        return Err(SandboxIssuerError::NotLoopback);
-    }
-    let bind_error = |error: io::Error| SandboxIssuerError::Bind(error.kind());
-    let listener = TcpListener::bind(address).await.map_err(bind_error)?;
-    let url = format!("http://{}", listener.local_addr().map_err(bind_error)?);
+) -> Result<SandboxIssuer, SandboxError> {
+    let (listener, url) = listen(address).await?;
     let key = RwLock::new(SigningKey::new(&world)?);
     let inner = Arc::new(Inner { url, key, clients, world });
     let router = Router::new()
@@ -148,7 +121,7 @@ impl SandboxIssuer {
     ///
     /// # Errors
     /// The key does not sign.
-    pub fn mint(&self, token: &SandboxToken<'_>) -> Result<String, SandboxIssuerError> {
+    pub fn mint(&self, token: &SandboxToken<'_>) -> Result<String, SandboxError> {
         self.inner.mint(token)
     }
 
@@ -156,7 +129,7 @@ impl SandboxIssuer {
     ///
     /// # Errors
     /// No new key could be made.
-    pub fn rotate(&self) -> Result<(), SandboxIssuerError> {
+    pub fn rotate(&self) -> Result<(), SandboxError> {
         let fresh = SigningKey::new(&self.inner.world)?;
         *self.inner.key.write().unwrap_or_else(PoisonError::into_inner) = fresh;
         Ok(())
@@ -182,7 +155,7 @@ impl fmt::Debug for Inner {
 }
 
 impl Inner {
-    fn mint(&self, token: &SandboxToken<'_>) -> Result<String, SandboxIssuerError> {
+    fn mint(&self, token: &SandboxToken<'_>) -> Result<String, SandboxError> {
         let now_s = self.world.now().seconds();
         let mut claims = json!({
             "iss": self.url,
@@ -234,18 +207,18 @@ struct SigningKey {
 }
 
 impl SigningKey {
-    fn new(world: &World) -> Result<Self, SandboxIssuerError> {
+    fn new(world: &World) -> Result<Self, SandboxError> {
         let pair = EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING);
         let id = format!("sandbox-{}", hex::encode(world.random::<4>()));
-        Ok(Self { id, pair: pair.map_err(|_| SandboxIssuerError::Key)? })
+        Ok(Self { id, pair: pair.map_err(|_| SandboxError::Key)? })
     }
 
-    fn sign(&self, claims: &Value) -> Result<String, SandboxIssuerError> {
+    fn sign(&self, claims: &Value) -> Result<String, SandboxError> {
         let header = json!({ "alg": "ES256", "typ": "at+jwt", "kid": self.id });
         let encode = |part: &Value| URL_SAFE_NO_PAD.encode(part.to_string());
         let input = format!("{}.{}", encode(&header), encode(claims));
         let signature = self.pair.sign(&SystemRandom::new(), input.as_bytes());
-        let signature = signature.map_err(|_| SandboxIssuerError::Key)?;
+        let signature = signature.map_err(|_| SandboxError::Key)?;
         Ok(format!("{input}.{}", URL_SAFE_NO_PAD.encode(signature.as_ref())))
     }
 
