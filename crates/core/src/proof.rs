@@ -16,11 +16,11 @@ pub mod x402;
 pub use authorization::Authorization;
 pub use consent::Consent;
 pub use identity::{Delegator, Identity, Principal};
-pub use l402::VerifiedCredential;
+pub use l402::{Mint, Minted, VerifiedCredential, mint};
 pub use payment::{Nonce, Payment, Settlement};
-pub use x402::{PaidX402, X402Terms};
+pub use x402::{Binding, Challenge as X402Challenge, PaidX402, X402Terms};
 pub use permit::Permit;
 pub use token::{
-    Algorithm, ClaimPath, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError,
-    TypRule, UnverifiedToken, VerifiedToken,
+    Algorithm, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError, TypRule,
+    UnverifiedToken, VerifiedToken,
 };
