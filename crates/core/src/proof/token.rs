@@ -77,22 +77,8 @@ pub struct Header {
 pub enum TypRule {
     /// `at+jwt` or `application/at+jwt` (RFC 9068).
     AccessToken,
-    /// Also `JWT`, which ID tokens have too: those are told apart by their claims.
-    OrJwt,
-    /// Also none at all.
-    OrMissing,
-}
-
-/// Where a claim is: one member's name, or several to descend through.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct ClaimPath(pub Vec<Arc<str>>);
-
-impl ClaimPath {
-    /// The claim that is a member of the token's own.
-    #[must_use]
-    pub fn member(name: &str) -> Self {
-        Self(vec![name.into()])
-    }
+    /// Also `JWT` and none at all. Tokens that look like another kind are still refused.
+    AlsoUntyped,
 }
 
 /// Where a principal's tenant comes from.
@@ -102,8 +88,8 @@ pub enum TenantRule {
     Fixed(Arc<str>),
     /// A claim names it.
     Claim {
-        /// Where it is.
-        path: ClaimPath,
+        /// The claim's name, or a JSON pointer that starts with `/`.
+        name: Arc<str>,
         /// The tenants there are; empty for any.
         known: Vec<Arc<str>>,
     },
@@ -116,21 +102,17 @@ pub struct Profile {
     pub issuer: Arc<str>,
     /// Accepted `typ`.
     pub typ: TypRule,
-    /// An audience accepted besides the resource: whatever token has it is good at every server.
-    pub audience: Option<Arc<str>>,
-    /// The claim with the client's id; the first that is there counts.
-    pub client_claims: Vec<ClaimPath>,
+    /// The claim with the client's id: `client_id`, else `azp` or `appid`.
+    pub client_claim: Arc<str>,
     /// Clients whose tokens are accepted; empty for any.
     pub clients: Vec<Arc<str>>,
     /// The tenant.
     pub tenant: TenantRule,
-    /// The claim with the scopes: words in a text, or a list of words.
-    pub scope_claim: ClaimPath,
-    /// The claim with the delegator's roles or groups.
-    pub roles_claim: Option<ClaimPath>,
+    /// The claim with the delegator's roles or groups; a name, or a JSON pointer.
+    pub roles_claim: Option<Arc<str>>,
     /// A claim that only a person's token has (`auth_time`, `amr`); without it a token is a
     /// program's.
-    pub human_claim: Option<ClaimPath>,
+    pub human_claim: Option<Arc<str>>,
     /// How far ahead of us the issuer's clock may be, for `nbf` and `iat`. `exp` has no leeway.
     pub leeway_s: u64,
 }
@@ -142,11 +124,9 @@ impl Profile {
         Self {
             issuer: issuer.into(),
             typ: TypRule::AccessToken,
-            audience: None,
-            client_claims: vec![ClaimPath::member("client_id")],
+            client_claim: "client_id".into(),
             clients: Vec::new(),
             tenant: TenantRule::Fixed(tenant.into()),
-            scope_claim: ClaimPath::member("scope"),
             roles_claim: None,
             human_claim: None,
             leeway_s: 5,
@@ -440,10 +420,10 @@ fn read_header(header: &Map<String, Value>) -> Result<(Header, Option<String>), 
 
 fn check_typ(typ: Option<&str>, rule: TypRule) -> Result<(), TokenError> {
     match (typ, rule) {
-        (Some("at+jwt" | "application/at+jwt"), _)
-        | (Some("jwt"), TypRule::OrJwt | TypRule::OrMissing)
-        | (None, TypRule::OrMissing) => Ok(()),
-        (_, TypRule::AccessToken | TypRule::OrJwt | TypRule::OrMissing) => Err(TokenError::Type),
+        (Some("at+jwt" | "application/at+jwt"), _) | (None | Some("jwt"), TypRule::AlsoUntyped) => {
+            Ok(())
+        }
+        (_, TypRule::AccessToken | TypRule::AlsoUntyped) => Err(TokenError::Type),
     }
 }
 

@@ -56,11 +56,10 @@ impl Verifier {
     pub fn new(configs: Vec<IssuerConfig>, world: World) -> Result<Self, IssuerProblem> {
         let mut issuers: Vec<Arc<Issuer>> = Vec::with_capacity(configs.len());
         for config in configs {
-            let issuer = Issuer::new(config, world.clone())?;
-            if issuers.iter().any(|other| other.name() == issuer.name()) {
-                return Err(IssuerProblem::Duplicate(Arc::clone(issuer.name())));
+            if issuers.iter().any(|issuer| **issuer.name() == *config.issuer) {
+                return Err(IssuerProblem::Duplicate(config.issuer.into()));
             }
-            issuers.push(Arc::new(issuer));
+            issuers.push(Arc::new(Issuer::new(config, world.clone())?));
         }
         Ok(Self { issuers, cache: Mutex::default(), world })
     }
@@ -99,6 +98,7 @@ impl Verifier {
         let issuer = self.issuers.iter().find(|issuer| issuer.name() == token.issuer());
         let issuer = issuer.ok_or(TokenError::Issuer)?;
         let keys = issuer.keys_for(token.header()).await?;
+        let audience = issuer.audience().unwrap_or(audience);
         let expected = Expected { profile: issuer.profile(), audience };
         let now = self.world.now();
         let token = token.verify(&expected, now, |header, input, signature| {

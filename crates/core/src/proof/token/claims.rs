@@ -1,6 +1,6 @@
 //! The rules of an access token's claims. Called after the signature was verified, and only then.
 
-use super::{ClaimPath, Expected, Profile, TenantRule, TokenError, TypRule, VerifiedToken};
+use super::{Expected, Profile, TenantRule, TokenError, TypRule, VerifiedToken};
 use crate::{
     digest::Digest,
     proof::{Delegator, Principal},
@@ -24,13 +24,12 @@ pub(super) fn judge(
     let profile = expected.profile;
     refuse_other_kinds(claims, profile.typ)?;
     let expires_at = check_times(claims, profile.leeway_s, now)?;
-    check_audience(claims, expected.audience, profile.audience.as_deref())?;
+    check_audience(claims, expected.audience)?;
     if claims.contains_key("cnf") {
         return Err(TokenError::SenderConstrained);
     }
     let subject = text(claims, "sub")?;
-    let client = profile.client_claims.iter().find_map(|path| lookup(claims, path));
-    let client = client.and_then(clean_text).ok_or(TokenError::Claim("client_id"))?;
+    let client = named_text(claims, &profile.client_claim, "client_id")?;
     if !profile.clients.is_empty() && !profile.clients.iter().any(|c| **c == *client) {
         return Err(TokenError::Client);
     }
@@ -46,12 +45,12 @@ pub(super) fn judge(
         }),
         agent: actors.next().unwrap_or_else(|| client.into()),
         chain: actors.collect(),
-        roles: read_roles(claims, profile.roles_claim.as_ref())?,
+        roles: read_roles(claims, profile.roles_claim.as_deref())?,
     };
     Ok(VerifiedToken {
         principal,
         client: client.into(),
-        scopes: read_scopes(claims, &profile.scope_claim)?,
+        scopes: read_scopes(claims)?,
         reference: read_reference(claims, payload, &profile.issuer)?,
         expires_at,
     })
@@ -59,7 +58,15 @@ pub(super) fn judge(
 
 /// A claim that must be a non-empty string without control characters.
 pub(super) fn text<'a>(claims: &'a Claims, name: &'static str) -> Result<&'a str, TokenError> {
-    claims.get(name).and_then(clean_text).ok_or(TokenError::Claim(name))
+    named_text(claims, name, name)
+}
+
+fn named_text<'a>(
+    claims: &'a Claims,
+    name: &str,
+    public_name: &'static str,
+) -> Result<&'a str, TokenError> {
+    claims.get(name).and_then(clean_text).ok_or(TokenError::Claim(public_name))
 }
 
 fn clean_text(value: &Value) -> Option<&str> {
@@ -76,7 +83,7 @@ fn refuse_other_kinds(claims: &Claims, typ: TypRule) -> Result<(), TokenError> {
     };
     let mut is_access = says("typ", "Bearer") && says("token_use", "access");
     is_access &= ["events", "htm", "htu"].iter().all(|name| !claims.contains_key(*name));
-    if typ != TypRule::AccessToken {
+    if typ == TypRule::AlsoUntyped {
         is_access &=
             ["nonce", "at_hash", "c_hash", "s_hash"].iter().all(|name| !claims.contains_key(*name));
     }
@@ -102,18 +109,18 @@ fn check_times(claims: &Claims, leeway_s: u64, now: UnixMs) -> Result<UnixMs, To
     Ok(expires_at)
 }
 
-/// The resource once, or else the profile's own audience once.
-fn check_audience(claims: &Claims, resource: &str, own: Option<&str>) -> Result<(), TokenError> {
-    let audiences = match claims.get("aud") {
-        Some(one @ Value::String(_)) => std::slice::from_ref(one),
-        Some(Value::Array(many)) if many.iter().all(Value::is_string) => many.as_slice(),
+fn check_audience(claims: &Claims, audience: &str) -> Result<(), TokenError> {
+    let is_ours = match claims.get("aud") {
+        Some(Value::String(one)) => one == audience,
+        Some(Value::Array(many)) => {
+            if !many.iter().all(Value::is_string) {
+                return Err(TokenError::Claim("aud"));
+            }
+            many.iter().filter(|one| one.as_str() == Some(audience)).count() == 1
+        }
         Some(_) | None => return Err(TokenError::Claim("aud")),
     };
-    let count = |wanted: Option<&str>| audiences.iter().filter(|a| a.as_str() == wanted).count();
-    match (count(Some(resource)), own.map_or(0, |own| count(Some(own)))) {
-        (1, _) | (0, 1) => Ok(()),
-        _ => Err(TokenError::Audience),
-    }
+    if is_ours { Ok(()) } else { Err(TokenError::Audience) }
 }
 
 /// The `act` chain (RFC 8693), outermost first. An actor of another issuer is refused, since its
@@ -129,7 +136,7 @@ fn read_actors<'a>(claims: &'a Claims, issuer: &str) -> Result<Vec<&'a str>, Tok
         if actor.get("iss").is_some_and(|iss| iss.as_str() != Some(issuer)) {
             return Err(TokenError::Claim("act"));
         }
-        actors.push(text(actor, "sub").map_err(|_| TokenError::Claim("act"))?);
+        actors.push(named_text(actor, "sub", "act")?);
         next = actor.get("act");
     }
     Ok(actors)
@@ -153,8 +160,8 @@ fn is_human(
         || matches!(claim("gty"), "client-credentials" | "client_credentials")
         || claim("idtyp") == "app"
         || claim("preferred_username").starts_with("service-account-");
-    let is_marked = profile.human_claim.as_ref().is_none_or(|path| {
-        lookup(claims, path).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)))
+    let is_marked = profile.human_claim.as_deref().is_none_or(|name| {
+        lookup(claims, name).is_some_and(|value| !matches!(value, Value::Null | Value::Bool(false)))
     });
     !is_program && is_marked
 }
@@ -162,8 +169,8 @@ fn is_human(
 fn read_tenant(claims: &Claims, rule: &TenantRule) -> Result<Arc<str>, TokenError> {
     match rule {
         TenantRule::Fixed(tenant) => Ok(tenant.clone()),
-        TenantRule::Claim { path, known } => {
-            let tenant = lookup(claims, path).and_then(clean_text).ok_or(TokenError::Tenant)?;
+        TenantRule::Claim { name, known } => {
+            let tenant = lookup(claims, name).and_then(clean_text).ok_or(TokenError::Tenant)?;
             if known.is_empty() || known.iter().any(|one| **one == *tenant) {
                 Ok(tenant.into())
             } else {
@@ -173,9 +180,9 @@ fn read_tenant(claims: &Claims, rule: &TenantRule) -> Result<Arc<str>, TokenErro
     }
 }
 
-fn read_roles(claims: &Claims, path: Option<&ClaimPath>) -> Result<Vec<Arc<str>>, TokenError> {
+fn read_roles(claims: &Claims, name: Option<&str>) -> Result<Vec<Arc<str>>, TokenError> {
     const WRONG: TokenError = TokenError::Claim("roles");
-    match path.and_then(|path| lookup(claims, path)) {
+    match name.and_then(|name| lookup(claims, name)) {
         None => Ok(Vec::new()),
         Some(Value::Array(roles)) => {
             roles.iter().map(|role| clean_text(role).map(Arc::from).ok_or(WRONG)).collect()
@@ -184,10 +191,11 @@ fn read_roles(claims: &Claims, path: Option<&ClaimPath>) -> Result<Vec<Arc<str>>
     }
 }
 
-fn read_scopes(claims: &Claims, path: &ClaimPath) -> Result<Vec<Arc<str>>, TokenError> {
+/// `scope`, else `scp`: words in a string, or an array of words.
+fn read_scopes(claims: &Claims) -> Result<Vec<Arc<str>>, TokenError> {
     const WRONG: TokenError = TokenError::Claim("scope");
     let words = |text: &str| text.split(' ').filter(|w| !w.is_empty()).map(Arc::from).collect();
-    match lookup(claims, path) {
+    match claims.get("scope").or_else(|| claims.get("scp")) {
         None => Ok(Vec::new()),
         Some(Value::String(scopes)) => Ok(words(scopes)),
         Some(Value::Array(scopes)) => {
@@ -204,8 +212,10 @@ fn read_reference(claims: &Claims, payload: &[u8], issuer: &str) -> Result<Diges
     }
 }
 
-/// The claim at a path.
-fn lookup<'a>(claims: &'a Claims, path: &ClaimPath) -> Option<&'a Value> {
-    let (first, rest) = path.0.split_first()?;
-    rest.iter().try_fold(claims.get(&**first)?, |value, name| value.as_object()?.get(&**name))
+/// A claim by name, or by JSON pointer when the name starts with `/`.
+fn lookup<'a>(claims: &'a Claims, name: &str) -> Option<&'a Value> {
+    let Some(pointer) = name.strip_prefix('/') else { return claims.get(name) };
+    let (first, rest) = pointer.split_once('/').map_or((pointer, None), |(a, b)| (a, Some(b)));
+    let value = claims.get(&*first.replace("~1", "/").replace("~0", "~"))?;
+    rest.map_or(Some(value), |rest| value.pointer(&format!("/{rest}")))
 }

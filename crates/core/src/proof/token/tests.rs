@@ -223,16 +223,6 @@ fn audiences() {
         assert_eq!(error_of_claim("aud", aud), TokenError::Claim("aud"));
     }
     verify(&header(), &with(claims(), "aud", json!(["https://other", AUDIENCE]))).unwrap();
-
-    let api = Profile { audience: Some("https://api.example".into()), ..profile() };
-    let verify = |aud: Value| {
-        let claims = with(claims(), "aud", aud).to_string();
-        verify_as(&jwt_of(&header().to_string(), &claims), &api).map(|_| ())
-    };
-    assert_eq!(verify(json!("https://api.example")), Ok(()));
-    assert_eq!(verify(json!([AUDIENCE, "https://api.example"])), Ok(()));
-    assert_eq!(verify(json!(AUDIENCE)), Ok(()));
-    assert_eq!(verify(json!("https://api.example/")), Err(TokenError::Audience));
 }
 
 #[test]
@@ -267,11 +257,7 @@ fn other_kinds_of_token() {
     assert_eq!(error_of_claim("cnf", json!({"jkt": "x"})), TokenError::SenderConstrained);
     assert_eq!(error_of_claim("cnf", json!([])), TokenError::SenderConstrained);
 
-    let or_jwt = Profile { typ: TypRule::OrJwt, ..profile() };
-    let untyped = with(header(), "typ", Value::Null).to_string();
-    let refused = verify_as(&jwt_of(&untyped, &claims().to_string()), &or_jwt);
-    assert_eq!(refused.unwrap_err(), TokenError::Type);
-    let loose = Profile { typ: TypRule::OrMissing, ..profile() };
+    let loose = Profile { typ: TypRule::AlsoUntyped, ..profile() };
     for typ in [Value::Null, json!("JWT")] {
         let header = with(header(), "typ", typ).to_string();
         verify_as(&jwt_of(&header, &claims().to_string()), &loose).unwrap();
@@ -329,7 +315,7 @@ fn machines_are_not_people() {
     ] {
         assert!(!is_human(&with(claims(), name, value.clone()), &strict), "{name}: {value}");
     }
-    let marked = Profile { human_claim: Some(ClaimPath::member("auth_time")), ..profile() };
+    let marked = Profile { human_claim: Some("auth_time".into()), ..profile() };
     assert!(!is_human(&claims(), &marked));
     assert!(is_human(&with(claims(), "auth_time", json!(1)), &marked));
 }
@@ -339,20 +325,15 @@ fn profiles() {
     let verify = |claims: &Value, profile: &Profile| {
         verify_as(&jwt_of(&header().to_string(), &claims.to_string()), profile)
     };
-    let client_claims = ["azp", "appid"].map(ClaimPath::member).to_vec();
-    let azp = Profile { client_claims, ..profile() };
-    for (name, value) in [("azp", "agent-2"), ("appid", "agent-2")] {
-        let token = verify(&with(claims(), name, json!(value)), &azp).unwrap();
-        assert_eq!(&*token.principal().agent, "agent-2");
-    }
+    let azp = Profile { client_claim: "azp".into(), ..profile() };
+    let token = verify(&with(claims(), "azp", json!("agent-2")), &azp).unwrap();
+    assert_eq!(&*token.principal().agent, "agent-2");
     assert_eq!(verify(&claims(), &azp).unwrap_err(), TokenError::Claim("client_id"));
-    let first_is_wrong = with(with(claims(), "azp", json!(7)), "appid", json!("agent-2"));
-    assert_eq!(verify(&first_is_wrong, &azp).unwrap_err(), TokenError::Claim("client_id"));
 
     let listed = Profile { clients: vec!["agent-2".into()], ..profile() };
     assert_eq!(verify(&claims(), &listed).unwrap_err(), TokenError::Client);
 
-    let tenant = TenantRule::Claim { path: ClaimPath::member("org"), known: vec!["acme".into()] };
+    let tenant = TenantRule::Claim { name: "org".into(), known: vec!["acme".into()] };
     let tenants = Profile { tenant, ..profile() };
     assert_eq!(verify(&claims(), &tenants).unwrap_err(), TokenError::Tenant);
     let stranger = with(claims(), "org", json!("evil"));
@@ -360,15 +341,13 @@ fn profiles() {
     let token = verify(&with(claims(), "org", json!("acme")), &tenants).unwrap();
     assert_eq!(&*token.principal().tenant, "acme");
 
-    let path = ClaimPath(vec!["realm_access".into(), "roles".into()]);
-    let roles = Profile { roles_claim: Some(path), ..profile() };
+    let roles = Profile { roles_claim: Some("/realm_access/roles".into()), ..profile() };
     let nested = with(claims(), "realm_access", json!({"roles": ["buyer", "admin"]}));
     let token = verify(&nested, &roles).unwrap();
     assert_eq!(token.principal().roles, [Arc::from("buyer"), Arc::from("admin")]);
     let wrong = with(claims(), "realm_access", json!({"roles": [7]}));
     assert_eq!(verify(&wrong, &roles).unwrap_err(), TokenError::Claim("roles"));
-    let path = ClaimPath::member("https://acme.example/roles");
-    let url = Profile { roles_claim: Some(path), ..profile() };
+    let url = Profile { roles_claim: Some("https://acme.example/roles".into()), ..profile() };
     let named = with(claims(), "https://acme.example/roles", json!("buyer"));
     assert_eq!(verify(&named, &url).unwrap().principal().roles, [Arc::from("buyer")]);
 }
@@ -377,12 +356,10 @@ fn profiles() {
 fn scopes() {
     let scopes = |name: &str, value: Value| {
         let claims = with(with(claims(), "scope", Value::Null), name, value);
-        let jwt = jwt_of(&header().to_string(), &claims.to_string());
-        let profile = Profile { scope_claim: ClaimPath::member(name), ..profile() };
-        verify_as(&jwt, &profile)
+        verify(&header(), &claims)
             .map(|token| token.scopes().iter().map(|s| s.to_string()).collect::<Vec<_>>().join(","))
     };
-    assert_eq!(scopes("scope", Value::Null).unwrap(), "");
+    assert_eq!(scopes("x", json!(1)).unwrap(), "");
     assert_eq!(scopes("scope", json!(" a  b ")).unwrap(), "a,b");
     assert_eq!(scopes("scp", json!(["a", "b"])).unwrap(), "a,b");
     assert_eq!(scopes("scp", json!("a b")).unwrap(), "a,b");

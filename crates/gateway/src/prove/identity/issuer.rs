@@ -4,12 +4,9 @@
 //! without any keys is asked again after [`RETRY_MS`].
 //! INVARIANT: keys older than [`STALE_MS`] verify nothing.
 
-use crate::{
-    config,
-    fetch::{Fetch, FetchError, FetchRules},
-};
+use crate::fetch::{Fetch, FetchError, FetchRules};
 use countersign_core::{
-    proof::{ClaimPath, Header, Profile, TenantRule, TypRule},
+    proof::{Header, Profile, TenantRule, TypRule},
     refusal::{Code, Refusal},
     time::UnixMs,
     world::World,
@@ -44,59 +41,52 @@ pub enum Discovery {
     Keys(String),
 }
 
-/// One issuer: what its tokens look like, and where its keys are.
+/// One issuer as the operator configures it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct IssuerConfig {
-    /// Its name and its tokens.
-    pub profile: Profile,
+    /// `iss`, byte for byte.
+    pub issuer: String,
     /// Where its keys are.
     pub discovery: Discovery,
+    /// Its tokens carry this audience instead of the resource URI. Needs `clients`.
+    pub audience: Option<String>,
+    /// Clients whose tokens are accepted; empty for any.
+    pub clients: Vec<String>,
+    /// Accept tokens whose `typ` is missing or `JWT`.
+    pub accept_typ_missing: bool,
+    /// The claim with the client's id: `client_id`, `azp`, `appid`.
+    pub client_claim: String,
+    /// The tenant of its principals.
+    pub tenant: TenantRule,
+    /// The claim with roles or groups; a name, or a JSON pointer.
+    pub roles_claim: Option<String>,
+    /// A claim that only a person's token has.
+    pub human_claim: Option<String>,
     /// It may be on loopback or in a private network, over plain HTTP too.
     pub allow_private_network: bool,
+    /// How far ahead its clock may be, in seconds.
+    pub leeway_s: u64,
     /// How often its keys are fetched anew, in seconds; a removed key lives no longer.
     pub refresh_s: u64,
 }
 
 impl IssuerConfig {
-    /// An issuer with this profile, its keys at the well-known places.
+    /// An issuer that follows RFC 9068, in the tenant `default`.
     #[must_use]
-    pub const fn new(profile: Profile) -> Self {
+    pub fn new(issuer: impl Into<String>) -> Self {
         Self {
-            profile,
+            issuer: issuer.into(),
             discovery: Discovery::WellKnown,
+            audience: None,
+            clients: Vec::new(),
+            accept_typ_missing: false,
+            client_claim: "client_id".to_owned(),
+            tenant: TenantRule::Fixed("default".into()),
+            roles_claim: None,
+            human_claim: None,
             allow_private_network: false,
+            leeway_s: 5,
             refresh_s: 300,
-        }
-    }
-
-    /// An issuer as the operator configured it; `tenant` is the default one.
-    #[must_use]
-    pub fn of(issuer: &config::Issuer, tenant: &Arc<str>) -> Self {
-        let path = |claim: &config::Claim| ClaimPath(claim.0.clone());
-        let profile = Profile {
-            typ: match issuer.token_typ {
-                config::TokenTyp::AtJwt => TypRule::AccessToken,
-                config::TokenTyp::OrJwt => TypRule::OrJwt,
-                config::TokenTyp::OrMissing => TypRule::OrMissing,
-            },
-            audience: issuer.audience.clone(),
-            client_claims: issuer.client_claims.iter().map(path).collect(),
-            tenant: match &issuer.tenant {
-                config::TenantRule::Default => TenantRule::Fixed(Arc::clone(tenant)),
-                config::TenantRule::Fixed(tenant) => TenantRule::Fixed(Arc::clone(tenant)),
-                config::TenantRule::Claim(claim) => {
-                    TenantRule::Claim { path: path(claim), known: Vec::new() }
-                }
-            },
-            scope_claim: path(&issuer.scope_claim),
-            roles_claim: issuer.roles_claim.as_ref().map(path),
-            ..Profile::strict(Arc::clone(&issuer.issuer), Arc::clone(tenant))
-        };
-        let keys = issuer.jwks_uri.as_ref().map(|uri| Discovery::Keys(uri.to_string()));
-        Self {
-            discovery: keys.unwrap_or(Discovery::WellKnown),
-            allow_private_network: issuer.allow_private_network,
-            ..Self::new(profile)
         }
     }
 }
@@ -108,6 +98,8 @@ pub enum IssuerProblem {
     Duplicate(Arc<str>),
     /// Not an `https` URL (or `http` in a private network), and no other place for its keys.
     NotUrl(Arc<str>),
+    /// An audience of its own without a list of clients: any of its tokens would do.
+    AnyClient(Arc<str>),
 }
 
 impl fmt::Display for IssuerProblem {
@@ -115,6 +107,9 @@ impl fmt::Display for IssuerProblem {
         match self {
             Self::Duplicate(name) => write!(f, "issuer `{name}` is configured twice"),
             Self::NotUrl(name) => write!(f, "issuer `{name}` is not an https URL"),
+            Self::AnyClient(name) => {
+                write!(f, "issuer `{name}` has an audience of its own but no list of clients")
+            }
         }
     }
 }
@@ -178,6 +173,7 @@ struct State {
 /// One issuer.
 pub(super) struct Issuer {
     profile: Profile,
+    audience: Option<String>,
     discovery: Discovery,
     refresh_ms: u64,
     fetch: Fetch,
@@ -191,19 +187,36 @@ pub(super) struct Issuer {
 
 impl Issuer {
     pub(super) fn new(config: IssuerConfig, world: World) -> Result<Self, IssuerProblem> {
-        let IssuerConfig { profile, discovery, allow_private_network, refresh_s } = config;
-        let name = &profile.issuer;
-        let is_url =
-            name.starts_with("https://") || name.starts_with("http://") && allow_private_network;
-        if discovery == Discovery::WellKnown && (!is_url || well_known(name).is_empty()) {
-            return Err(IssuerProblem::NotUrl(Arc::clone(name)));
+        let name: Arc<str> = config.issuer.into();
+        let is_http = name.starts_with("http://") && config.allow_private_network;
+        if config.discovery == Discovery::WellKnown
+            && !((name.starts_with("https://") || is_http) && !well_known(&name).is_empty())
+        {
+            return Err(IssuerProblem::NotUrl(name));
         }
-        let rules = FetchRules { allow_private: allow_private_network, ..FetchRules::PUBLIC };
+        if config.audience.is_some() && config.clients.is_empty() {
+            return Err(IssuerProblem::AnyClient(name));
+        }
+        let profile = Profile {
+            issuer: name,
+            typ: match config.accept_typ_missing {
+                true => TypRule::AlsoUntyped,
+                false => TypRule::AccessToken,
+            },
+            client_claim: config.client_claim.into(),
+            clients: config.clients.into_iter().map(Arc::from).collect(),
+            tenant: config.tenant,
+            roles_claim: config.roles_claim.map(Arc::from),
+            human_claim: config.human_claim.map(Arc::from),
+            leeway_s: config.leeway_s,
+        };
+        let allow_private = config.allow_private_network;
         Ok(Self {
             profile,
-            discovery,
-            refresh_ms: refresh_s.saturating_mul(1000).max(PAUSE_MS),
-            fetch: Fetch::new(rules),
+            audience: config.audience,
+            discovery: config.discovery,
+            refresh_ms: config.refresh_s.saturating_mul(1000).max(PAUSE_MS),
+            fetch: Fetch::new(FetchRules { allow_private, ..FetchRules::PUBLIC }),
             world,
             state: Mutex::default(),
             generation: AtomicU64::new(0),
@@ -217,6 +230,10 @@ impl Issuer {
 
     pub(super) const fn profile(&self) -> &Profile {
         &self.profile
+    }
+
+    pub(super) fn audience(&self) -> Option<&str> {
+        self.audience.as_deref()
     }
 
     /// The generation of the keys: a token verified under another one is verified again.
@@ -408,14 +425,16 @@ mod tests {
     fn unsafe_configurations() {
         let world = World::new(|| UnixMs(0), |_| {});
         let build = |config| Issuer::new(config, world.clone()).map(|_| ());
-        let of = |name: &str| IssuerConfig::new(Profile::strict(name, "acme"));
-        let bare = "stytch.example/project-1";
-        assert_eq!(build(of(bare)), Err(IssuerProblem::NotUrl(bare.into())));
-        let keys = Discovery::Keys("https://stytch.example/jwks".into());
-        build(IssuerConfig { discovery: keys, ..of(bare) }).unwrap();
-
-        let plain = of("http://idp.example");
+        let name: Arc<str> = "stytch.example/project-1".into();
+        assert_eq!(build(IssuerConfig::new(&*name)), Err(IssuerProblem::NotUrl(name.clone())));
+        let plain = IssuerConfig::new("http://idp.example");
         assert!(matches!(build(plain.clone()), Err(IssuerProblem::NotUrl(_))));
         build(IssuerConfig { allow_private_network: true, ..plain }).unwrap();
+
+        let keys = Discovery::Keys("https://stytch.example/jwks".into());
+        let audience = Some("project-1".to_owned());
+        let stytch = IssuerConfig { discovery: keys, audience, ..IssuerConfig::new(&*name) };
+        assert_eq!(build(stytch.clone()), Err(IssuerProblem::AnyClient(name)));
+        build(IssuerConfig { clients: vec!["client-1".into()], ..stytch }).unwrap();
     }
 }
