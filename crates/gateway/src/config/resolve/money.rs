@@ -176,6 +176,11 @@ fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -
         let hint = "add the token to `assets`, for example USDC on `eip155:8453`";
         report.warn(&at, "no asset is paid over x402", hint);
     }
+    let is_builtin = matches!(raw.facilitator, RawFacilitator::Builtin(_));
+    if is_builtin && assets.tokens.len() != 1 {
+        let hint = "keep one token in `assets`, or use a facilitator's `url`";
+        report.problem(&at.key("facilitator"), "the built-in one serves exactly one token", hint);
+    }
     let bounds = [Span::seconds(10), Span::seconds(900)];
     let max_timeout_ms =
         span(raw.max_timeout, Span::seconds(60), bounds, &at.key("max_timeout"), report);
