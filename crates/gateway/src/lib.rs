@@ -1,1 +1,24 @@
 //! The gateway: all I/O of Countersign.
+
+pub mod admin;
+pub mod answer;
+pub mod body;
+pub mod call;
+pub mod conclude;
+pub mod config;
+pub mod fetch;
+pub mod gate;
+pub mod mcp;
+pub mod oblige;
+pub mod keys;
+pub mod problem;
+pub mod prove;
+pub mod rails;
+pub mod recover;
+pub mod sandbox;
+pub mod server;
+pub mod session;
+pub mod sse;
+pub mod start;
+pub mod upstream;
+pub mod world;

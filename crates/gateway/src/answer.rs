@@ -1,0 +1,363 @@
+//! Answers to `tools/call`: a result with its receipt, a denial that an agent can act on, or a
+//! challenge in every form that a client may read. Rendering only, but for signing receipts.
+
+use crate::{
+    body::Body,
+    call::Refused,
+    config::{PaymentForm, Server},
+    gate::Gate,
+    problem,
+    prove::payment::Challenge,
+};
+use countersign_core::{
+    audit::receipt::{LogPosition, RECEIPT_META, RECEIPT_VERSION, Receipt, ReceiptState},
+    call::{Call, Era},
+    money::Amount,
+    refusal::{Charged, Code, Family, Refusal},
+    terms::Flow,
+    wire::{
+        json::quote,
+        jsonrpc, l402, mcp,
+        x402::{self, McpChallenge, PaymentRequired, Resource, ResultForm},
+    },
+};
+use countersign_store::{Captured, StoredOutcome};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
+use serde_json::value::RawValue;
+
+/// `_meta` key that says whether money moved, on results that carry no receipt.
+const CHARGED_META: &str = "countersign/charged";
+/// `_meta` key of a repeated request's outcome: the call that really ran.
+const REPLAY_META: &str = "countersign/replay-of";
+
+/// How a call ended that ran.
+#[derive(Debug)]
+pub enum Done {
+    /// Captured: the result with its receipt.
+    Captured(Captured),
+    /// The outcome of the same call, run before.
+    Replayed(StoredOutcome, String),
+    /// The tool reported an error: passed on, not charged unless it says so.
+    ToolError(String, Charged),
+    /// The server answered with a JSON-RPC error: passed on.
+    ProtocolError(String, Charged),
+}
+
+impl Done {
+    /// A stored outcome.
+    ///
+    /// # Errors
+    /// [`Code::ResultTooLarge`] when the result was too large to keep.
+    pub fn replayed(stored: StoredOutcome) -> Result<Self, Refusal> {
+        let bytes = stored.result.clone().and_then(|bytes| String::from_utf8(bytes).ok());
+        match bytes {
+            Some(result) => Ok(Self::Replayed(stored, result)),
+            None => Err(Refusal::new(Code::ResultTooLarge).charged(Charged::Yes)),
+        }
+    }
+}
+
+/// How payment is asked for and denials are told.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Inside MCP: tool results.
+    Mcp,
+    /// By HTTP status and headers, for payment clients that wrap `fetch`.
+    Http,
+}
+
+impl Form {
+    /// By configuration, else by what the client shows: MCP clients must name event streams in
+    /// `Accept` (transports, "Sending Messages"), wrappers of plain HTTP do not; a credential in an
+    /// HTTP header is answered in HTTP.
+    #[must_use]
+    pub fn of(server: &Server, head: &Parts) -> Self {
+        let in_header = head.headers.contains_key(x402::PAYMENT_SIGNATURE) || has_l402(head);
+        match server.payment_form {
+            PaymentForm::Mcp => Self::Mcp,
+            PaymentForm::Http => Self::Http,
+            PaymentForm::Auto if in_header || !accepts_events(&head.headers) => Self::Http,
+            PaymentForm::Auto => Self::Mcp,
+        }
+    }
+}
+
+/// Whether the client reads event streams.
+#[must_use]
+pub fn accepts_events(headers: &HeaderMap) -> bool {
+    headers.get_all(header::ACCEPT).iter().any(|value| {
+        value.to_str().is_ok_and(|value| value.contains("text/event-stream"))
+    })
+}
+
+fn has_l402(head: &Parts) -> bool {
+    head.headers.get_all(header::AUTHORIZATION).iter().any(|value| {
+        let scheme = value.as_bytes().get(..4);
+        scheme.is_some_and(|s| s.eq_ignore_ascii_case(b"L402") || s.eq_ignore_ascii_case(b"LSAT"))
+    })
+}
+
+/// What a call's answer needs of its question.
+#[derive(Clone, Debug)]
+pub struct Shape {
+    id: Box<RawValue>,
+    era: Era,
+    form: Form,
+    resource: Resource,
+    has_structured_content: bool,
+    flow: Flow,
+    can_stream: bool,
+}
+
+impl Shape {
+    /// Of a call.
+    #[must_use]
+    pub fn of(call: &Call, form: Form, accepts_events: bool) -> Self {
+        let id = RawValue::from_string(call.request_id.clone());
+        let url = match form {
+            Form::Mcp => format!("mcp://tool/{}", call.terms.tool.tool),
+            Form::Http => call.terms.resource.to_string(),
+        };
+        Self {
+            id: id.unwrap_or_else(|_| RawValue::NULL.to_owned()),
+            era: call.era,
+            form,
+            resource: Resource {
+                url,
+                description: Some(call.terms.tool.to_string()),
+                mime_type: Some("application/json".to_owned()),
+            },
+            has_structured_content: !call.terms.keep_output_schema,
+            flow: call.terms.flow,
+            can_stream: accepts_events && form == Form::Mcp,
+        }
+    }
+
+    /// Whether events may come before the answer.
+    #[must_use]
+    pub const fn can_stream(&self) -> bool {
+        self.can_stream
+    }
+}
+
+/// The HTTP answer to a call.
+#[must_use]
+pub fn of(
+    gate: &Gate,
+    server: &Server,
+    shape: &Shape,
+    taken: &Result<Done, Refused>,
+) -> Response<Body> {
+    let message = message_of(gate, shape, taken);
+    let mut answer = match taken {
+        Ok(done) => {
+            let mut answer = json(StatusCode::OK, message);
+            add_payment_response(&mut answer, done);
+            answer
+        }
+        Err(refused) => refusal(shape, refused, message),
+    };
+    if let Err(refused) = taken {
+        gate.challenge_identity(server, &refused.refusal, answer.headers_mut());
+    }
+    answer
+}
+
+/// Status and headers by form: within MCP only identity and malformed messages leave 200.
+fn refusal(shape: &Shape, refused: &Refused, message: String) -> Response<Body> {
+    let code = refused.refusal.code();
+    let is_protocol_level = matches!(code.row().family, Family::Identity | Family::Request);
+    if shape.form == Form::Mcp && !is_protocol_level {
+        return json(StatusCode::OK, message);
+    }
+    let mut answer = match (shape.form, &refused.challenge) {
+        (Form::Mcp, _) => problem::json_rpc(&refused.refusal, Some(shape.id.get())),
+        (Form::Http, None) => problem::http(&refused.refusal),
+        (Form::Http, Some(challenge)) => http_challenge(shape, &refused.refusal, challenge),
+    };
+    let private = HeaderValue::from_static("no-store, private");
+    answer.headers_mut().insert(header::CACHE_CONTROL, private);
+    answer
+}
+
+/// The answer as a JSON-RPC message, also for the end of an event stream.
+#[must_use]
+pub fn message_of(gate: &Gate, shape: &Shape, taken: &Result<Done, Refused>) -> String {
+    match taken {
+        Ok(Done::Captured(captured)) => captured_message(gate, shape, captured),
+        Ok(Done::Replayed(stored, result)) => {
+            let call = quote(&stored.call.to_string());
+            let mut entries = vec![(REPLAY_META, call.as_str())];
+            if let Some(settlement) = &stored.settlement {
+                entries.push((x402::META_PAYMENT_RESPONSE, settlement.raw.as_str()));
+            }
+            result_message(shape, result, &entries)
+        }
+        Ok(Done::ToolError(result, charged)) => {
+            let charged = charged_text(*charged);
+            result_message(shape, result, &[(CHARGED_META, charged.as_str())])
+        }
+        Ok(Done::ProtocolError(error, _)) => {
+            format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, shape.id.get())
+        }
+        Err(refused) => jsonrpc::result(&shape.id, &refused_result(shape, refused)),
+    }
+}
+
+fn charged_text(charged: Charged) -> String {
+    serde_json::to_string(&charged).unwrap_or_else(|_| "\"unknown\"".to_owned())
+}
+
+/// The tool's result, its bytes as they came, with entries added to its `_meta`.
+fn result_message(shape: &Shape, result: &str, entries: &[(&str, &str)]) -> String {
+    let raw: Option<&RawValue> = serde_json::from_str(result).ok();
+    let extended = raw.and_then(|raw| mcp::add_result_meta(raw, entries).ok());
+    jsonrpc::result(&shape.id, extended.as_deref().unwrap_or(result))
+}
+
+fn captured_message(gate: &Gate, shape: &Shape, captured: &Captured) -> String {
+    let result = String::from_utf8_lossy(&captured.result);
+    let receipt = receipt(gate, captured).map(|receipt| quote(&receipt));
+    let mut entries: Vec<(&str, &str)> = Vec::with_capacity(2);
+    if let Some(receipt) = &receipt {
+        entries.push((RECEIPT_META, receipt));
+    }
+    if let Some(settlement) = &captured.settlement {
+        entries.push((x402::META_PAYMENT_RESPONSE, &settlement.raw));
+    }
+    result_message(shape, &result, &entries)
+}
+
+/// The signed receipt of a captured call.
+fn receipt(gate: &Gate, captured: &Captured) -> Option<String> {
+    let amount = captured
+        .paid
+        .clone()
+        .unwrap_or_else(|| Amount { asset: "USD".into(), minor: 0 });
+    let receipt = Receipt {
+        v: RECEIPT_VERSION,
+        call: captured.call,
+        call_digest: captured.call_digest,
+        quote: captured.quote,
+        decision: captured.decision,
+        grant: captured.grant,
+        rail: captured.rail.map_or("none", |rail| rail.text()).to_owned(),
+        amount,
+        micros: captured.micros,
+        payment_ref: captured.settlement.as_ref().map(|s| s.transaction.clone()),
+        result_digest: Some(captured.result_digest),
+        log: LogPosition {
+            origin: gate.signer.verifier().name().to_owned(),
+            index: captured.index,
+            leaf: captured.leaf,
+            size: Some(captured.published),
+        },
+        time: gate.world.now(),
+        state: ReceiptState::Captured,
+    };
+    receipt.sign(&gate.signer).ok()
+}
+
+/// A refusal as a tool result, with its challenge when there is one.
+fn refused_result(shape: &Shape, refused: &Refused) -> String {
+    let Some(challenge) = &refused.challenge else {
+        return problem::tool_result(&refused.refusal, shape.era);
+    };
+    let required = payment_required(shape, &refused.refusal, challenge);
+    let lightning = challenge.l402.as_ref().map(|offer| {
+        let sat = offer.amount_msat.div_ceil(1000);
+        offer.challenge.mcp_meta(&shape.resource.url, sat, offer.expires_at.0)
+    });
+    let problem = problem::json(&refused.refusal);
+    let mut meta = vec![(problem::REFUSAL_META, problem.as_str())];
+    if let Some(lightning) = &lightning {
+        meta.push((l402::META_PAYMENT, lightning.as_str()));
+    }
+    let form = match shape.era {
+        Era::Legacy => ResultForm::Legacy,
+        Era::Modern => ResultForm::Modern,
+    };
+    McpChallenge {
+        required: required.as_ref(),
+        prose: &problem::prose(&refused.refusal),
+        form,
+        has_structured_content: shape.has_structured_content,
+        meta: &meta,
+    }
+    .to_json()
+}
+
+fn payment_required(
+    shape: &Shape,
+    refusal: &Refusal,
+    challenge: &Challenge,
+) -> Option<PaymentRequired> {
+    let (requirements, extensions) = challenge.x402.as_ref()?;
+    Some(PaymentRequired {
+        error: Some(refusal.to_string()),
+        resource: shape.resource.clone(),
+        accepts: vec![requirements.clone()],
+        extensions: extensions.clone(),
+    })
+}
+
+/// HTTP 402: x402 in its header, L402 in the one form that all its clients read, and the problem
+/// as the body.
+fn http_challenge(shape: &Shape, refusal: &Refusal, challenge: &Challenge) -> Response<Body> {
+    let mut body = problem::json(refusal);
+    if let Some(offer) = &challenge.l402 {
+        body = with_members(
+            &body,
+            &[
+                ("error", "\"payment_required\""),
+                ("invoice", &quote(offer.challenge.invoice())),
+                ("macaroon", &quote(offer.challenge.token())),
+            ],
+        );
+    }
+    let mut answer = problem::http_with_body(refusal, body);
+    let headers = answer.headers_mut();
+    if let Some(required) = payment_required(shape, refusal, challenge) {
+        insert(headers, x402::PAYMENT_REQUIRED, &required.to_header());
+    }
+    if let Some(offer) = &challenge.l402 {
+        insert(headers, "www-authenticate", &offer.challenge.header());
+    }
+    answer
+}
+
+fn with_members(object: &str, members: &[(&str, &str)]) -> String {
+    let raw: Option<&RawValue> = serde_json::from_str(object).ok();
+    let extended = raw.and_then(|raw| mcp::with_members(raw, members).ok());
+    extended.unwrap_or_else(|| object.to_owned())
+}
+
+fn add_payment_response(answer: &mut Response<Body>, done: &Done) {
+    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    let private = HeaderValue::from_static("no-store, private");
+    answer.headers_mut().insert(header::CACHE_CONTROL, private);
+    let settlement = match done {
+        Done::Captured(captured) => captured.settlement.as_ref(),
+        Done::Replayed(stored, _) => stored.settlement.as_ref(),
+        Done::ToolError(..) | Done::ProtocolError(..) => None,
+    };
+    if let Some(settlement) = settlement {
+        insert(answer.headers_mut(), x402::PAYMENT_RESPONSE, &STANDARD.encode(&settlement.raw));
+    }
+}
+
+/// A value that is no header value is left out: the body says the same.
+fn insert(headers: &mut HeaderMap, name: &str, value: &str) {
+    let name = HeaderName::from_bytes(name.to_ascii_lowercase().as_bytes());
+    if let (Ok(name), Ok(value)) = (name, HeaderValue::from_str(value)) {
+        headers.insert(name, value);
+    }
+}
+
+fn json(status: StatusCode, body: String) -> Response<Body> {
+    let mut answer = Response::new(Body::full(body));
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

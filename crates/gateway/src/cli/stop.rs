@@ -1,0 +1,165 @@
+//! Why a command ends before its work is done: an exit code, a sentence, and what to do next.
+
+use super::out::{Out, note};
+use countersign_client::{ClientError, Problem, exit, family_exit_code};
+use countersign_core::refusal::Charged;
+use serde_json::json;
+use std::fmt;
+
+/// An end with an exit code.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Stop {
+    exit: u8,
+    code: Option<String>,
+    message: String,
+    next: Option<String>,
+}
+
+impl Stop {
+    /// The command could not be done as it was asked for.
+    #[must_use]
+    pub fn usage(message: impl fmt::Display) -> Self {
+        Self::new(exit::USAGE, message)
+    }
+
+    /// The far side did not answer.
+    #[must_use]
+    pub fn unreachable(message: impl fmt::Display) -> Self {
+        Self::new(exit::UPSTREAM, message)
+    }
+
+    /// What was looked at is not as it should be; all is said already.
+    #[must_use]
+    pub const fn failed() -> Self {
+        Self::silent(exit::TOOL_ERROR)
+    }
+
+    /// Nobody reads the output any more.
+    #[must_use]
+    pub const fn quiet() -> Self {
+        Self::silent(exit::OK)
+    }
+
+    /// This program broke.
+    #[must_use]
+    pub fn internal(error: impl fmt::Display) -> Self {
+        Self::new(exit::TOOL_ERROR, error)
+    }
+
+    /// All is said already.
+    #[must_use]
+    pub const fn silent(exit: u8) -> Self {
+        Self { exit, code: None, message: String::new(), next: None }
+    }
+
+    /// An end with a sentence.
+    #[must_use]
+    pub fn new(exit: u8, message: impl fmt::Display) -> Self {
+        Self { exit, code: None, message: message.to_string(), next: None }
+    }
+
+    /// Adds what to do.
+    #[must_use]
+    pub fn next(mut self, next: impl Into<String>) -> Self {
+        self.next = Some(next.into());
+        self
+    }
+
+    /// The exit code.
+    #[must_use]
+    pub const fn exit(&self) -> u8 {
+        self.exit
+    }
+
+    /// Says it on the standard error.
+    pub fn say(&self, out: Out) {
+        if self.message.is_empty() {
+            return;
+        }
+        match out {
+            Out::Text => note(&self.to_string()),
+            Out::Json => note(
+                &json!({
+                    "error": { "code": self.code, "message": self.message, "next": self.next },
+                    "exit": self.exit,
+                })
+                .to_string(),
+            ),
+        }
+    }
+}
+
+impl fmt::Display for Stop {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("error: ")?;
+        if let Some(code) = &self.code {
+            write!(f, "{code}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match &self.next {
+            Some(next) => write!(f, "\n  next: {next}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl std::error::Error for Stop {}
+
+impl From<anyhow::Error> for Stop {
+    fn from(error: anyhow::Error) -> Self {
+        // The causes, from the outermost in.
+        Self::usage(format_args!("{error:#}"))
+    }
+}
+
+impl From<&Problem> for Stop {
+    fn from(problem: &Problem) -> Self {
+        let is_own = problem.code.starts_with("ADM-");
+        let exit = match problem.charged {
+            Some(Charged::Unknown) => exit::UNKNOWN_SETTLEMENT,
+            _ if is_own => exit::USAGE,
+            _ => family_exit_code(problem.family),
+        };
+        let next = match (&problem.next, &problem.url) {
+            (Some(next), Some(url)) => Some(format!("{next} ({url})")),
+            (next, url) => next.clone().or_else(|| url.clone()),
+        };
+        let code = Some(problem.code.clone()).filter(|code| !code.is_empty());
+        Self { exit, code, message: problem.title.clone(), next }
+    }
+}
+
+impl From<ClientError> for Stop {
+    fn from(error: ClientError) -> Self {
+        match &error {
+            ClientError::Refused(problem) => Self::from(&**problem),
+            ClientError::PlainHttp => Self::new(error.exit_code(), &error)
+                .next("use https, or allow it with --allow-plain-http"),
+            other => Self::new(other.exit_code(), other),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use countersign_core::refusal::{Code, Refusal};
+    use serde_json::value::RawValue;
+
+    fn problem(refusal: &Refusal) -> Problem {
+        let text = serde_json::to_string(&refusal.problem()).unwrap();
+        Problem::parse(&RawValue::from_string(text).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn refusals_end_with_their_family_s_code_and_what_to_do() {
+        let stop = Stop::from(&problem(&Refusal::new(Code::NoGrant)));
+        assert_eq!(stop.exit(), 12);
+        expect_test::expect![[r#"
+            error: CNS-001: no grant covers this call
+              next: approve a grant for this agent and tool"#]]
+        .assert_eq(&stop.to_string());
+        let unknown = Refusal::new(Code::UpstreamTimeout).charged(Charged::Unknown);
+        assert_eq!(Stop::from(&problem(&unknown)).exit(), 16);
+    }
+}

@@ -1,0 +1,237 @@
+//! From the reservation to the end: settling, running, capturing, and recording what was refused.
+
+use crate::{
+    answer::Done,
+    call::{Attempt, Refused},
+    gate::Gate,
+    prove::{Known, payment},
+    rails::x402::{Attempt as Try, SettleOutcome, SignedPayment},
+    upstream::{Failure, Ran, Relay},
+};
+use countersign_core::{
+    call::Call,
+    digest::Digest,
+    proof::{Permit, Settlement},
+    refusal::{Charged, Code, Refusal},
+    terms::Flow,
+};
+use countersign_store::{
+    Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome,
+    Settling, SettlementReceipt, Take, failpoint,
+};
+
+/// What the records of a call carry of its request: commitments are made of it.
+#[must_use]
+pub fn evidence(call: &Call) -> StoredEvidence {
+    StoredEvidence {
+        attempt: 1,
+        trace: call.traceparent.as_deref().map(Into::into),
+        arguments: call.arguments.as_str().into(),
+        definition: None,
+    }
+}
+
+impl Gate {
+    /// Takes the payer's money before the side effect.
+    ///
+    /// # Errors
+    /// [`Code::SettlementFailed`] and its kin, nothing taken; [`Code::SettlementUnknown`];
+    /// what the re-check found, money to be given back.
+    pub async fn settle_upfront(&self, settling: Settling) -> Result<Hold, Refusal> {
+        failpoint("settling");
+        let settled = self.settle(settling.payload(), Try::First).await;
+        failpoint("settled");
+        match settled {
+            Settled::Taken(receipt) => self.store.settled(settling, receipt).await,
+            Settled::Refused(code) => {
+                let call = settling.call();
+                self.store.settle_failed(settling, code).await?;
+                Err(Refusal::new(code).call(call))
+            }
+            Settled::Unknown => Err(self.store.settle_unknown(settling).await),
+        }
+    }
+
+    /// Asks the rail to take the money of a stored payload.
+    pub(crate) async fn settle(&self, payload: Option<&str>, attempt: Try) -> Settled {
+        let signed = payload.and_then(SignedPayment::from_stored);
+        let (Some(rail), Some(signed)) = (&self.rails.x402, signed) else {
+            return Settled::Unknown;
+        };
+        match rail.facilitator.settle(&signed, attempt).await {
+            SettleOutcome::Settled { transaction } => Settled::Taken(SettlementReceipt {
+                raw: signed.receipt(&transaction).to_json(),
+                payer: Some(signed.payer().to_string()),
+                transaction,
+            }),
+            SettleOutcome::Failed(decline) => Settled::Refused(decline.code()),
+            SettleOutcome::Unknown => Settled::Unknown,
+        }
+    }
+
+    /// Runs the tool.
+    pub(crate) async fn run(&self, hold: &Hold, attempt: &Attempt) -> Result<Ran, Failure> {
+        let call = &attempt.call;
+        let server = &call.terms.tool.server;
+        let Ok(upstream) = self.upstream(server) else { return Err(Failure::NotExecuted) };
+        let principal = hold.permit().identity().principal().key();
+        let session = attempt.session.as_deref();
+        let session = session.and_then(|id| self.sessions.find(id, server, principal));
+        let relay = Relay {
+            method: http::Method::POST,
+            headers: &attempt.headers,
+            body: attempt.message.clone(),
+            session: session.as_ref(),
+        };
+        upstream.run(hold, call, &relay, attempt.progress.as_ref()).await
+    }
+
+    /// Ends a call that ran, or did not.
+    ///
+    /// # Errors
+    /// What became of it, with whether it was charged.
+    pub(crate) async fn conclude(
+        &self,
+        hold: Hold,
+        ran: Result<Ran, Failure>,
+    ) -> Result<Done, Refusal> {
+        match ran {
+            Ok(Ran::Result(result)) if is_tool_error(&result) => {
+                let charged = self.store.fail(hold, FailCause::ToolError).await?;
+                Ok(Done::ToolError(result, charged))
+            }
+            Ok(Ran::Result(result)) => self.capture(hold, result).await,
+            Ok(Ran::Error(error)) => {
+                let charged = self.store.fail(hold, FailCause::ToolError).await?;
+                Ok(Done::ProtocolError(error, charged))
+            }
+            Err(failure) => Err(self.fail(hold, failure).await),
+        }
+    }
+
+    async fn capture(&self, hold: Hold, result: String) -> Result<Done, Refusal> {
+        let result = match oblige(hold.permit(), result) {
+            Ok(result) => result,
+            Err(code) => {
+                let call = hold.call();
+                let charged = self.store.fail(hold, FailCause::ToolError).await?;
+                return Err(Refusal::new(code).charged(charged).call(call));
+            }
+        };
+        let outcome = Outcome {
+            digest: Digest::of(result.as_bytes()),
+            result: result.into_bytes(),
+            is_error: false,
+            take: Take::All,
+        };
+        if hold.permit().payment().settlement() != Settlement::Due(Flow::Authorization) {
+            return self.store.capture(hold, outcome).await.map(Done::Captured);
+        }
+        let finished = self.store.finish(hold, outcome).await?;
+        failpoint("finished");
+        self.settle_finished(finished, Try::First).await
+    }
+
+    /// Takes the payer's money after the run; a failure withholds the result.
+    ///
+    /// # Errors
+    /// [`Code::ResultWithheld`]; [`Code::SettlementUnknown`].
+    pub(crate) async fn settle_finished(
+        &self,
+        finished: Finished,
+        attempt: Try,
+    ) -> Result<Done, Refusal> {
+        let settled = self.settle(finished.payload(), attempt).await;
+        failpoint("settled");
+        match settled {
+            Settled::Taken(receipt) => {
+                self.store.capture_settled(finished, receipt).await.map(Done::Captured)
+            }
+            Settled::Refused(code) => {
+                let call = finished.call();
+                self.store.withhold(finished, code).await?;
+                Err(Refusal::new(Code::ResultWithheld).with("cause", code).call(call))
+            }
+            Settled::Unknown => Err(self.store.settle_unknown_finished(finished).await),
+        }
+    }
+
+    async fn fail(&self, hold: Hold, failure: Failure) -> Refusal {
+        let call = hold.call();
+        let (cause, code) = match failure {
+            Failure::NotExecuted | Failure::Refused(_) => {
+                (FailCause::NotExecuted, Code::UpstreamUnreachable)
+            }
+            Failure::Timeout => (FailCause::InDoubt, Code::UpstreamTimeout),
+            Failure::Broken => (FailCause::InDoubt, Code::UpstreamBroken),
+            Failure::TooLarge => (FailCause::InDoubt, Code::ResultTooLarge),
+        };
+        match self.store.fail(hold, cause).await {
+            Ok(charged) => Refusal::new(code).charged(charged).call(call),
+            Err(refusal) => refusal.charged(Charged::Unknown).call(call),
+        }
+    }
+
+    /// Records a refused call, and adds the ways to pay where money is what is missing.
+    pub(crate) async fn refuse(
+        &self,
+        attempt: &Attempt,
+        mut known: Known,
+        refusal: Refusal,
+    ) -> Refused {
+        let call = &attempt.call;
+        let lights = known.lights_after(&refusal);
+        let refusal = refusal.lights(lights).call(call.id);
+        let (Some(principal), Some(quote)) = (known.principal.take(), known.quote.take()) else {
+            self.store.count_refusal(refusal.code());
+            return Refused { refusal, challenge: None };
+        };
+        if asks_for_payment(refusal.code()) {
+            return match self.challenge(attempt, &known, quote, &refusal).await {
+                Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
+                Err(cause) => {
+                    let refusal = cause.lights(refusal.proofs()).call(call.id);
+                    Refused { refusal, challenge: None }
+                }
+            };
+        }
+        // A call that was reserved has its records already: this is a no-op for it.
+        let stored = payment::attempt(call, &principal, &quote);
+        match self.store.refuse(&stored, Some(&quote), &refusal).await {
+            Ok(()) => Refused { refusal, challenge: None },
+            Err(fault) => Refused { refusal: fault.call(call.id), challenge: None },
+        }
+    }
+}
+
+/// What became of the payer's money.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    Taken(SettlementReceipt),
+    Refused(Code),
+    Unknown,
+}
+
+/// Refusals that a new payment would mend.
+fn asks_for_payment(code: Code) -> bool {
+    code.row().status == 402 && code != Code::ResultWithheld
+}
+
+/// A result whose `isError` is true. Only the member's own value counts.
+fn is_tool_error(result: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head {
+        #[serde(rename = "isError", default)]
+        is_error: bool,
+    }
+    serde_json::from_str::<Head>(result).is_ok_and(|head| head.is_error)
+}
+
+/// Fulfils the inline obligations of a decision on a result.
+fn oblige(permit: &Permit, result: String) -> Result<String, Code> {
+    let obligations = permit.authorization().obligations();
+    if obligations.is_empty() {
+        return Ok(result);
+    }
+    crate::oblige::apply(obligations, &result)
+}

@@ -1,0 +1,212 @@
+//! The gate: everything a call needs, opened once at start.
+//!
+//! Owns the parts; the path itself is in [`crate::call`], each proof's step in [`crate::prove`].
+
+use crate::{
+    config::{Config, Server},
+    prove::{
+        Evidence,
+        evidence,
+        identity::Verifier,
+        metadata,
+        payment::Rails,
+        policy::Engine,
+    },
+    session::Sessions,
+    upstream::Upstream,
+};
+use countersign_core::{
+    audit::checkpoint::SignerKey,
+    call::Call,
+    ids::QuoteId,
+    ledger::Charge,
+    proof::{Identity, Principal, VerifiedCredential},
+    quote::{Offer, Quote},
+    refusal::{Code, Family, Refusal},
+    terms::ToolRef,
+    wire::json::Limits,
+    world::World,
+};
+use countersign_store::Store;
+use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
+use std::{collections::HashMap, sync::Arc};
+
+/// Everything a call needs.
+#[derive(Debug)]
+pub struct Gate {
+    /// What the operator wants.
+    pub config: Config,
+    /// Time and randomness.
+    pub world: World,
+    /// Durable state.
+    pub store: Store,
+    /// Access tokens.
+    pub verifier: Verifier,
+    /// Policy.
+    pub policy: Engine,
+    /// Money.
+    pub rails: Rails,
+    /// Legacy sessions.
+    pub sessions: Sessions,
+    /// Servers behind, by name.
+    pub upstreams: HashMap<Arc<str>, Upstream>,
+    /// Signs receipts: the log's own key.
+    pub signer: SignerKey,
+}
+
+impl Gate {
+    /// A configured server.
+    #[must_use]
+    pub fn server(&self, name: &str) -> Option<Arc<Server>> {
+        self.config.servers.get(name).cloned()
+    }
+
+    /// The way to a configured server.
+    ///
+    /// # Errors
+    /// A server without a way is a fault of ours.
+    pub fn upstream(&self, server: &str) -> Result<&Upstream, Refusal> {
+        self.upstreams.get(server).ok_or_else(|| Code::InternalFault.into())
+    }
+
+    /// Limits on JSON that clients send.
+    #[must_use]
+    pub const fn json_limits(&self) -> Limits {
+        Limits {
+            max_bytes: self.config.limits.body_bytes,
+            max_depth: self.config.limits.json_depth,
+        }
+    }
+
+    /// The budgets that a call is charged to.
+    #[must_use]
+    pub fn charges(&self, principal: &Principal, tool: &ToolRef) -> Vec<Charge> {
+        self.config.budgets.iter().filter_map(|budget| budget.charge(principal, tool)).collect()
+    }
+
+    /// A quote's price as people write it.
+    #[must_use]
+    pub fn price_text(&self, quote: &Quote) -> String {
+        if quote.is_free() {
+            return "free".to_owned();
+        }
+        let offers = quote.offers().iter().map(|o| self.config.assets.show(&o.amount));
+        offers.collect::<Vec<_>>().join(" or ")
+    }
+
+    /// Proof one: by token, by credential, or by the operator's leave.
+    ///
+    /// # Errors
+    /// What is wrong with the evidence; [`Code::TokenMissing`] where there is none and one is
+    /// needed.
+    pub async fn identify(
+        &self,
+        call: &Call,
+        evidence: &Evidence,
+    ) -> Result<(Identity, Option<VerifiedCredential>), Refusal> {
+        let now = self.world.now();
+        let credential = match &evidence.l402 {
+            Some(credential) => Some(self.verify_credential(credential, now)?),
+            None => None,
+        };
+        let terms = &call.terms;
+        let identity = match (&evidence.bearer, &credential) {
+            (Some(token), _) => {
+                let token = self.verifier.verify(token, &terms.resource).await?;
+                Identity::of_token(&token, terms, now)?
+            }
+            (None, Some(credential)) => Identity::of_credential(credential, terms)?,
+            (None, None) => Identity::anonymous(terms)?,
+        };
+        Ok((identity, credential))
+    }
+
+    /// Whom a relayed message is from.
+    ///
+    /// # Errors
+    /// As [`Gate::identify`], under the server's relay rule.
+    pub async fn identify_relay(
+        &self,
+        server: &Server,
+        headers: &HeaderMap,
+    ) -> Result<Principal, Refusal> {
+        let Some(token) = evidence::bearer(headers)? else {
+            return match server.relay.anonymous {
+                true => Ok(Principal::anonymous()),
+                false => Err(Code::TokenMissing.into()),
+            };
+        };
+        let token = self.verifier.verify(&token, &server.resource).await?;
+        let missing = server.relay.scopes.iter().any(|scope| !token.scopes().contains(scope));
+        if missing {
+            let wanted: Vec<&str> = server.relay.scopes.iter().map(|s| &**s).collect();
+            return Err(Refusal::new(Code::ScopeMissing).with("scope", wanted.join(" ")));
+        }
+        Ok(token.principal().clone())
+    }
+
+    /// The price for this caller and these arguments: the open quote of the same call, or a new
+    /// one.
+    ///
+    /// # Errors
+    /// [`Code::NoPrice`], [`Code::NoRail`], [`Code::AssetUnknown`].
+    pub fn quote(
+        &self,
+        call: &Call,
+        identity: &Identity,
+    ) -> Result<Quote, Refusal> {
+        let now = self.world.now();
+        let principal = identity.principal();
+        let digest = call.digest(principal);
+        if let Some(open) = self.store.open_quote(principal.key(), digest, now) {
+            return Ok(open.quote.clone());
+        }
+        let amounts = call.terms.price_for(&principal.tenant, &principal.agent);
+        let amounts = amounts.ok_or(Code::NoPrice)?;
+        let mut offers = Vec::with_capacity(amounts.len());
+        for amount in amounts {
+            let Some((rail, payee)) = self.rails.takes(&amount.asset) else { continue };
+            let micros = self.config.assets.micros(amount).ok_or(Code::AssetUnknown)?;
+            offers.push(Offer { rail, amount: amount.clone(), payee, micros });
+        }
+        if offers.is_empty() && !amounts.is_empty() {
+            return Err(Code::NoRail.into());
+        }
+        let id = QuoteId::new(now, self.world.random());
+        let expires = now.plus_ms(self.config.limits.quote_ttl_ms);
+        Ok(Quote::new(id, digest, offers, now, expires))
+    }
+
+    /// RFC 9728 metadata for a path suffix (`/{server}/mcp`).
+    #[must_use]
+    pub fn resource_metadata(&self, suffix: &str) -> Option<String> {
+        let name = suffix.strip_prefix('/')?.strip_suffix("/mcp")?;
+        let server = self.config.servers.get(name)?;
+        let issuers: Vec<&str> = self.config.issuers.iter().map(|i| &*i.issuer).collect();
+        Some(metadata::document(&server.resource, &issuers, &scopes_of(server)))
+    }
+
+    /// Adds `WWW-Authenticate: Bearer` to a refusal of identity.
+    pub fn challenge_identity(&self, server: &Server, refusal: &Refusal, headers: &mut HeaderMap) {
+        if refusal.code().row().family != Family::Identity || refusal.code() == Code::KeysUnavailable {
+            return;
+        }
+        let url = metadata::url(&self.config.public_url, &server.name);
+        let value = metadata::www_authenticate(&url, &scopes_of(server), refusal.code());
+        if let Ok(value) = HeaderValue::from_str(&value) {
+            headers.insert(WWW_AUTHENTICATE, value);
+        }
+    }
+}
+
+/// Every scope that a tool of the server can want.
+fn scopes_of(server: &Server) -> Vec<Arc<str>> {
+    let mut scopes = server.relay.scopes.clone();
+    let of_tools = server.tools.values().flat_map(|terms| terms.scopes.iter());
+    for scope in of_tools {
+        if !scopes.contains(scope) {
+            scopes.push(Arc::clone(scope));
+        }
+    }
+    scopes
+}

@@ -1,0 +1,101 @@
+//! The deployment's keys, in files of mode 0600 under the data directory.
+//!
+//! INVARIANT: a key is made once; a file that is there but unreadable is an error, never replaced.
+
+use anyhow::{Context as _, Result, bail};
+use countersign_core::{
+    audit::checkpoint::{SignerKey, VerifierKey},
+    world::World,
+};
+use std::{
+    fs,
+    io::Write as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
+    path::{Path, PathBuf},
+};
+
+/// Everything that signs or keys something.
+pub struct Keys {
+    /// Signs checkpoints and receipts.
+    pub log: SignerKey,
+    /// Binds x402 offers to quotes.
+    pub challenge: [u8; 32],
+    /// Makes pseudonyms of persons for the log.
+    pub pseudonym: [u8; 32],
+}
+
+/// Where the public key lies.
+#[must_use]
+pub fn public_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys").join("log.pub")
+}
+
+/// Opens the keys of a data directory, making those that are missing.
+///
+/// # Errors
+/// A file cannot be read or written, is open to others, or holds no key of this log.
+pub fn open(data_dir: &Path, origin: &str, world: &World) -> Result<Keys> {
+    let dir = data_dir.join("keys");
+    fs::DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&dir)
+        .with_context(|| format!("cannot create `{}`", dir.display()))?;
+    let fresh = || -> Result<String> {
+        Ok(SignerKey::from_seed(origin, &world.random())
+            .with_context(|| format!("`{origin}` is no name for a log"))?
+            .to_secret_string())
+    };
+    let log: SignerKey = secret(&dir.join("log.key"), fresh)?
+        .parse()
+        .with_context(|| format!("`{}` holds no log key", dir.join("log.key").display()))?;
+    if log.verifier().name() != origin {
+        bail!("the log key is for `{}`, but `audit.origin` is `{origin}`", log.verifier().name());
+    }
+    publish(&public_path(data_dir), log.verifier())?;
+    let random = || Ok(hex::encode(world.random::<32>()));
+    let challenge = bytes(&secret(&dir.join("challenge.key"), random)?)?;
+    let pseudonym = bytes(&secret(&dir.join("pseudonym.key"), random)?)?;
+    Ok(Keys { log, challenge, pseudonym })
+}
+
+fn bytes(text: &str) -> Result<[u8; 32]> {
+    let mut bytes = [0u8; 32];
+    hex::decode_to_slice(text, &mut bytes).context("a key file does not hold 64 hex digits")?;
+    Ok(bytes)
+}
+
+/// The content of a secret file, made on first use.
+fn secret(path: &Path, fresh: impl FnOnce() -> Result<String>) -> Result<String> {
+    match fs::metadata(path) {
+        Ok(found) if found.permissions().mode() & 0o077 != 0 => {
+            bail!("`{}` is open to others: chmod 600 it", path.display())
+        }
+        Ok(_) => {
+            let text = fs::read_to_string(path)
+                .with_context(|| format!("cannot read `{}`", path.display()))?;
+            Ok(text.trim().to_owned())
+        }
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let text = fresh()?;
+            write_new(path, &text).with_context(|| format!("cannot write `{}`", path.display()))?;
+            Ok(text)
+        }
+        Err(error) => Err(error).with_context(|| format!("cannot read `{}`", path.display())),
+    }
+}
+
+fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+    let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+    file.write_all(text.as_bytes())?;
+    file.write_all(b"\n")?;
+    file.sync_all()
+}
+
+fn publish(path: &Path, key: &VerifierKey) -> Result<()> {
+    let text = format!("{key}\n");
+    if fs::read_to_string(path).is_ok_and(|found| found == text) {
+        return Ok(());
+    }
+    fs::write(path, text).with_context(|| format!("cannot write `{}`", path.display()))
+}

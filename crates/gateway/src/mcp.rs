@@ -1,0 +1,455 @@
+//! The MCP endpoint of one server: which message this is, in which era, and what to do with it.
+//!
+//! INVARIANT: the body decides, headers are only checked against it; `tools/call` never takes the
+//! relay's way.
+
+use crate::{
+    answer::{self, Form, Shape, accepts_events},
+    body::{self, Body, ReadError},
+    call::{self, Attempt},
+    config::Server,
+    gate::Gate,
+    problem,
+    prove::Evidence,
+    session::Session,
+    sse,
+    upstream::{Failure, Relay, SESSION, is_event_stream},
+};
+use bytes::Bytes;
+use countersign_core::{
+    call::{Call, Declared, Era},
+    policy::Intent,
+    proof::Principal,
+    refusal::{Code, Refusal},
+    terms::Terms,
+    wire::{
+        headers::Mirrors,
+        json::{self, JsonError},
+        jsonrpc::{self, EnvelopeError, Message},
+        mcp::{self as wire, Meta, Modern, ToolCall, ToolEdit},
+    },
+};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use hyper::body::Incoming;
+use serde_json::value::RawValue;
+use std::sync::Arc;
+use tokio::sync::mpsc;
+
+/// Answers one HTTP request to `/{server}/mcp`.
+pub async fn answer(
+    gate: Arc<Gate>,
+    server: Arc<Server>,
+    request: Request<Incoming>,
+) -> Response<Body> {
+    let (head, body) = request.into_parts();
+    let form = Form::of(&server, &head);
+    match dispatch(&gate, &server, head, body, form).await {
+        Ok(answer) => answer,
+        Err(stopped) => stopped.into_response(&gate, &server),
+    }
+}
+
+/// A request that ended before it became a call.
+#[derive(Debug)]
+struct Stopped {
+    refusal: Refusal,
+    /// JSON-RPC id, when it could be read.
+    id: Option<String>,
+}
+
+impl From<Refusal> for Stopped {
+    fn from(refusal: Refusal) -> Self {
+        Self { refusal, id: None }
+    }
+}
+
+impl From<Code> for Stopped {
+    fn from(code: Code) -> Self {
+        Refusal::new(code).into()
+    }
+}
+
+impl Stopped {
+    fn into_response(self, gate: &Gate, server: &Server) -> Response<Body> {
+        gate.store.count_refusal(self.refusal.code());
+        let mut answer = problem::json_rpc(&self.refusal, self.id.as_deref());
+        gate.challenge_identity(server, &self.refusal, answer.headers_mut());
+        answer
+    }
+}
+
+async fn dispatch(
+    gate: &Arc<Gate>,
+    server: &Arc<Server>,
+    head: Parts,
+    body: Incoming,
+    form: Form,
+) -> Result<Response<Body>, Stopped> {
+    if crate::prove::identity::query_has_token(&head.uri) {
+        return Err(Code::TokenInQuery.into());
+    }
+    match head.method {
+        Method::POST => {}
+        Method::GET | Method::DELETE if head.headers.contains_key(SESSION) => {
+            return relay_bodiless(gate, server, head).await;
+        }
+        _ => return Err(Code::MethodNotAllowed.into()),
+    }
+    let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
+    if !kind.is_some_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json")) {
+        return Err(Code::UnsupportedMedia.into());
+    }
+    let limits = gate.json_limits();
+    let bytes = body::read(body, limits.max_bytes).await.map_err(|error| match error {
+        ReadError::TooLarge => Code::TooLarge,
+        ReadError::Broken => Code::MalformedJson,
+    })?;
+    let message = Message::parse(&bytes, &limits).map_err(refused_envelope)?;
+    match &message {
+        Message::Request(request) if request.method == "tools/call" => {
+            let attempt = attempt(gate, server, &head, request).await;
+            let attempt = attempt.map_err(|mut stopped| {
+                stopped.id = Some(request.id.get().to_owned());
+                stopped
+            })?;
+            Ok(run(Arc::clone(gate), Arc::clone(server), attempt, form).await)
+        }
+        Message::Request(request) => {
+            relay(gate, server, &head, &bytes, Some(request)).await.map_err(|mut stopped| {
+                stopped.id = Some(request.id.get().to_owned());
+                stopped
+            })
+        }
+        Message::Notification(_) | Message::Response(_) => {
+            relay(gate, server, &head, &bytes, None).await
+        }
+    }
+}
+
+/// The refusal that an envelope error means.
+fn refused_envelope(error: EnvelopeError) -> Refusal {
+    let code = match error {
+        EnvelopeError::Json(JsonError::TooLarge) => Code::TooLarge,
+        EnvelopeError::Json(JsonError::TooDeep) => Code::TooDeep,
+        EnvelopeError::Json(JsonError::DuplicateKey) => Code::DuplicateKey,
+        EnvelopeError::Json(_) => Code::MalformedJson,
+        EnvelopeError::Batch => Code::Batch,
+        EnvelopeError::NotJsonRpc
+        | EnvelopeError::BadId
+        | EnvelopeError::BadMember { .. }
+        | EnvelopeError::UnknownMember
+        | EnvelopeError::Ambiguous => Code::NotJsonRpc,
+    };
+    Refusal::new(code).with("detail", error)
+}
+
+/// Which era the message speaks, with its mirrored headers checked against the body.
+fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<Era, Refusal> {
+    let modern = Modern::of(meta)
+        .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
+    let Some(modern) = modern else { return Ok(Era::Legacy) };
+    let mirrors = Mirrors {
+        protocol_version: single(&head.headers, "mcp-protocol-version")?,
+        method: single(&head.headers, "mcp-method")?,
+        name: single(&head.headers, "mcp-name")?,
+    };
+    mirrors
+        .check(&request.method, request.params, &modern.protocol_version)
+        .map_err(|error| Refusal::new(Code::HeaderMismatch).with("detail", error))?;
+    Ok(Era::Modern)
+}
+
+/// The value of a header that may be there once.
+fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::new(Code::AmbiguousHeaders).with("header", name));
+    }
+    first
+        .map(|value| value.to_str())
+        .transpose()
+        .map_err(|_| Refusal::new(Code::HeaderMismatch).with("header", name))
+}
+
+/// `_meta` keys that carry credentials: never forwarded.
+const CREDENTIALS: [&str; 4] =
+    ["x402/payment", "x402.payment", "ai.bolthub/payment", "org.paymentauth/credential"];
+
+/// `_meta` key under which a client declares what a call is for.
+const INTENT: &str = "countersign/intent";
+
+async fn attempt(
+    gate: &Arc<Gate>,
+    server: &Arc<Server>,
+    head: &Parts,
+    request: &jsonrpc::Request<'_>,
+) -> Result<Attempt, Stopped> {
+    let params = request.params.ok_or_else(|| {
+        Refusal::new(Code::NotJsonRpc).with("detail", "`params` is missing")
+    })?;
+    let tool = ToolCall::parse(params).map_err(refused_envelope)?;
+    let era = era(head, request, &tool.meta)?;
+    let terms = server.terms(&tool.name).ok_or(Code::UnknownTool)?;
+    let arguments = tool.arguments.map_or("{}", RawValue::get);
+    let canonical = json::canonical(arguments.as_bytes(), &gate.json_limits())
+        .map_err(|error| refused_envelope(error.into()))?;
+    let evidence = Evidence::of(&head.headers, &tool.meta)?;
+    let now = gate.world.now();
+    let params = forwarded_params(&tool);
+    let call = Call {
+        id: countersign_core::ids::CallId::new(now, gate.world.random()),
+        terms,
+        arguments: String::from_utf8_lossy(&canonical).into_owned(),
+        request_id: request.id.get().to_owned(),
+        declared: declared(&tool.meta),
+        traceparent: tool.meta.text("traceparent").map(|text| text.into_owned()),
+        era,
+        at: now,
+        params,
+    };
+    let message = jsonrpc::request(&call.request_id, "tools/call", Some(&call.params));
+    Ok(Attempt {
+        call,
+        evidence,
+        headers: head.headers.clone(),
+        message: Bytes::from(message),
+        session: single(&head.headers, SESSION.as_str())?.map(str::to_owned),
+        progress: None,
+    })
+}
+
+/// The params without credentials; the original bytes where there are none.
+fn forwarded_params(tool: &ToolCall<'_>) -> String {
+    if tool.meta.is_empty() {
+        return wire::rewrite_params(tool, None);
+    }
+    wire::rewrite_params(tool, Some(&tool.meta.without(&CREDENTIALS)))
+}
+
+fn declared(meta: &Meta<'_>) -> Option<Declared> {
+    #[derive(serde::Deserialize)]
+    struct Raw {
+        intent: Option<String>,
+        purpose: Option<String>,
+    }
+    let raw: Raw = serde_json::from_str(meta.get(INTENT)?.get()).ok()?;
+    Some(Declared { intent: raw.intent.as_deref().and_then(Intent::from_text), purpose: raw.purpose })
+}
+
+/// Takes the path; answers with JSON, or with an event stream once progress has to be shown.
+async fn run(
+    gate: Arc<Gate>,
+    server: Arc<Server>,
+    mut attempt: Attempt,
+    form: Form,
+) -> Response<Body> {
+    let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers));
+    let (progress, mut events) = mpsc::channel(64);
+    attempt.progress = shape.can_stream().then_some(progress);
+    let mut taking = Box::pin(call::take(Arc::clone(&gate), Arc::new(attempt)));
+    tokio::select! {
+        biased;
+        taken = &mut taking => answer::of(&gate, &server, &shape, &taken),
+        Some(first) = events.recv() => {
+            let (out, body) = mpsc::channel(64);
+            tokio::spawn(async move {
+                let _gone = out.send(first).await;
+                let taken = loop {
+                    tokio::select! {
+                        biased;
+                        Some(event) = events.recv() => { let _gone = out.send(event).await; }
+                        taken = &mut taking => break taken,
+                    }
+                };
+                let last = answer::message_of(&gate, &shape, &taken);
+                let _gone = out.send(sse::message_event(&last)).await;
+            });
+            event_stream(Body::Events(body))
+        }
+    }
+}
+
+fn event_stream(body: Body) -> Response<Body> {
+    let mut answer = Response::new(body);
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, private"));
+    answer
+}
+
+/// Relays GET (the legacy event stream) and DELETE (the legacy end of a session).
+async fn relay_bodiless(
+    gate: &Arc<Gate>,
+    server: &Arc<Server>,
+    head: Parts,
+) -> Result<Response<Body>, Stopped> {
+    let principal = gate.identify_relay(server, &head.headers).await?;
+    let session = session(gate, server, &head.headers, &principal)?.ok_or(Code::UnknownSession)?;
+    let method = head.method.clone();
+    if method == Method::DELETE
+        && let Some(id) = single(&head.headers, SESSION.as_str())?
+    {
+        gate.sessions.close(id);
+    }
+    let relay =
+        Relay { method, headers: &head.headers, body: Bytes::new(), session: Some(&session) };
+    let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
+    Ok(passed(answer))
+}
+
+/// Relays any message but `tools/call`.
+async fn relay(
+    gate: &Arc<Gate>,
+    server: &Arc<Server>,
+    head: &Parts,
+    bytes: &Bytes,
+    request: Option<&jsonrpc::Request<'_>>,
+) -> Result<Response<Body>, Stopped> {
+    let principal = gate.identify_relay(server, &head.headers).await?;
+    if let Some(request) = request {
+        let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
+        era(head, request, &meta)?;
+    }
+    let session = session(gate, server, &head.headers, &principal)?;
+    let relay = Relay {
+        method: Method::POST,
+        headers: &head.headers,
+        body: bytes.clone(),
+        session: session.as_ref(),
+    };
+    let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
+    match request.map(|request| &*request.method) {
+        Some("initialize") => Ok(opened(gate, server, &principal, bytes, answer)),
+        Some("tools/list") if answer.status().is_success() => {
+            list_tools(gate, server, &principal, answer).await
+        }
+        _ => Ok(passed(answer)),
+    }
+}
+
+fn refused_upstream(failure: Failure) -> Refusal {
+    Refusal::new(match failure {
+        Failure::NotExecuted | Failure::Refused(_) => Code::UpstreamUnreachable,
+        Failure::Timeout => Code::UpstreamTimeout,
+        Failure::Broken => Code::UpstreamBroken,
+        Failure::TooLarge => Code::ResultTooLarge,
+    })
+}
+
+fn session(
+    gate: &Gate,
+    server: &Server,
+    headers: &HeaderMap,
+    principal: &Principal,
+) -> Result<Option<Arc<Session>>, Refusal> {
+    let Some(id) = single(headers, SESSION.as_str())? else { return Ok(None) };
+    let found = gate.sessions.find(id, &server.name, principal.key());
+    found.map(Some).ok_or_else(|| Code::UnknownSession.into())
+}
+
+/// The answer to `initialize`, with a session id of ours in place of the upstream's.
+fn opened(
+    gate: &Gate,
+    server: &Server,
+    principal: &Principal,
+    initialize: &Bytes,
+    answer: Response<Body>,
+) -> Response<Body> {
+    let inside = answer.headers().get(SESSION).cloned();
+    let mut answer = passed(answer);
+    if let Some(inside) = inside {
+        let name = Arc::clone(&server.name);
+        let id = gate.sessions.open(name, principal.key(), initialize.clone(), inside);
+        if let Ok(id) = HeaderValue::from_str(&id) {
+            answer.headers_mut().insert(SESSION, id);
+        }
+    }
+    answer
+}
+
+/// An upstream's answer with only the headers that may pass.
+fn passed(answer: Response<Body>) -> Response<Body> {
+    let (head, body) = answer.into_parts();
+    let mut out = Response::new(body);
+    *out.status_mut() = head.status;
+    for name in [header::CONTENT_TYPE, header::CACHE_CONTROL, header::ALLOW] {
+        if let Some(value) = head.headers.get(&name) {
+            out.headers_mut().insert(name, value.clone());
+        }
+    }
+    out
+}
+
+/// `tools/list` with prices shown and with what may not be called left out.
+async fn list_tools(
+    gate: &Gate,
+    server: &Server,
+    principal: &Principal,
+    answer: Response<Body>,
+) -> Result<Response<Body>, Stopped> {
+    let in_events = is_event_stream(&answer);
+    let bytes = body::read(answer.into_body(), gate.config.limits.result_bytes)
+        .await
+        .map_err(|_| Code::UpstreamBroken)?;
+    let json = if in_events { last_message(&bytes) } else { Some(bytes) };
+    let json = json.ok_or(Code::UpstreamBroken)?;
+    let message = Message::parse_relayed(&json, usize::MAX).map_err(|_| Code::UpstreamBroken)?;
+    let Message::Response(jsonrpc::Response { id: Some(id), outcome: Ok(result) }) = message else {
+        return Ok(json_answer(StatusCode::OK, json));
+    };
+    let edited = wire::edit_tools_list(result, |tool| match server.terms(tool) {
+        Some(terms) => shown(gate, &terms, principal),
+        None => ToolEdit { hide: true, ..ToolEdit::default() },
+    });
+    let edited = edited.map_err(|_| Code::UpstreamBroken)?;
+    let private = RawValue::from_string(edited)
+        .map_err(|_| Code::InternalFault)
+        .and_then(|raw| privately(&raw).map_err(|_| Code::UpstreamBroken))?;
+    Ok(json_answer(StatusCode::OK, jsonrpc::result(id, &private)))
+}
+
+/// A list that depends on the principal is private (modern `cacheScope`).
+fn privately(result: &RawValue) -> Result<String, EnvelopeError> {
+    if result.get().contains("\"cacheScope\"") {
+        wire::with_members(result, &[("cacheScope", "\"private\"")])
+    } else {
+        Ok(result.get().to_owned())
+    }
+}
+
+fn shown(gate: &Gate, terms: &Terms, principal: &Principal) -> ToolEdit {
+    let Some(amounts) = terms.price_for(&principal.tenant, &principal.agent) else {
+        return ToolEdit { hide: true, ..ToolEdit::default() };
+    };
+    if amounts.is_empty() {
+        return ToolEdit::default();
+    }
+    let prices: Vec<String> = amounts.iter().map(|a| gate.config.assets.show(a)).collect();
+    let price = serde_json::json!({
+        "price": prices,
+        "consent": terms.consent == countersign_core::terms::ConsentRule::Required,
+        "flow": terms.flow.text(),
+    });
+    ToolEdit {
+        hide: false,
+        drop_output_schema: !terms.keep_output_schema,
+        meta: vec![("countersign/price".to_owned(), price.to_string())],
+    }
+}
+
+/// The last message of a finished event stream.
+fn last_message(bytes: &Bytes) -> Option<Bytes> {
+    let mut cutter = sse::Cutter::default();
+    cutter.push(bytes);
+    let blocks = std::iter::from_fn(|| cutter.next_block());
+    blocks.map(|block| block.data()).filter(|data| !data.is_empty()).last().map(Bytes::from)
+}
+
+fn json_answer(status: StatusCode, body: impl Into<Bytes>) -> Response<Body> {
+    let mut answer = Response::new(Body::full(body));
+    *answer.status_mut() = status;
+    let kind = HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

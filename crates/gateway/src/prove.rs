@@ -1,0 +1,90 @@
+//! The steps of the path that gather evidence and turn it into proofs.
+//!
+//! INVARIANT: a step either returns its proof or a refusal; none of them has an effect that a
+//! later refusal would have to undo (an opened approval or an issued challenge is itself the
+//! refusal's answer).
+
+pub mod consent;
+pub mod decision;
+pub mod evidence;
+pub mod identity;
+pub mod metadata;
+pub mod payment;
+pub mod policy;
+
+pub use evidence::Evidence;
+
+use countersign_core::{
+    proof::{Consent, Identity, Payment, Principal},
+    quote::Quote,
+    refusal::{Code, Family, Light, Lights, Refusal},
+};
+
+/// What the path has learned of a call so far, for its answer and its records.
+#[derive(Debug)]
+pub struct Known {
+    /// Whom the call is for, once known.
+    pub principal: Option<Principal>,
+    /// What it costs, bound to the call's digest.
+    pub quote: Option<Quote>,
+    /// The four lights.
+    pub lights: Lights,
+}
+
+impl Default for Known {
+    fn default() -> Self {
+        Self { principal: None, quote: None, lights: Lights::DARK }
+    }
+}
+
+impl Known {
+    /// Proof one holds.
+    pub fn identified(&mut self, identity: &Identity) {
+        self.principal = Some(identity.principal().clone());
+        self.lights.identity =
+            if identity.is_anonymous() { Light::NotRequired } else { Light::Ok };
+    }
+
+    /// Proof two holds.
+    pub fn consented(&mut self, consent: &Consent) {
+        self.lights.consent =
+            if consent.grant().is_some() { Light::Ok } else { Light::NotRequired };
+    }
+
+    /// Proof four holds.
+    pub fn authorized(&mut self) {
+        self.lights.authorization = Light::Ok;
+    }
+
+    /// Proof three holds.
+    pub fn paid(&mut self, payment: &Payment) {
+        self.lights.payment =
+            if payment.offer().is_some() { Light::Ok } else { Light::NotRequired };
+    }
+
+    /// The lights with the one that `refusal` speaks of turned.
+    #[must_use]
+    pub fn lights_after(&self, refusal: &Refusal) -> Lights {
+        let mut lights = self.lights;
+        let light = light_of(refusal.code());
+        match refusal.code().row().family {
+            Family::Identity => lights.identity = light,
+            Family::Consent if refusal.code() == Code::ApprovalPending => {
+                lights.authorization = light;
+            }
+            Family::Consent => lights.consent = light,
+            Family::Payment => lights.payment = light,
+            Family::Policy | Family::Budget => lights.authorization = light,
+            Family::Request | Family::Upstream | Family::Fault => {}
+        }
+        lights
+    }
+}
+
+fn light_of(code: Code) -> Light {
+    match code {
+        Code::TokenMissing | Code::NoGrant | Code::PaymentRequired => Light::Missing,
+        Code::ApprovalPending | Code::SettlementUnknown => Light::Pending,
+        _ => Light::Refused,
+    }
+}

@@ -1,0 +1,140 @@
+//! Credentials as they came: found, in every form that clients use, but not believed.
+//!
+//! INVARIANT: a credential that stands in two places must be the same in both; of each header
+//! there is one, but for `Authorization`, which may carry one bearer token and one L402
+//! credential on two lines, as some payment clients send it.
+
+use countersign_core::{
+    refusal::{Code, Refusal},
+    wire::{
+        l402::{self, Composite, Credential, L402Error},
+        mcp::Meta,
+        x402::{self, PaymentPayload},
+    },
+};
+use http::{HeaderMap, header::AUTHORIZATION};
+use std::fmt;
+
+/// What a request brought.
+#[derive(Default)]
+pub struct Evidence {
+    /// An access token.
+    pub bearer: Option<String>,
+    /// An L402 credential.
+    pub l402: Option<Credential>,
+    /// An x402 payment.
+    pub x402: Option<PaymentPayload>,
+}
+
+impl fmt::Debug for Evidence {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Evidence")
+            .field("bearer", &self.bearer.is_some())
+            .field("l402", &self.l402.is_some())
+            .field("x402", &self.x402.is_some())
+            .finish()
+    }
+}
+
+impl Evidence {
+    /// Finds the credentials of a request.
+    ///
+    /// # Errors
+    /// [`Code::AmbiguousHeaders`], [`Code::AmbiguousPayment`], [`Code::PaymentMalformed`],
+    /// [`Code::TokenMalformed`], [`Code::OldVersion`].
+    pub fn of(headers: &HeaderMap, meta: &Meta<'_>) -> Result<Self, Refusal> {
+        let mut evidence = Self::of_authorization(headers)?;
+        if let Some(composite) = single(headers, "x-mcp-auth-composite")? {
+            let Composite { identity, payment } =
+                l402::parse_composite(composite).map_err(malformed)?;
+            evidence.bearer = same(evidence.bearer, identity.map(str::to_owned))?;
+            evidence.l402 = same(evidence.l402, payment)?;
+        }
+        if let Some(raw) = meta.get("ai.bolthub/payment") {
+            let credential = l402::parse_mcp_proof(raw).map_err(malformed)?;
+            evidence.l402 = same(evidence.l402, Some(credential))?;
+        }
+        let found = x402::PaymentSources {
+            payment_signature: single(headers, "payment-signature")?,
+            x_payment: single(headers, "x-payment")?,
+            meta: meta.get("x402/payment"),
+            meta_v1: meta.get("x402.payment"),
+        };
+        evidence.x402 = found.payment().map_err(refused_x402)?;
+        if evidence.x402.is_some() && evidence.l402.is_some() {
+            return Err(Code::AmbiguousPayment.into());
+        }
+        Ok(evidence)
+    }
+
+    /// The parts of `Authorization`.
+    fn of_authorization(headers: &HeaderMap) -> Result<Self, Refusal> {
+        let mut evidence = Self::default();
+        for value in headers.get_all(AUTHORIZATION) {
+            let text = value.to_str().map_err(|_| Code::TokenMalformed)?;
+            let (scheme, rest) = text.split_once(' ').unwrap_or((text, ""));
+            if scheme.eq_ignore_ascii_case("bearer") {
+                let taken = evidence.bearer.replace(rest.trim().to_owned());
+                refuse_second(taken.is_some())?;
+            } else if ["l402", "lsat"].contains(&scheme.to_ascii_lowercase().as_str()) {
+                let credential = l402::parse_authorization(text).map_err(malformed)?;
+                let taken = evidence.l402.replace(credential);
+                refuse_second(taken.is_some())?;
+            } else {
+                return Err(Code::TokenMalformed.into());
+            }
+        }
+        Ok(evidence)
+    }
+}
+
+/// The bearer token alone, for messages that are only relayed.
+///
+/// # Errors
+/// Those of [`Evidence::of`] that concern `Authorization`.
+pub fn bearer(headers: &HeaderMap) -> Result<Option<String>, Refusal> {
+    let evidence = Evidence::of_authorization(headers)?;
+    let Some(composite) = single(headers, "x-mcp-auth-composite")? else {
+        return Ok(evidence.bearer);
+    };
+    let composite = l402::parse_composite(composite).map_err(malformed)?;
+    same(evidence.bearer, composite.identity.map(str::to_owned))
+}
+
+fn refuse_second(is_second: bool) -> Result<(), Refusal> {
+    if is_second {
+        return Err(Refusal::new(Code::AmbiguousHeaders).with("header", "authorization"));
+    }
+    Ok(())
+}
+
+fn single<'a>(headers: &'a HeaderMap, name: &'static str) -> Result<Option<&'a str>, Refusal> {
+    let mut values = headers.get_all(name).iter();
+    let first = values.next();
+    if values.next().is_some() {
+        return Err(Refusal::new(Code::AmbiguousHeaders).with("header", name));
+    }
+    first.map(|v| v.to_str()).transpose().map_err(|_| Code::PaymentMalformed.into())
+}
+
+/// One credential out of two places.
+fn same<T: PartialEq>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> {
+    match (a, b) {
+        (Some(a), Some(b)) if a == b => Ok(Some(a)),
+        (Some(_), Some(_)) => Err(Code::AmbiguousPayment.into()),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn malformed(error: L402Error) -> Refusal {
+    Refusal::new(Code::PaymentMalformed).with("detail", error)
+}
+
+fn refused_x402(error: x402::X402Error) -> Refusal {
+    let code = match error {
+        x402::X402Error::Differ => Code::AmbiguousPayment,
+        x402::X402Error::OldVersion => Code::OldVersion,
+        _ => Code::PaymentMalformed,
+    };
+    Refusal::new(code).with("detail", error)
+}

@@ -1,0 +1,346 @@
+//! Proof three: was this quote satisfied. Verifies what was brought; makes the challenge when
+//! nothing was, or when it is no good.
+//!
+//! INVARIANT: a challenge is made only after consent, policy and budget have said yes.
+
+use crate::{
+    answer::Done,
+    call::Attempt as CallAttempt,
+    gate::Gate,
+    prove::{Evidence, Known},
+    rails::{
+        lightning::InvoiceSource,
+        x402::{Facilitator, SignedPayment, VerifyOutcome, recover},
+    },
+};
+use countersign_core::{
+    call::Call,
+    digest::Digest,
+    ids::QuoteId,
+    money::AssetCode,
+    proof::{
+        Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms, mint,
+        x402::nonce_key,
+    },
+    quote::{Offer, Quote, Rail},
+    refusal::{Code, Refusal},
+    time::UnixMs,
+    wire::{
+        l402::{self, Credential, L402Id},
+        x402::{PaymentPayload, Requirements},
+    },
+};
+use countersign_store::{Attempt, Challenge as StoredChallenge, NewCredential};
+use serde_json::value::RawValue;
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+};
+
+/// The rails that are open.
+#[derive(Debug, Default)]
+pub struct Rails {
+    /// Stablecoins.
+    pub x402: Option<X402Rail>,
+    /// Lightning.
+    pub l402: Option<L402Rail>,
+}
+
+/// x402.
+#[derive(Debug)]
+pub struct X402Rail {
+    /// What is taken, by asset.
+    pub terms: HashMap<AssetCode, X402Terms>,
+    /// Who verifies and settles.
+    pub facilitator: Facilitator,
+    /// Keys the binding of offers to quotes.
+    pub challenge_key: [u8; 32],
+}
+
+/// L402.
+#[derive(Debug)]
+pub struct L402Rail {
+    /// Who makes invoices.
+    pub source: InvoiceSource,
+    /// How long a credential is valid, in milliseconds.
+    pub credential_ttl_ms: u64,
+    /// Offers of open quotes, so that asking again shows the same invoice.
+    pub open: Mutex<HashMap<QuoteId, LightningOffer>>,
+}
+
+/// The most offers kept for asking again; beyond, a new invoice is made.
+const OPEN_OFFERS_MAX: usize = 10_000;
+
+/// The ways to satisfy a quote, ready for the wire.
+#[derive(Debug)]
+pub struct Challenge {
+    /// The quote.
+    pub quote: Quote,
+    /// x402: what to sign for, and extensions that bind it.
+    pub x402: Option<(Requirements, Option<Box<RawValue>>)>,
+    /// Lightning: what to pay, and the credential that paying completes.
+    pub l402: Option<LightningOffer>,
+}
+
+/// A Lightning offer.
+#[derive(Clone, Debug)]
+pub struct LightningOffer {
+    /// Macaroon and invoice.
+    pub challenge: l402::Challenge,
+    /// What the invoice asks, in millisatoshi.
+    pub amount_msat: u64,
+    /// When the invoice lapses.
+    pub expires_at: UnixMs,
+}
+
+impl Rails {
+    /// The rail that takes an asset, and its payee.
+    #[must_use]
+    pub fn takes(&self, asset: &AssetCode) -> Option<(Rail, String)> {
+        if let Some(terms) = self.x402.as_ref().and_then(|x402| x402.terms.get(asset)) {
+            return Some((Rail::X402, terms.pay_to.to_string()));
+        }
+        let l402 = self.l402.as_ref().filter(|_| &*asset.0 == "BTC")?;
+        Some((Rail::L402, l402.source.name().to_owned()))
+    }
+}
+
+impl Gate {
+    /// The proof that the quote is satisfied.
+    ///
+    /// # Errors
+    /// [`Code::PaymentRequired`] when nothing was brought; what is wrong with what was.
+    pub async fn pay(
+        &self,
+        call: &Call,
+        identity: &Identity,
+        quote: &Quote,
+        credential: Option<&VerifiedCredential>,
+        evidence: &Evidence,
+    ) -> Result<Payment, Refusal> {
+        if quote.is_free() {
+            return Payment::not_required(quote);
+        }
+        if let Some(payment) = &evidence.x402 {
+            let paid = self.verify_x402(call, payment, quote).await?;
+            return Payment::x402(paid, quote, call.terms.flow);
+        }
+        match credential {
+            Some(credential) => {
+                Payment::l402(credential, identity.principal(), &call.terms, quote)
+            }
+            None => Err(Code::PaymentRequired.into()),
+        }
+    }
+
+    /// Checks a payment here, then asks whoever settles.
+    async fn verify_x402(
+        &self,
+        call: &Call,
+        payment: &PaymentPayload,
+        quote: &Quote,
+    ) -> Result<PaidX402, Refusal> {
+        let rail = self.rails.x402.as_ref().ok_or(Code::PaymentTerms)?;
+        let (offer, terms) = rail.offer_of(quote).ok_or(Code::PaymentTerms)?;
+        let challenge = X402Challenge::of(&rail.challenge_key, quote);
+        let now = self.world.now();
+        let terms = terms.for_tool(&call.terms);
+        let paid = PaidX402::verify(payment, quote, offer, &terms, &challenge, now, recover)?;
+        let signed = SignedPayment::from_stored(paid.payload()).ok_or(Code::InternalFault)?;
+        match rail.facilitator.verify(&signed).await {
+            VerifyOutcome::Valid => Ok(paid),
+            VerifyOutcome::Invalid(decline) => Err(decline.code().into()),
+            VerifyOutcome::Unavailable => Err(Code::FacilitatorDown.into()),
+        }
+    }
+
+    /// Checks an L402 credential against what was minted.
+    ///
+    /// # Errors
+    /// [`Code::CredentialInvalid`] and its kin.
+    pub fn verify_credential(
+        &self,
+        credential: &Credential,
+        now: UnixMs,
+    ) -> Result<VerifiedCredential, Refusal> {
+        let stored = self.store.credential(credential.id.key())?;
+        let stored = stored.filter(|stored| !stored.revoked).ok_or(Code::CredentialInvalid)?;
+        VerifiedCredential::verify(credential, &stored.root_key, &stored.minted, now)
+    }
+
+    /// The ways to pay, durable before they are shown. A new refusal code is recorded with it.
+    ///
+    /// # Errors
+    /// [`Code::TooManyOpenQuotes`], [`Code::NoRail`] when no offer can be made right now.
+    pub(crate) async fn challenge(
+        &self,
+        attempt: &CallAttempt,
+        known: &Known,
+        quote: Quote,
+        refusal: &Refusal,
+    ) -> Result<Challenge, Refusal> {
+        let call = &attempt.call;
+        let lights = known.lights_after(refusal);
+        // The path's proof went into its permit, if it came that far: the credential that is
+        // minted here rests on one of its own.
+        let (identity, _) = self.identify(call, &attempt.evidence).await?;
+        let x402 = self.x402_offer(call, &quote);
+        let open = self.open_lightning(quote.id());
+        let is_open = self.store.quote_by_id(quote.id())?.is_some();
+        let stored = self::attempt(call, identity.principal(), &quote);
+        let is_complete = open.is_some() || self.rails.l402.is_none();
+        if is_open && is_complete {
+            self.store.refuse(&stored, Some(&quote), refusal).await?;
+            return Ok(Challenge { quote, x402, l402: open });
+        }
+        // Its Lightning offer is gone (a restart): the same price under a quote of its own.
+        let quote = if is_open { self.requote(&quote) } else { quote };
+        let x402 = if is_open { self.x402_offer(call, &quote) } else { x402 };
+        let (l402, credential) = self.lightning_offer(call, &identity, &quote).await.unzip();
+        if x402.is_none() && l402.is_none() {
+            return Err(Code::NoRail.into());
+        }
+        let challenge =
+            StoredChallenge { attempt: stored, quote: quote.clone(), credential, lights };
+        self.store.challenge(challenge).await?;
+        if let Some(offer) = &l402 {
+            self.keep_lightning(quote.id(), offer);
+        }
+        Ok(Challenge { quote, x402, l402 })
+    }
+
+    /// The same offers under a new identifier and expiry.
+    fn requote(&self, quote: &Quote) -> Quote {
+        let now = self.world.now();
+        let id = QuoteId::new(now, self.world.random());
+        let expires = now.plus_ms(self.config.limits.quote_ttl_ms);
+        Quote::new(id, quote.call_digest(), quote.offers().to_vec(), now, expires)
+    }
+
+    /// The outcome of this very call under this very payment, if it ran before: found even when
+    /// the quote and the payment's window are over, so that a lost answer is never paid twice.
+    ///
+    /// # Errors
+    /// [`Code::StoreFault`]; [`Code::ResultTooLarge`] when the outcome was too large to keep.
+    pub fn replay(
+        &self,
+        call: &Call,
+        identity: &Identity,
+        evidence: &Evidence,
+    ) -> Result<Option<Done>, Refusal> {
+        let (Some(payment), Some(rail)) = (&evidence.x402, &self.rails.x402) else {
+            return Ok(None);
+        };
+        let Ok(evm) = payment.accepted.evm() else { return Ok(None) };
+        let terms = rail.terms.values().find(|t| t.token == evm.asset && t.chain_id == evm.chain_id);
+        let Some(terms) = terms else { return Ok(None) };
+        let authorization = &payment.payload.authorization;
+        let signature = payment.payload.signature.to_recoverable();
+        if recover(&authorization.digest(&terms.domain()), &signature)
+            != Some(*authorization.from.as_bytes())
+        {
+            return Ok(None);
+        }
+        let key = nonce_key(&terms.domain(), authorization);
+        let stored = self.store.outcome_for(key, call.digest(identity.principal()))?;
+        stored.map(Done::replayed).transpose()
+    }
+
+    fn x402_offer(
+        &self,
+        call: &Call,
+        quote: &Quote,
+    ) -> Option<(Requirements, Option<Box<RawValue>>)> {
+        let rail = self.rails.x402.as_ref()?;
+        let (offer, terms) = rail.offer_of(quote)?;
+        let challenge = X402Challenge::of(&rail.challenge_key, quote);
+        let requirements = terms.for_tool(&call.terms).requirements(offer, &challenge);
+        Some((requirements, challenge.extensions()))
+    }
+
+    fn open_lightning(&self, quote: QuoteId) -> Option<LightningOffer> {
+        let rail = self.rails.l402.as_ref()?;
+        let open = rail.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(&quote).filter(|offer| self.world.now() < offer.expires_at).cloned()
+    }
+
+    fn keep_lightning(&self, quote: QuoteId, offer: &LightningOffer) {
+        let Some(rail) = self.rails.l402.as_ref() else { return };
+        let now = self.world.now();
+        let mut open = rail.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= OPEN_OFFERS_MAX {
+            open.retain(|_, offer| now < offer.expires_at);
+        }
+        if open.len() < OPEN_OFFERS_MAX {
+            open.insert(quote, offer.clone());
+        }
+    }
+
+    /// A fresh invoice and the credential that paying it completes. A source that is down only
+    /// takes its rail from the challenge.
+    async fn lightning_offer(
+        &self,
+        call: &Call,
+        identity: &Identity,
+        quote: &Quote,
+    ) -> Option<(LightningOffer, NewCredential)> {
+        let rail = self.rails.l402.as_ref()?;
+        let offer = quote.offers().iter().find(|offer| offer.rail == Rail::L402)?;
+        let now = self.world.now();
+        let price_msat = u64::try_from(offer.amount.minor).ok()?;
+        let amount_msat = rail.source.amount_to_ask_msat(price_msat);
+        let expiry_s = quote.expires_at().since_ms(now) / 1000;
+        let memo = format!("{} {}", call.terms.tool, quote.id());
+        let invoice = rail.source.create(amount_msat, &memo, expiry_s.max(1)).await.ok()?;
+        let root_key = self.world.random();
+        // A credential for one call lives as long as the quote it pays for; one for several calls
+        // as long as configured.
+        let ends = match call.terms.uses.0 {
+            1 => quote.expires_at(),
+            _ => now.plus_ms(rail.credential_ttl_ms),
+        };
+        let new = Mint {
+            payment_hash: invoice.payment_hash,
+            token_id: self.world.random(),
+            root_key: &root_key,
+            identity,
+            tool: &call.terms.tool,
+            quote,
+            price: &offer.amount,
+            uses: call.terms.uses,
+            expires_at: ends,
+        };
+        let (macaroon, minted) = mint(&new).ok()?;
+        let id = L402Id { payment_hash: new.payment_hash, token_id: new.token_id };
+        let challenge = l402::Challenge::new(&macaroon, &invoice.bolt11).ok()?;
+        let credential = NewCredential {
+            key: id.key(),
+            root_key,
+            payment_hash: Digest::from_bytes(invoice.payment_hash),
+            bolt11: invoice.bolt11,
+            minted,
+        };
+        let expires_at = invoice.expires_at.min(quote.expires_at());
+        Some((LightningOffer { challenge, amount_msat, expires_at }, credential))
+    }
+}
+
+impl X402Rail {
+    /// The offer of a quote that this rail takes, with its terms.
+    fn offer_of<'a>(&'a self, quote: &'a Quote) -> Option<(&'a Offer, &'a X402Terms)> {
+        let offer = quote.offers().iter().find(|offer| offer.rail == Rail::X402)?;
+        Some((offer, self.terms.get(&offer.amount.asset)?))
+    }
+}
+
+/// The attempt as the store records it.
+#[must_use]
+pub fn attempt(call: &Call, principal: &Principal, quote: &Quote) -> Attempt {
+    Attempt {
+        call: call.id,
+        call_digest: quote.call_digest(),
+        principal: principal.clone(),
+        tool: call.terms.tool.clone(),
+        evidence: crate::conclude::evidence(call),
+    }
+}

@@ -1,0 +1,117 @@
+//! The public listener: connections, limits, routing. Knows nothing of money.
+//!
+//! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
+//! not reachable from here.
+
+use crate::{body::Body, gate::Gate, mcp, problem};
+use countersign_core::refusal::{Code, Refusal};
+use http::{Method, Request, Response, StatusCode, header};
+use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use std::{convert::Infallible, sync::Arc, time::Duration};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinSet,
+};
+
+/// Serves until `stop` becomes true, then lets running requests end for at most ten seconds.
+///
+/// # Errors
+/// The listener broke.
+pub async fn serve(
+    gate: Arc<Gate>,
+    listener: TcpListener,
+    mut stop: watch::Receiver<bool>,
+) -> std::io::Result<()> {
+    let places = Arc::new(Semaphore::new(gate.config.limits.connections));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        // A failed accept (too many open files, a peer gone) must not end the server.
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let _best_effort = stream.set_nodelay(true);
+        let (gate, mut stop) = (Arc::clone(&gate), stop.clone());
+        connections.spawn(async move {
+            let service = service_fn(move |request| route(Arc::clone(&gate), request));
+            let connection = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(Duration::from_secs(30))
+                .max_headers(64)
+                .max_buf_size(64 << 10)
+                .serve_connection(TokioIo::new(stream), service);
+            let mut connection = std::pin::pin!(connection);
+            // A connection's own errors concern only its peer.
+            let stopping = async { stop.wait_for(|stop| *stop).await.map(drop) };
+            let _ended = tokio::select! {
+                ended = connection.as_mut() => ended,
+                _stop = stopping => {
+                    connection.as_mut().graceful_shutdown();
+                    connection.await
+                }
+            };
+            drop(place);
+        });
+    }
+    drop(listener);
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _late = tokio::time::timeout(Duration::from_secs(10), drained).await;
+    Ok(())
+}
+
+async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
+    let refused = |code: Code| {
+        gate.store.count_refusal(code);
+        problem::http(&Refusal::new(code))
+    };
+    if !is_own_origin(&gate, &request) {
+        return Ok(refused(Code::ForeignOrigin));
+    }
+    let path = request.uri().path();
+    if let Some(server) = path.strip_prefix('/').and_then(|p| p.strip_suffix("/mcp"))
+        && let Some(server) = gate.server(server)
+    {
+        return Ok(mcp::answer(gate, server, request).await);
+    }
+    let is_get = request.method() == Method::GET || request.method() == Method::HEAD;
+    Ok(match path {
+        "/healthz" if is_get => text(StatusCode::OK, "ok\n"),
+        "/healthz" => refused(Code::MethodNotAllowed),
+        path => match path.strip_prefix("/.well-known/oauth-protected-resource") {
+            Some(rest) if is_get => match gate.resource_metadata(rest) {
+                Some(json) => json_answer(json),
+                None => refused(Code::UnknownServer),
+            },
+            _ => refused(Code::UnknownServer),
+        },
+    })
+}
+
+/// Browsers send `Origin`; anything but our own or a configured one is refused (DNS rebinding).
+fn is_own_origin(gate: &Gate, request: &Request<Incoming>) -> bool {
+    let Some(origin) = request.headers().get(header::ORIGIN) else { return true };
+    let Ok(origin) = origin.to_str() else { return false };
+    gate.config.allowed_origins.iter().any(|allowed| allowed == origin)
+        || gate.config.public_url.trim_end_matches('/') == origin
+}
+
+fn text(status: StatusCode, text: &'static str) -> Response<Body> {
+    let mut answer = Response::new(Body::full(text));
+    *answer.status_mut() = status;
+    answer
+}
+
+fn json_answer(json: String) -> Response<Body> {
+    let mut answer = Response::new(Body::full(json));
+    let kind = http::HeaderValue::from_static("application/json");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}

@@ -1,0 +1,98 @@
+//! Sessions of the legacy era: our session id outside, the upstream's inside.
+//!
+//! INVARIANT: a session belongs to one principal of one server; anybody else finds nothing.
+//! The `initialize` message is kept, so that a session the upstream has forgotten is renewed
+//! unseen. Bounded: the longest idle one makes room.
+
+use countersign_core::{digest::Digest, time::UnixMs, world::World};
+use http::HeaderValue;
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+/// One session.
+#[derive(Debug)]
+pub struct Session {
+    /// The server it is of.
+    pub server: Arc<str>,
+    /// Its owner.
+    pub principal: Digest,
+    /// The client's `initialize` message.
+    pub initialize: bytes::Bytes,
+    /// The upstream's session id now.
+    upstream: Mutex<HeaderValue>,
+    /// Held while a renewal runs, so that one is made at a time.
+    pub renewing: tokio::sync::Mutex<()>,
+}
+
+impl Session {
+    /// The upstream's session id.
+    #[must_use]
+    pub fn upstream(&self) -> HeaderValue {
+        self.upstream.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// After a renewal.
+    pub fn renew(&self, upstream: HeaderValue) {
+        *self.upstream.lock().unwrap_or_else(PoisonError::into_inner) = upstream;
+    }
+}
+
+/// All open sessions.
+#[derive(Debug)]
+pub struct Sessions {
+    world: World,
+    most: usize,
+    open: Mutex<HashMap<String, (UnixMs, Arc<Session>)>>,
+}
+
+impl Sessions {
+    /// No sessions yet, at most `most`.
+    #[must_use]
+    pub fn new(world: World, most: usize) -> Self {
+        Self { world, most, open: Mutex::default() }
+    }
+
+    /// Opens one; returns our id for it.
+    pub fn open(
+        &self,
+        server: Arc<str>,
+        principal: Digest,
+        initialize: bytes::Bytes,
+        upstream: HeaderValue,
+    ) -> String {
+        let id = hex::encode(self.world.random::<16>());
+        let session = Session {
+            server,
+            principal,
+            initialize,
+            upstream: Mutex::new(upstream),
+            renewing: tokio::sync::Mutex::default(),
+        };
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        if open.len() >= self.most {
+            let idle = open.iter().min_by_key(|(_, (at, _))| *at).map(|(id, _)| id.clone());
+            idle.and_then(|id| open.remove(&id));
+        }
+        open.insert(id.clone(), (self.world.now(), Arc::new(session)));
+        id
+    }
+
+    /// The owner's session of this id.
+    #[must_use]
+    pub fn find(&self, id: &str, server: &str, principal: Digest) -> Option<Arc<Session>> {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        let (at, session) = open.get_mut(id)?;
+        if &*session.server != server || session.principal != principal {
+            return None;
+        }
+        *at = self.world.now();
+        Some(Arc::clone(session))
+    }
+
+    /// Forgets it.
+    pub fn close(&self, id: &str) {
+        self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    }
+}

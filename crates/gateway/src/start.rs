@@ -1,0 +1,256 @@
+//! From a configuration to a running gateway.
+
+use crate::{
+    admin,
+    config::{self, Config, PolicySource},
+    fetch::{Fetch, FetchRules},
+    gate::Gate,
+    keys,
+    prove::{
+        identity::{Discovery, IssuerConfig, Verifier},
+        payment::{L402Rail, Rails, X402Rail},
+        policy::Engine,
+    },
+    rails::{
+        evm::{Chain, EvmFacilitator, EvmLimits, Signer},
+        lightning::{InvoiceSource, SandboxNode},
+        x402::{Facilitator, Remote},
+    },
+    recover, server,
+    session::Sessions,
+    upstream::Upstream,
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use countersign_core::{
+    proof::{Binding, X402Terms},
+    terms::Flow,
+    wire::eip712::Address,
+    world::World,
+};
+use countersign_store::{Durability, Limits, LogOptions, Options, Store};
+use std::{collections::HashMap, fs, sync::Arc};
+use tokio::{net::TcpListener, sync::watch};
+
+/// Legacy sessions kept.
+const SESSIONS_MAX: usize = 10_000;
+
+/// Opens everything that a call needs.
+///
+/// # Errors
+/// Whatever cannot be opened, with what to do.
+pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
+    refuse_open_sandbox(&config)?;
+    let keys = keys::open(&config.data_dir, &config.audit.origin, &world)?;
+    let store = open_store(&config, &keys, world.clone())?;
+    let verifier = Verifier::new(issuers(&config), world.clone())
+        .map_err(|problem| anyhow!("the issuers cannot be used: {problem}"))?;
+    let policy = open_policy(&config)?;
+    let rails = open_rails(&config, &keys)?;
+    let upstreams: HashMap<_, _> = config
+        .servers
+        .values()
+        .map(|server| {
+            let limit = config.limits.result_bytes;
+            let upstream = Upstream::new(server.upstream.clone(), server.headers.clone(), limit);
+            (Arc::clone(&server.name), upstream)
+        })
+        .collect();
+    Ok(Arc::new(Gate {
+        sessions: Sessions::new(world.clone(), SESSIONS_MAX),
+        signer: keys.log,
+        config,
+        world,
+        store,
+        verifier,
+        policy,
+        rails,
+        upstreams,
+    }))
+}
+
+/// Serves until `stop`, or until the store can no longer be trusted.
+///
+/// # Errors
+/// A listener cannot be opened, or the store failed.
+pub async fn serve(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> Result<()> {
+    let address = gate.config.listen;
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another process there?"))?;
+    serve_on(gate, listener, stop).await
+}
+
+/// Serves on a listener that is open already.
+///
+/// # Errors
+/// As [`serve`].
+pub async fn serve_on(
+    gate: Arc<Gate>,
+    listener: TcpListener,
+    stop: watch::Receiver<bool>,
+) -> Result<()> {
+    let recovering = {
+        let (gate, stop) = (Arc::clone(&gate), stop.clone());
+        tokio::spawn(async move { recover::run(&gate, stop).await })
+    };
+    let poisoned = {
+        let store = gate.store.clone();
+        async move { store.poisoned().await }
+    };
+    let served = tokio::select! {
+        served = server::serve(Arc::clone(&gate), listener, stop.clone()) => served.context("serving"),
+        served = admin_for_ever(Arc::clone(&gate), stop) => served.context("the admin API"),
+        why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
+    };
+    recovering.abort();
+    let _cancelled = recovering.await;
+    gate.store.clone().close().await;
+    served
+}
+
+/// The admin API; its orderly end leaves the ending to the public listener, which drains.
+async fn admin_for_ever(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> std::io::Result<()> {
+    admin::serve(gate, stop).await?;
+    std::future::pending().await
+}
+
+fn refuse_open_sandbox(config: &Config) -> Result<()> {
+    if config.sandbox && !config.listen.ip().is_loopback() {
+        bail!("sandbox parts are served on loopback only, not on {}", config.listen);
+    }
+    Ok(())
+}
+
+fn open_store(config: &Config, keys: &keys::Keys, world: World) -> Result<Store> {
+    let limits = Limits {
+        open_quotes_per_principal: config.limits.open_quotes_per_principal,
+        pending_approvals_per_principal: config.limits.pending_approvals_per_principal,
+        live_calls: config.limits.calls,
+        ..Limits::default()
+    };
+    let options = Options {
+        dir: config.data_dir.clone(),
+        durability: durability(),
+        log: LogOptions {
+            signer: keys.log.clone(),
+            pseudonym_key: keys.pseudonym,
+            interval_ms: config.audit.checkpoint_ms,
+        },
+        limits,
+    };
+    Store::open(options, world)
+        .with_context(|| format!("cannot open the store in `{}`", config.data_dir.display()))
+}
+
+/// Power-cut tests need a control that must lose; it exists in debug builds only.
+fn durability() -> Durability {
+    let wants_control = cfg!(debug_assertions)
+        && std::env::var_os("COUNTERSIGN_TEST_DURABILITY").is_some_and(|value| value == "normal");
+    if wants_control { Durability::Normal } else { Durability::Full }
+}
+
+fn open_policy(config: &Config) -> Result<Engine> {
+    match &config.policy {
+        PolicySource::Builtin => Engine::builtin().context("the built-in policies"),
+        PolicySource::Dir(dir) => {
+            let read = |name: &str| {
+                let path = dir.join(name);
+                fs::read_to_string(&path)
+                    .with_context(|| format!("cannot read `{}`", path.display()))
+            };
+            Engine::load(&read("schema.cedarschema")?, &read("policies.cedar")?)
+                .with_context(|| format!("the policies in `{}`", dir.display()))
+        }
+    }
+}
+
+fn issuers(config: &Config) -> Vec<IssuerConfig> {
+    config.issuers.iter().map(|issuer| issuer_config(issuer)).collect()
+}
+
+fn issuer_config(issuer: &config::Issuer) -> IssuerConfig {
+    IssuerConfig {
+        discovery: match &issuer.keys {
+            config::Keys::WellKnown => Discovery::WellKnown,
+            config::Keys::Document(uri) => Discovery::Document(uri.to_string()),
+            config::Keys::Jwks(uri) => Discovery::Keys(uri.to_string()),
+        },
+        audience: issuer.audience.as_ref().map(ToString::to_string),
+        clients: issuer.clients.iter().map(ToString::to_string).collect(),
+        accept_typ_missing: issuer.accept_typ_missing,
+        client_claim: issuer.client_claim.to_string(),
+        tenant: issuer.tenant.clone(),
+        roles_claim: issuer.roles_claim.as_ref().map(ToString::to_string),
+        human_claim: issuer.human_claim.as_ref().map(ToString::to_string),
+        allow_private_network: issuer.allow_private_network,
+        leeway_s: issuer.leeway_s,
+        ..IssuerConfig::new(&*issuer.issuer)
+    }
+}
+
+fn open_rails(config: &Config, keys: &keys::Keys) -> Result<Rails> {
+    let x402 = match &config.rails.x402 {
+        Some(x402) => Some(X402Rail {
+            terms: x402
+                .tokens
+                .iter()
+                .map(|(asset, token)| {
+                    let terms = X402Terms {
+                        chain_id: token.chain_id,
+                        asset: asset.clone(),
+                        token: address(&token.address)?,
+                        pay_to: address(&x402.pay_to)?,
+                        name: token.name.to_string(),
+                        version: token.version.to_string(),
+                        max_timeout_s: x402.max_timeout_s,
+                        margin_s: 6,
+                        skew_s: 5,
+                        binding: Binding::Required,
+                        flow: Flow::Upfront,
+                    };
+                    Ok((asset.clone(), terms))
+                })
+                .collect::<Result<_>>()?,
+            facilitator: facilitator(x402)?,
+            challenge_key: keys.challenge,
+        }),
+        None => None,
+    };
+    let l402 = config.rails.l402.as_ref().and_then(|l402| match &l402.source {
+        config::InvoiceSource::Missing => None,
+        config::InvoiceSource::Sandbox { url } => Some(L402Rail {
+            source: InvoiceSource::Sandbox(SandboxNode::new(private_fetch(5_000), &url.to_string())),
+            credential_ttl_ms: l402.credential_ttl_ms,
+            open: std::sync::Mutex::default(),
+        }),
+    });
+    Ok(Rails { x402, l402 })
+}
+
+fn address(text: &str) -> Result<Address> {
+    Address::from_hex(text).map_err(|_| anyhow!("`{text}` is no address"))
+}
+
+fn private_fetch(timeout_ms: u64) -> Fetch {
+    Fetch::new(FetchRules { allow_private: true, timeout_ms, ..FetchRules::PUBLIC })
+}
+
+/// A settlement waits for a block: longer than any other request.
+const SETTLE_TIMEOUT_MS: u64 = 40_000;
+
+fn facilitator(x402: &config::X402) -> Result<Facilitator> {
+    match &x402.facilitator {
+        config::Facilitator::Remote { url } | config::Facilitator::Sandbox { url } => {
+            let fetch = private_fetch(SETTLE_TIMEOUT_MS);
+            Ok(Facilitator::Remote(Remote::new(fetch, &url.to_string(), None)))
+        }
+        config::Facilitator::Builtin { rpc, key } => {
+            let signer = Signer::from_secret(key.expose())
+                .map_err(|_| anyhow!("{key} holds no 32-byte key in hex"))?;
+            let ids: Vec<u64> = x402.tokens.values().map(|token| token.chain_id).collect();
+            let [id] = ids.as_slice() else { bail!("the built-in facilitator serves one token") };
+            let chain = Chain::new(private_fetch(10_000), rpc.to_string(), *id);
+            Ok(Facilitator::Builtin(EvmFacilitator::new(chain, signer, EvmLimits::default())))
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! The servers behind. The only code that talks to an MCP server.
+//!
+//! INVARIANT: `tools/call` is sent by [`Upstream::run`] alone, and that takes a [`Hold`].
+//! INVARIANT: no header of the client reaches an upstream unless it is on [`FORWARDED`]; the
+//! client's token never does.
+
+use crate::{
+    body::{self, Body, ReadError},
+    session::Session,
+    sse::Cutter,
+};
+use bytes::Bytes;
+use countersign_core::{
+    call::Call,
+    wire::jsonrpc::Message,
+};
+use countersign_store::Hold;
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
+    header::{ACCEPT, CONTENT_TYPE},
+};
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper_rustls::HttpsConnector;
+use hyper_util::{
+    client::legacy::{Client, connect::HttpConnector},
+    rt::{TokioExecutor, TokioTimer},
+};
+use std::{sync::Arc, time::Duration};
+use tokio::sync::mpsc;
+
+/// Request headers that pass, besides `mcp-param-*`.
+const FORWARDED: [HeaderName; 7] = [
+    ACCEPT,
+    CONTENT_TYPE,
+    HeaderName::from_static("mcp-protocol-version"),
+    HeaderName::from_static("mcp-method"),
+    HeaderName::from_static("mcp-name"),
+    HeaderName::from_static("last-event-id"),
+    HeaderName::from_static("traceparent"),
+];
+
+/// The legacy era's session header.
+pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
+/// Lets an upstream that knows it recognise a repeated call.
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// A message to relay: the client's headers (filtered on the way) and its body.
+#[derive(Debug)]
+pub struct Relay<'a> {
+    /// POST, GET (legacy event stream) or DELETE (legacy end of session).
+    pub method: Method,
+    /// As they came.
+    pub headers: &'a HeaderMap,
+    /// As it came.
+    pub body: Bytes,
+    /// Legacy session, if there is one.
+    pub session: Option<&'a Arc<Session>>,
+}
+
+/// What a tool answered.
+#[derive(Debug)]
+pub enum Ran {
+    /// A JSON-RPC result, raw.
+    Result(String),
+    /// A JSON-RPC error object, raw: the call was refused or failed.
+    Error(String),
+}
+
+/// Why there is no answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// The request did not reach the server: nothing ran.
+    NotExecuted,
+    /// The server refused the request before looking at the tool.
+    Refused(StatusCode),
+    /// No answer in time: it may have run.
+    Timeout,
+    /// The answer broke off or made no sense: it may have run.
+    Broken,
+    /// The answer is larger than the limit: it ran.
+    TooLarge,
+}
+
+/// Where events go that come before the answer. Sending never blocks the call for long: a client
+/// that stopped reading loses progress, not the call.
+pub type Progress = mpsc::Sender<Bytes>;
+
+/// One configured server.
+#[derive(Debug)]
+pub struct Upstream {
+    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    uri: Uri,
+    headers: HeaderMap,
+    max_result_bytes: usize,
+}
+
+impl Upstream {
+    /// A server at `uri`, with headers of the operator's own.
+    #[must_use]
+    pub fn new(uri: Uri, headers: HeaderMap, max_result_bytes: usize) -> Self {
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.enforce_http(false);
+        tcp.set_connect_timeout(Some(Duration::from_secs(5)));
+        let https = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_webpki_roots()
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(Duration::from_secs(30))
+            .build(https);
+        Self { client, uri, headers, max_result_bytes }
+    }
+
+    /// Relays a message other than `tools/call`, renewing a forgotten session once.
+    ///
+    /// # Errors
+    /// [`Failure::NotExecuted`] or [`Failure::Broken`].
+    pub async fn relay(&self, relay: &Relay<'_>) -> Result<Response<Body>, Failure> {
+        self.send_in_session(relay, None).await
+    }
+
+    /// Runs the tool. The only way to it.
+    ///
+    /// # Errors
+    /// See [`Failure`]; which of them leave the call in doubt is said there.
+    pub async fn run(
+        &self,
+        hold: &Hold,
+        call: &Call,
+        relay: &Relay<'_>,
+        progress: Option<&Progress>,
+    ) -> Result<Ran, Failure> {
+        let deadline = Duration::from_millis(call.terms.deadline_ms);
+        let running = self.run_once(hold, call, relay, progress);
+        match tokio::time::timeout(deadline, running).await {
+            Ok(ended) => ended,
+            Err(_) => Err(Failure::Timeout),
+        }
+    }
+
+    async fn run_once(
+        &self,
+        hold: &Hold,
+        call: &Call,
+        relay: &Relay<'_>,
+        progress: Option<&Progress>,
+    ) -> Result<Ran, Failure> {
+        let key = HeaderValue::from_str(&hold.call().to_string()).ok();
+        let answer = self.send_in_session(relay, key).await?;
+        if answer.status().is_client_error() {
+            return self.refused(answer, &call.request_id).await;
+        }
+        if !answer.status().is_success() {
+            return Err(Failure::Broken);
+        }
+        if is_event_stream(&answer) {
+            return self.read_events(answer.into_body(), &call.request_id, progress).await;
+        }
+        let bytes = self.read_whole(answer.into_body()).await?;
+        answer_in(&bytes, &call.request_id)?.ok_or(Failure::Broken)
+    }
+
+    /// A 4xx: with a JSON-RPC error the server's own words, else a refusal before the tool.
+    async fn refused(&self, answer: Response<Body>, id: &str) -> Result<Ran, Failure> {
+        let status = answer.status();
+        let bytes = self.read_whole(answer.into_body()).await?;
+        match answer_in(&bytes, id) {
+            Ok(Some(Ran::Error(error))) => Ok(Ran::Error(error)),
+            Ok(_) | Err(_) => Err(Failure::Refused(status)),
+        }
+    }
+
+    async fn read_whole(&self, body: Body) -> Result<Bytes, Failure> {
+        body::read(body, self.max_result_bytes).await.map_err(|error| match error {
+            ReadError::TooLarge => Failure::TooLarge,
+            ReadError::Broken => Failure::Broken,
+        })
+    }
+
+    /// Reads events until the answer; everything before it goes to the client as it comes.
+    async fn read_events(
+        &self,
+        mut body: Body,
+        id: &str,
+        progress: Option<&Progress>,
+    ) -> Result<Ran, Failure> {
+        let mut cutter = Cutter::default();
+        let mut seen_bytes = 0usize;
+        while let Some(frame) = body.frame().await {
+            let Ok(frame) = frame else { return Err(Failure::Broken) };
+            let Ok(data) = frame.into_data() else { continue };
+            seen_bytes = seen_bytes.saturating_add(data.len());
+            if seen_bytes > self.max_result_bytes {
+                return Err(Failure::TooLarge);
+            }
+            cutter.push(&data);
+            while let Some(block) = cutter.next_block() {
+                let data = block.data();
+                if data.is_empty() {
+                    continue;
+                }
+                match answer_in(data.as_bytes(), id)? {
+                    Some(ran) => return Ok(ran),
+                    None => pass_on(progress, block.0).await,
+                }
+            }
+        }
+        Err(Failure::Broken)
+    }
+
+    /// Sends; a session that the upstream has forgotten is renewed and the message sent again.
+    /// That is safe for a call too: a server that knows no session has run nothing.
+    async fn send_in_session(
+        &self,
+        relay: &Relay<'_>,
+        key: Option<HeaderValue>,
+    ) -> Result<Response<Body>, Failure> {
+        let answer = self.send(relay, key.clone()).await?;
+        let (Some(session), true) = (relay.session, may_mean_forgotten(answer.status())) else {
+            return Ok(answer.map(Body::Relay));
+        };
+        let (head, body) = answer.into_parts();
+        let bytes = self.read_whole(Body::Relay(body)).await?;
+        if !is_forgotten(head.status, &bytes) {
+            return Ok(Response::from_parts(head, Body::full(bytes)));
+        }
+        self.renew(session, relay).await?;
+        Ok(self.send(relay, key).await?.map(Body::Relay))
+    }
+
+    async fn send(
+        &self,
+        relay: &Relay<'_>,
+        idempotency_key: Option<HeaderValue>,
+    ) -> Result<Response<Incoming>, Failure> {
+        let mut request = Request::new(Full::new(relay.body.clone()));
+        *request.method_mut() = relay.method.clone();
+        *request.uri_mut() = self.uri.clone();
+        let headers = request.headers_mut();
+        copy_headers(relay.headers, headers);
+        if let Some(session) = relay.session {
+            headers.insert(SESSION, session.upstream());
+        }
+        if let Some(key) = idempotency_key {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        for (name, value) in &self.headers {
+            headers.insert(name, value.clone());
+        }
+        self.client.request(request).await.map_err(|error| {
+            if error.is_connect() { Failure::NotExecuted } else { Failure::Broken }
+        })
+    }
+
+    /// Opens a new upstream session with the client's own `initialize`.
+    async fn renew(&self, session: &Arc<Session>, relay: &Relay<'_>) -> Result<(), Failure> {
+        let stale = session.upstream();
+        let _one_at_a_time = session.renewing.lock().await;
+        if session.upstream() != stale {
+            return Ok(());
+        }
+        let opening = |body: &Bytes| Relay {
+            method: Method::POST,
+            headers: relay.headers,
+            body: body.clone(),
+            session: None,
+        };
+        let answer = self.send(&opening(&session.initialize), None).await?;
+        let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
+        self.read_whole(Body::Relay(answer.into_body())).await?;
+        session.renew(id);
+        let note = Bytes::from_static(INITIALIZED.as_bytes());
+        let note = Relay { session: Some(session), ..opening(&note) };
+        let answer = self.send(&note, None).await?;
+        self.read_whole(Body::Relay(answer.into_body())).await?;
+        Ok(())
+    }
+}
+
+const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+fn may_mean_forgotten(status: StatusCode) -> bool {
+    status == StatusCode::NOT_FOUND || status == StatusCode::BAD_REQUEST
+}
+
+/// 404 is the protocol's word for a session that has ended; a 400 that speaks of the session is
+/// what widespread servers say.
+fn is_forgotten(status: StatusCode, body: &[u8]) -> bool {
+    let speaks_of_session = || String::from_utf8_lossy(body).to_lowercase().contains("session");
+    status == StatusCode::NOT_FOUND || (status == StatusCode::BAD_REQUEST && speaks_of_session())
+}
+
+/// Whether the answer is a stream of events.
+#[must_use]
+pub fn is_event_stream<B>(answer: &Response<B>) -> bool {
+    let kind = answer.headers().get(CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("text/event-stream"))
+}
+
+fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
+    for (name, value) in from {
+        if FORWARDED.contains(name) || name.as_str().starts_with("mcp-param-") {
+            to.append(name, value.clone());
+        }
+    }
+}
+
+/// The answer to request `id` in these bytes, `None` when they are another message.
+fn answer_in(bytes: &[u8], id: &str) -> Result<Option<Ran>, Failure> {
+    match Message::parse_relayed(bytes, usize::MAX) {
+        Ok(Message::Response(answer)) if answer.id.is_some_and(|to| to.get() == id) => {
+            Ok(Some(match answer.outcome {
+                Ok(result) => Ran::Result(result.get().to_owned()),
+                Err(error) => Ran::Error(error.get().to_owned()),
+            }))
+        }
+        Ok(_) => Ok(None),
+        Err(_) => Err(Failure::Broken),
+    }
+}
+
+/// A client that does not read for a second loses this event.
+async fn pass_on(progress: Option<&Progress>, event: Bytes) {
+    if let Some(progress) = progress {
+        let _lost = progress.send_timeout(event, Duration::from_secs(1)).await;
+    }
+}
