@@ -1,0 +1,14 @@
+//! Evidence that is good once cannot be doubled either.
+
+use countersign_core::{
+    policy::Decision,
+    proof::{PaidX402, VerifiedCredential},
+};
+
+fn clone<T: Clone>() {}
+
+fn main() {
+    clone::<PaidX402>();
+    clone::<VerifiedCredential>();
+    clone::<Decision>();
+}
