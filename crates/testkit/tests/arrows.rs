@@ -1,0 +1,151 @@
+//! The arrows between crates, read from their manifests: `client -> core <- store <- gateway`, and
+//! `gateway -> client`. What the design does not draw is refused here.
+#![allow(
+    clippy::panic,
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    reason = "a test that meets the unexpected fails"
+)]
+
+#[path = "arrows/tidy.rs"]
+mod tidy;
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::{Path, PathBuf},
+};
+use toml::{Table, Value};
+
+const CORE: &str = "countersign-core";
+const CLIENT: &str = "countersign-client";
+const STORE: &str = "countersign-store";
+const GATEWAY: &str = "countersign";
+const TESTKIT: &str = "countersign-testkit";
+const BENCH: &str = "countersign-bench";
+const OURS: [&str; 6] = [CORE, CLIENT, STORE, GATEWAY, TESTKIT, BENCH];
+
+/// Which of our crates each one may use in what it ships.
+const ARROWS: [(&str, &[&str]); 6] = [
+    (CORE, &[]),
+    (CLIENT, &[CORE]),
+    (STORE, &[CORE]),
+    (GATEWAY, &[CORE, CLIENT, STORE]),
+    (TESTKIT, &[CORE, CLIENT, STORE, GATEWAY]),
+    (BENCH, &[CORE, CLIENT, STORE, GATEWAY, TESTKIT]),
+];
+
+/// Crates by which I/O would come in.
+const HTTP: [&str; 9] =
+    ["axum", "h2", "http", "http-body", "hyper", "hyper-util", "hyper-rustls", "reqwest", "rmcp"];
+const SQL: [&str; 5] = ["libsqlite3-sys", "postgres", "rusqlite", "sqlx", "tokio-postgres"];
+const RUNTIME: [&str; 6] = ["async-std", "futures", "mio", "rustls", "smol", "tokio"];
+
+pub(crate) fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
+}
+
+fn read(path: &Path) -> Table {
+    let text = fs::read_to_string(path).unwrap_or_else(|e| panic!("{}: {e}", path.display()));
+    text.parse().unwrap_or_else(|e| panic!("{}: {e}", path.display()))
+}
+
+/// Every manifest of the workspace, by package name.
+fn manifests() -> BTreeMap<String, Table> {
+    let folders = fs::read_dir(root().join("crates")).unwrap().map(|entry| entry.unwrap().path());
+    folders
+        .chain([root().join("bench")])
+        .map(|folder| read(&folder.join("Cargo.toml")))
+        .map(|manifest| (manifest["package"]["name"].as_str().unwrap().to_owned(), manifest))
+        .collect()
+}
+
+/// The packages under every table of this name, also those of single targets.
+fn dependencies(manifest: &Table, table: &str) -> BTreeSet<String> {
+    let mut found = BTreeSet::new();
+    for (name, value) in manifest {
+        let Value::Table(inner) = value else { continue };
+        if name == table {
+            found.extend(inner.iter().map(|(key, spec)| package(key, spec)));
+        } else if name == "target" || manifest.get("package").is_none() {
+            found.extend(dependencies(inner, table));
+        }
+    }
+    found
+}
+
+/// The package that a dependency means, also under another name.
+fn package(key: &str, spec: &Value) -> String {
+    spec.get("package").and_then(Value::as_str).unwrap_or(key).to_owned()
+}
+
+fn shipped(manifest: &Table) -> BTreeSet<String> {
+    let mut all = dependencies(manifest, "dependencies");
+    all.extend(dependencies(manifest, "build-dependencies"));
+    all
+}
+
+#[test]
+fn every_crate_is_known_here() {
+    let known: BTreeSet<String> = OURS.map(str::to_owned).into();
+    assert_eq!(manifests().into_keys().collect::<BTreeSet<_>>(), known);
+}
+
+#[test]
+fn no_arrow_that_the_design_does_not_draw() {
+    let manifests = manifests();
+    for (name, allowed) in ARROWS {
+        let all = shipped(&manifests[name]);
+        let ours = all.iter().filter(|dependency| OURS.contains(&dependency.as_str()));
+        for dependency in ours {
+            assert!(allowed.contains(&&**dependency), "{name} must not depend on {dependency}");
+        }
+        let for_tests = dependencies(&manifests[name], "dev-dependencies");
+        for dependency in for_tests.iter().filter(|d| OURS.contains(&d.as_str())) {
+            let drawn = allowed.contains(&&**dependency) || dependency == TESTKIT;
+            assert!(drawn, "the tests of {name} must not depend on {dependency}");
+        }
+    }
+}
+
+#[test]
+fn core_and_store_know_no_foreign_world() {
+    let manifests = manifests();
+    let refuse = |name: &str, tables: &[&[&str]]| {
+        let all = shipped(&manifests[name]);
+        for dependency in tables.iter().copied().flatten() {
+            assert!(!all.contains(*dependency), "{name} must not depend on {dependency}");
+        }
+    };
+    refuse(CORE, &[&HTTP, &SQL, &RUNTIME, &["rand", "getrandom"]]);
+    refuse(STORE, &[&HTTP, &["rand", "getrandom"]]);
+    refuse(CLIENT, &[&SQL, &["axum", "cedar-policy"]]);
+}
+
+#[test]
+fn nor_does_anything_that_core_is_made_of() {
+    let lock = read(&root().join("Cargo.lock"));
+    let needs: BTreeMap<&str, Vec<&str>> = lock["package"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|package| {
+            let list = package.get("dependencies").and_then(Value::as_array);
+            let names = list.into_iter().flatten().filter_map(Value::as_str);
+            let names = names.map(|name| name.split(' ').next().unwrap_or(name));
+            (package["name"].as_str().unwrap(), names.collect())
+        })
+        .collect();
+    let (mut seen, mut open) = (BTreeSet::new(), vec![CORE]);
+    while let Some(name) = open.pop() {
+        if seen.insert(name) {
+            open.extend(needs.get(name).into_iter().flatten());
+        }
+    }
+    for dependency in HTTP.iter().chain(&SQL).chain(&RUNTIME) {
+        assert!(!seen.contains(dependency), "core is built on {dependency}");
+    }
+    for banned in ["openssl", "openssl-sys", "native-tls"] {
+        assert!(!needs.contains_key(banned), "the workspace is built on {banned}");
+    }
+}
