@@ -14,7 +14,6 @@ use countersign_core::{
     call::{Call, Era},
     money::Amount,
     refusal::{Charged, Code, Family, Refusal},
-    terms::Flow,
     wire::{
         json::quote,
         jsonrpc, l402, mcp,
@@ -105,7 +104,6 @@ pub struct Shape {
     form: Form,
     resource: Resource,
     has_structured_content: bool,
-    flow: Flow,
     can_stream: bool,
 }
 
@@ -128,7 +126,6 @@ impl Shape {
                 mime_type: Some("application/json".to_owned()),
             },
             has_structured_content: !call.terms.keep_output_schema,
-            flow: call.terms.flow,
             can_stream: accepts_events && form == Form::Mcp,
         }
     }

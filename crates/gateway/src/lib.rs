@@ -6,6 +6,7 @@ pub mod body;
 pub mod call;
 pub mod conclude;
 pub mod config;
+pub mod demo;
 pub mod fetch;
 pub mod gate;
 pub mod mcp;
