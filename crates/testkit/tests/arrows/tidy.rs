@@ -172,6 +172,18 @@ fn nothing_here_speaks_of_the_machine_it_was_made_on() {
 }
 
 #[test]
+fn links_between_pages_lead_somewhere() {
+    for (path, text) in files("").into_iter().filter(|(path, _)| path.ends_with(".md")) {
+        let folder = root().join(&path).parent().unwrap().to_owned();
+        let targets = text.split("](").skip(1).filter_map(|rest| rest.split(')').next());
+        for target in targets.filter(|target| !target.contains("://")) {
+            let file = target.split('#').next().unwrap_or(target);
+            assert!(file.is_empty() || folder.join(file).exists(), "{path}: {target}");
+        }
+    }
+}
+
+#[test]
 fn a_code_is_given_somewhere_or_its_page_says_reserved() {
     let rules = sources().into_iter().filter(|(path, _)| {
         let ours = ["crates/core/src", "crates/store/src", "crates/gateway/src"];
