@@ -45,6 +45,8 @@ struct Counter {
     cursors: Vec<Cursor>,
     /// Spent in this batch: not yet a row.
     fresh: u64,
+    /// Entries were dropped whose rows are still there.
+    is_stale: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -77,6 +79,18 @@ fn grant_key(grant: &Grant) -> String {
     format!("grant:{}", grant.id)
 }
 
+/// The distinct keys under which a call is counted.
+pub(crate) fn keys(charges: &[Charge], grant: Option<&Grant>) -> Vec<String> {
+    let mut keys: Vec<String> = Vec::with_capacity(charges.len().saturating_add(1));
+    for charge in charges {
+        if !keys.contains(&charge.key) {
+            keys.push(charge.key.clone());
+        }
+    }
+    keys.extend(grant.filter(|grant| !grant.terms.windows.is_empty()).map(grant_key));
+    keys
+}
+
 impl Counters {
     /// What a charge leaves at `now`.
     pub(crate) fn room(&self, charge: &Charge, now: UnixMs) -> Micros {
@@ -95,26 +109,18 @@ impl Counters {
         charges.iter().find(|charge| self.room(charge, now) < amount)
     }
 
-    /// Holds `amount` under each distinct key, and returns the keys.
-    pub(crate) fn hold(&mut self, charges: &[Charge], amount: Micros) -> Vec<String> {
-        let mut keys: Vec<String> = Vec::with_capacity(charges.len());
+    /// Watches the charges' windows from now on.
+    pub(crate) fn watch(&mut self, charges: &[Charge]) {
         for charge in charges {
             let index = self.index(&charge.key);
-            if let Some(counter) = self.all.get_mut(index) {
-                if counter.watch(charge.window) {
-                    self.dirty.insert(index);
-                }
-                if !keys.contains(&charge.key) {
-                    counter.held = counter.held.saturating_add(amount.0);
-                    keys.push(charge.key.clone());
-                }
+            if self.all.get_mut(index).is_some_and(|counter| counter.watch(charge.window)) {
+                self.dirty.insert(index);
             }
         }
-        keys
     }
 
-    /// Takes a hold up again, as found in a durable row.
-    pub(crate) fn restore_hold(&mut self, keys: &[String], amount: Micros) {
+    /// Holds `amount` under each key.
+    pub(crate) fn hold(&mut self, keys: &[String], amount: Micros) {
         for key in keys {
             let index = self.index(key);
             if let Some(counter) = self.all.get_mut(index) {
@@ -179,7 +185,8 @@ impl Counters {
     pub(crate) fn prune(&mut self, conn: &Connection, now: UnixMs) -> Result<(), Fault> {
         for counter in &mut self.all {
             counter.advance(now.0);
-            let Some(id) = counter.id.filter(|_| counter.longest_ms > 0) else { continue };
+            let Some(id) = counter.id.filter(|_| counter.is_stale) else { continue };
+            counter.is_stale = false;
             let before = now.0.saturating_sub(counter.longest_ms);
             conn.prepare_cached("DELETE FROM spends WHERE counter = ? AND at <= ?")?
                 .execute((id, int(before)))?;
@@ -242,6 +249,7 @@ impl Counter {
             dropped: 0,
             cursors: Vec::new(),
             fresh: 0,
+            is_stale: false,
         }
     }
 
@@ -323,6 +331,7 @@ impl Counter {
         let Some(keep) = self.cursors.iter().map(|cursor| cursor.first).min() else { return };
         while self.dropped < keep && self.entries.pop_front().is_some() {
             self.dropped = self.dropped.saturating_add(1);
+            self.is_stale = true;
         }
     }
 
@@ -378,6 +387,13 @@ mod tests {
         Charge { key: "k".into(), limit: Micros(limit), window: Window::Rolling(length_ms) }
     }
 
+    fn hold(counters: &mut Counters, charges: &[Charge], amount: u64) -> Vec<String> {
+        let keys = keys(charges, None);
+        counters.watch(charges);
+        counters.hold(&keys, Micros(amount));
+        keys
+    }
+
     proptest! {
         /// Whatever is admitted, no window of any position holds more than the limit.
         #[test]
@@ -394,7 +410,7 @@ mod tests {
                 if counters.first_exceeded(&charges, Micros(amount), UnixMs(now)).is_some() {
                     continue;
                 }
-                let keys = counters.hold(&charges, Micros(amount));
+                let keys = hold(&mut counters, &charges, amount);
                 let spent = part.min(amount);
                 counters.close(&keys, Micros(amount), Micros(spent), UnixMs(now));
                 spends.push((now, spent));
@@ -417,7 +433,7 @@ mod tests {
             let (mut now, mut spends) = (0u64, Vec::<(u64, u64)>::new());
             for (pause, amount) in steps {
                 now += pause;
-                let keys = counters.hold(&charges, Micros(amount));
+                let keys = hold(&mut counters, &charges, amount);
                 counters.close(&keys, Micros(amount), Micros(amount), UnixMs(now));
                 spends.push((now, amount));
                 for (charge, length) in charges.iter().zip([50, 170]) {
@@ -436,7 +452,7 @@ mod tests {
     fn a_live_hold_counts_beyond_the_window() {
         let charges = [charge(50, 10)];
         let mut counters = Counters::default();
-        let keys = counters.hold(&charges, Micros(10));
+        let keys = hold(&mut counters, &charges, 10);
         assert!(counters.first_exceeded(&charges, Micros(1), UnixMs(1_000)).is_some());
         counters.close(&keys, Micros(10), Micros(10), UnixMs(2_000));
         assert_eq!(counters.room(&charges[0], UnixMs(2_049)), Micros(0));
@@ -449,7 +465,7 @@ mod tests {
         let mut counters = Counters::default();
         let count = u64::try_from(ENTRIES_MAX).unwrap() + 10;
         for now in 0..count {
-            let keys = counters.hold(&charges, Micros(1));
+            let keys = hold(&mut counters, &charges, 1);
             counters.close(&keys, Micros(1), Micros(1), UnixMs(now * 2));
         }
         assert_eq!(counters.room(&charges[0], UnixMs(0)).0, u64::MAX - count);

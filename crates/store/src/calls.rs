@@ -144,6 +144,8 @@ pub(crate) struct Reservation {
     pub(crate) price: Option<Price>,
     /// Held: the most that the quote can cost.
     pub(crate) held: Micros,
+    /// The price is one of this many shares of the offer: a credential's uses.
+    pub(crate) share: u32,
     /// Keys of the counters that hold it.
     pub(crate) counters: Vec<String>,
     pub(crate) course: Course,
@@ -370,16 +372,16 @@ pub(crate) struct NewRow<'a> {
     pub(crate) facts_json: &'a str,
     pub(crate) salt: &'a [u8; 32],
     pub(crate) code: Option<&'a str>,
+    pub(crate) chain: &'a Chain,
 }
 
-/// Makes the row; `None` when the call has one already.
-pub(crate) fn insert(batch: &Batch<'_>, row: &NewRow<'_>) -> Result<Option<i64>, Fault> {
+/// Makes the row of a call that has none.
+pub(crate) fn insert(batch: &Batch<'_>, row: &NewRow<'_>) -> Result<i64, Fault> {
     let now = int(batch.now.0);
-    let added = batch
+    batch
         .conn
         .prepare_cached(
-            "INSERT OR IGNORE INTO calls
-               (id, state, opened_at, changed_at, facts, records, salt, code)
+            "INSERT INTO calls (id, state, opened_at, changed_at, facts, records, salt, code)
              VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         )?
         .execute((
@@ -388,11 +390,11 @@ pub(crate) fn insert(batch: &Batch<'_>, row: &NewRow<'_>) -> Result<Option<i64>,
             now,
             now,
             row.facts_json,
-            [0u8; 0],
+            pack(row.chain),
             row.salt,
             row.code,
         ))?;
-    Ok((added == 1).then(|| batch.conn.last_insert_rowid()))
+    Ok(batch.conn.last_insert_rowid())
 }
 
 /// Whether a call has a row.
@@ -402,7 +404,7 @@ pub(crate) fn exists(batch: &Batch<'_>, call: CallId) -> Result<bool, Fault> {
     Ok(found.is_some())
 }
 
-/// Sets the records of a row that is written in one step.
+/// Sets the records of a row that has got one more.
 pub(crate) fn set_records(batch: &Batch<'_>, n: i64, chain: &Chain) -> Result<(), Fault> {
     batch
         .conn
@@ -436,7 +438,7 @@ pub(crate) fn load(conn: &Connection, state: &mut State) -> Result<(), Fault> {
             money: Arc::new(money),
         };
         if call_state != CallState::RefundDue {
-            state.counters.restore_hold(&live.money.counters, live.money.held);
+            state.counters.hold(&live.money.counters, live.money.held);
         }
         state.calls.insert(call, live);
     }

@@ -281,7 +281,7 @@ pub(crate) fn quote_record(entry: &Arc<CallEntry>, quote: &Quote) -> RecordDraft
     quoted
 }
 
-/// Writes a refused call: its row and its records.
+/// Writes a refused call that has no row yet: its row and its records.
 pub(crate) fn write_refused(
     batch: &mut Batch<'_>,
     entry: &Arc<CallEntry>,
@@ -289,6 +289,11 @@ pub(crate) fn write_refused(
     code: Code,
     drafts: Vec<RecordDraft>,
 ) -> Result<(), Fault> {
+    let mut chain = Chain::new();
+    for mut draft in drafts {
+        draft.time = batch.now;
+        batch.log.extend(batch.conn, &mut chain, &mut draft)?;
+    }
     let facts_json = to_json(&CallFacts::of(entry, None))?;
     let row = NewRow {
         call: entry.call,
@@ -296,12 +301,8 @@ pub(crate) fn write_refused(
         facts_json: &facts_json,
         salt,
         code: Some(code.text()),
+        chain: &chain,
     };
-    let Some(n) = calls::insert(batch, &row)? else { return Ok(()) };
-    let mut chain = Chain::new();
-    for mut draft in drafts {
-        draft.time = batch.now;
-        batch.log.extend(batch.conn, &mut chain, &mut draft)?;
-    }
-    calls::set_records(batch, n, &chain)
+    calls::insert(batch, &row)?;
+    Ok(())
 }

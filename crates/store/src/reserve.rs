@@ -10,7 +10,7 @@ use crate::{
     accounts::{AccountName, LARGEST_MINOR, Step},
     approvals,
     attempt::{Evidence, draft, entry_of},
-    budgets::grant_charges,
+    budgets::{self, grant_charges},
     calls::{self, CallFacts, Course, Live, NewRow, Price, Reservation, StoredOutcome},
     capture::{FailCause, fail_job},
     credentials::{self, Credential},
@@ -76,7 +76,9 @@ struct Request {
     permit: Permit,
     charges: Vec<Charge>,
     entry: Arc<CallEntry>,
-    money: Reservation,
+    facts: Arc<CallFacts>,
+    money: Arc<Reservation>,
+    facts_json: String,
     salt: [u8; 32],
     drafts: Vec<RecordDraft>,
     principal: Digest,
@@ -110,23 +112,33 @@ impl Store {
             (&self.shared().pseudonym_key, &salt),
         )?;
         let principal = principal.key();
-        let money = reservation(&permit);
+        let money = self.reservation(&permit, &charges);
         let drafts = records(&permit, &entry, &money);
-        let request = Request { permit, charges, entry, money, salt, drafts, principal };
+        let facts = Arc::new(CallFacts::of(&entry, Some(money.clone())));
+        let facts_json = to_json(&*facts).map_err(|_| Code::InternalFault)?;
+        let money = Arc::new(money);
+        let request =
+            Request { permit, charges, entry, facts, money, facts_json, salt, drafts, principal };
         self.enter_or(move |batch| reserve(batch, request), abandoned).await?
     }
-}
 
-/// What to do with a reservation whose caller is gone: nothing was sent to anybody.
-fn abandoned(result: Result<Reserved, Refusal>) -> Option<Job> {
-    match result {
-        Ok(Reserved::Run(hold)) => Some(fail_job(hold, FailCause::NotExecuted)),
-        Ok(Reserved::Settle(settling)) => Some(settling.abandon()),
-        Ok(Reserved::Replay(_)) | Err(_) => None,
+    /// What the permit means for the ledger.
+    fn reservation(&self, permit: &Permit, charges: &[Charge]) -> Reservation {
+        let state = self.shared().state();
+        let grant = permit.consent().grant().and_then(|(id, _)| state.grants.get(id));
+        let counters = budgets::keys(charges, grant.map(|grant| &**grant));
+        let nonce = permit.payment().nonce();
+        let credential = nonce.and_then(|nonce| state.credentials.get(nonce.key));
+        drop(state);
+        let mut money = reservation(permit, counters);
+        if let (Course::Prepaid, Some(credential)) = (money.course, credential) {
+            count_one_use(&mut money, &credential);
+        }
+        money
     }
 }
 
-fn reservation(permit: &Permit) -> Reservation {
+fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
     let (quote, payment, terms) = (permit.quote(), permit.payment(), permit.terms());
     let course = match (payment.settlement(), payment.nonce()) {
         (Settlement::Due(Flow::Upfront), _) => Course::Upfront,
@@ -148,11 +160,21 @@ fn reservation(permit: &Permit) -> Reservation {
             payee: offer.payee.clone(),
         }),
         held: quote.micros(),
-        counters: Vec::new(),
+        share: 1,
+        counters,
         course,
         idempotent: terms.idempotent,
         refund_in_doubt: terms.doubt == DoubtRule::Refund,
         payload: payment.settle_payload().map(Arc::from),
+    }
+}
+
+/// What to do with a reservation whose caller is gone: nothing was sent to anybody.
+fn abandoned(result: Result<Reserved, Refusal>) -> Option<Job> {
+    match result {
+        Ok(Reserved::Run(hold)) => Some(fail_job(hold, FailCause::NotExecuted)),
+        Ok(Reserved::Settle(settling)) => Some(settling.abandon()),
+        Ok(Reserved::Replay(_)) | Err(_) => None,
     }
 }
 
@@ -236,7 +258,9 @@ fn check(batch: &Batch<'_>, request: &mut Request) -> Result<Result<Admission, R
         if request.money.course == Course::Prepaid {
             match usable_credential(batch, nonce.key)? {
                 Ok(found) => {
-                    count_one_use(&mut request.money, &found);
+                    if request.money.share != found.minted.uses.max(1) {
+                        share_later(request, &found)?;
+                    }
                     credential = Some(found);
                 }
                 Err(code) => return Ok(Err(code.into())),
@@ -331,9 +355,21 @@ fn usable_credential(
 /// A credential's price is that of all its uses: a call holds and takes its share.
 fn count_one_use(money: &mut Reservation, credential: &Credential) {
     let Some(price) = &mut money.price else { return };
+    money.share = credential.minted.uses.max(1);
     price.amount.minor = credential.share_minor();
-    price.micros = Micros(price.micros.0.div_ceil(u64::from(credential.minted.uses.max(1))));
+    price.micros = Micros(price.micros.0.div_ceil(u64::from(money.share)));
     money.held = price.micros;
+}
+
+/// The same for a credential that was not in memory.
+fn share_later(request: &mut Request, credential: &Credential) -> Result<(), Fault> {
+    let mut money = Reservation::clone(&request.money);
+    count_one_use(&mut money, credential);
+    let facts = CallFacts { money: Some(money.clone()), ..CallFacts::clone(&request.facts) };
+    request.facts_json = to_json(&facts)?;
+    request.facts = Arc::new(facts);
+    request.money = Arc::new(money);
+    Ok(())
 }
 
 fn check_ages(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
@@ -415,16 +451,12 @@ fn admit(
     request: Request,
     credential: Option<&Credential>,
 ) -> Result<Result<Reserved, Refusal>, Fault> {
-    let Request { permit, charges, entry, mut money, salt, drafts, .. } = request;
-    money.counters = hold(batch, &charges, &money);
+    let Request { permit, charges, entry, facts, money, facts_json, salt, drafts, .. } = request;
+    hold(batch, &charges, &money);
     let state = match money.course {
         Course::Upfront => CallState::Settling,
         Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
     };
-    let facts = CallFacts::of(&entry, Some(money.clone()));
-    let facts_json = to_json(&facts)?;
-    let row = NewRow { call: entry.call, state, facts_json: &facts_json, salt: &salt, code: None };
-    let Some(n) = calls::insert(batch, &row)? else { return Err(Fault::Corrupt("call row")) };
     count_nonce(batch, &money, entry.call, entry.call_digest)?;
     approvals::consume(batch, permit.authorization().approvals())?;
     quotes::close(batch, money.quote)?;
@@ -432,37 +464,50 @@ fn admit(
         credentials::present(batch, credential, &entry.tenant)?;
     }
     let mut live = Live {
-        n,
+        n: 0,
         state,
         owned: true,
         receipt: None,
-        facts: Arc::new(facts),
-        money: Arc::new(money),
+        facts,
+        money,
         entry,
         chain: Vec::with_capacity(6),
         starts: 0,
     };
-    let transfers = book_reservation(batch, &live)?;
-    for draft in drafts {
-        live.record(batch, draft)?;
-    }
-    if state == CallState::Starting {
-        live.record(batch, start_record(&live, transfers, None))?;
-    }
-    calls::set_records(batch, n, &live.chain)?;
+    record(batch, &mut live, drafts)?;
+    let (call, chain) = (live.call(), &live.chain);
+    let facts_json = &facts_json;
+    let row = NewRow { call, state, facts_json, salt: &salt, code: None, chain };
+    live.n = calls::insert(batch, &row)?;
     let reserved = token(permit, &live);
     batch.state().calls.insert(live.call(), live);
     Ok(Ok(reserved))
 }
 
-fn hold(batch: &Batch<'_>, charges: &[Charge], money: &Reservation) -> Vec<String> {
+/// Books the reservation and appends its records; the last of them names the transfer.
+fn record(
+    batch: &mut Batch<'_>,
+    live: &mut Live,
+    mut drafts: Vec<RecordDraft>,
+) -> Result<(), Fault> {
+    let transfers = book_reservation(batch, live)?;
+    if live.state == CallState::Starting {
+        drafts.push(start_record(live, transfers, None));
+    } else if let Some(last) = drafts.last_mut() {
+        last.transfers = transfers;
+    }
+    drafts.into_iter().try_for_each(|draft| live.record(batch, draft))
+}
+
+fn hold(batch: &Batch<'_>, charges: &[Charge], money: &Reservation) {
     let mut state = batch.state();
-    let mut all = charges.to_vec();
+    state.counters.watch(charges);
     if let Some(id) = money.grant {
-        all.extend(state.grants.get(id).map(|grant| grant_charges(grant)).unwrap_or_default());
+        let windows = state.grants.get(id).map(|grant| grant_charges(grant)).unwrap_or_default();
+        state.counters.watch(&windows);
         state.grants.hold(id, money.held);
     }
-    state.counters.hold(&all, money.held)
+    state.counters.hold(&money.counters, money.held);
 }
 
 fn count_nonce(

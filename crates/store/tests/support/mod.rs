@@ -12,7 +12,7 @@ use countersign_core::{
     money::{Amount, Micros},
     policy::{Answer, Decision, Intent},
     proof::{
-        Authorization, Consent, Expected, Identity, PaidX402, Payment, Permit, Profile,
+        Authorization, Consent, Expected, Identity, PaidX402, Payment, Permit, Principal, Profile,
         VerifiedCredential, VerifiedToken,
         l402::{Mint, mint},
         x402::{Binding, Challenge as X402Challenge, X402Terms},
@@ -189,8 +189,10 @@ impl Kind {
     }
 
     pub(crate) fn digest(&self, arguments: &str, now: UnixMs) -> Digest {
-        let identity = self.identity(now);
-        let principal = identity.principal();
+        self.digest_for(self.identity(now).principal(), arguments)
+    }
+
+    fn digest_for(&self, principal: &Principal, arguments: &str) -> Digest {
         let delegator = principal.delegator.as_ref();
         call_digest(&CallParts {
             resource: &self.terms.resource,
@@ -222,9 +224,13 @@ impl Kind {
     }
 
     pub(crate) fn quote(&self, arguments: &str, now: UnixMs) -> Quote {
+        self.quote_for(self.identity(now).principal(), arguments, now)
+    }
+
+    pub(crate) fn quote_for(&self, who: &Principal, arguments: &str, now: UnixMs) -> Quote {
         let id = QuoteId::new(now, random());
         let offers = self.offer().into_iter().collect();
-        Quote::new(id, self.digest(arguments, now), offers, now, now.plus_ms(60_000))
+        Quote::new(id, self.digest_for(who, arguments), offers, now, now.plus_ms(60_000))
     }
 
     pub(crate) fn attempt(&self, arguments: &str, now: UnixMs) -> Attempt {
