@@ -17,6 +17,7 @@ mod link;
 mod out;
 mod quote;
 mod receipt;
+mod sandbox;
 mod serve;
 mod stop;
 
@@ -73,6 +74,8 @@ enum Command {
     Init(init::Init),
     /// Run the gateway.
     Serve,
+    /// Run the play-money parts that `init`'s configuration expects beside the gateway.
+    Sandbox(sandbox::Sandbox),
     /// Say everything that is wrong with the configuration, or what it means.
     Check,
     /// Call a tool, and pay for it from a wallet when that is asked.
@@ -133,8 +136,9 @@ impl Cli {
             Command::Demo { once } => serve::demo(once).await,
             Command::Init(init) => init.run(out),
             Command::Serve => serve::run(shared.load()?).await,
+            Command::Sandbox(sandbox) => sandbox.run().await,
             Command::Check => about::check(&shared.config, out),
-            Command::Call(call) => call.run(out).await,
+            Command::Call(call) => call.run(shared, out).await,
             Command::Quote(quote) => quote.run(out).await,
             Command::Grant(grant) => grant.run(&shared.link()?, out).await,
             Command::Approvals(approvals) => approvals.run(&shared.link()?, out).await,

@@ -57,16 +57,17 @@ impl<'a> Found<'a> {
     fn of(budget: &'a Budget, whom: &For) -> Option<Self> {
         let scope = &budget.scope;
         let mut needs = Vec::new();
-        let mut pick = |name, wanted: &Option<Arc<str>>, named: &Option<Arc<str>>| {
-            match (wanted.as_deref(), named) {
-                (Some("*"), None) => {
-                    needs.push(name);
-                    Some(Arc::from(""))
-                }
-                (Some("*") | None, named) => Some(named.clone().unwrap_or_default()),
-                (Some(wanted), Some(named)) if *wanted != **named => None,
-                (Some(wanted), _) => Some(Arc::from(wanted)),
+        let mut pick = |name, wanted: &Option<Arc<str>>, named: &Option<Arc<str>>| match (
+            wanted.as_deref(),
+            named,
+        ) {
+            (Some("*"), None) => {
+                needs.push(name);
+                Some(Arc::from(""))
             }
+            (Some("*") | None, named) => Some(named.clone().unwrap_or_default()),
+            (Some(wanted), Some(named)) if *wanted != **named => None,
+            (Some(wanted), _) => Some(Arc::from(wanted)),
         };
         let tenant = pick("tenant", &scope.tenant, &whom.tenant)?;
         let delegator = pick("delegator", &scope.delegator, &whom.delegator)?;

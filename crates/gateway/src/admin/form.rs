@@ -480,7 +480,7 @@ const UNITS: [(&str, u64); 5] =
 /// A span in the longest unit that needs no fraction, below two days in hours.
 pub(super) fn show_span(ms: u64) -> String {
     let fits = |(unit, length): &&(&str, u64)| {
-        ms % length == 0 && ms >= *length && !(*unit == "d" && ms < 2 * length)
+        ms.is_multiple_of(*length) && ms >= *length && !(*unit == "d" && ms < 2 * length)
     };
     let (unit, length) = UNITS.iter().find(fits).unwrap_or(&("ms", 1));
     format!("{}{unit}", ms / length)

@@ -144,7 +144,9 @@ fn terms(gate: &Gate, request: GrantRequest) -> Result<GrantTerms, Denied> {
     let total = request.total.map(|text| money(gate, "total", &text)).transpose()?;
     let life_ms = parse_span(&request.expires)
         .filter(|ms| (1..=GrantTerms::LONGEST_MS).contains(ms))
-        .ok_or_else(|| Denied::invalid("expires", "expected a span such as `24h`, at most `30d`"))?;
+        .ok_or_else(|| {
+            Denied::invalid("expires", "expected a span such as `24h`, at most `30d`")
+        })?;
     let not_before = gate.world.now();
     Ok(GrantTerms {
         tenant: tenant.into(),
@@ -207,7 +209,7 @@ fn window(gate: &Gate, text: &str) -> Result<WindowLimit, Denied> {
         let length_ms = parse_span(length).filter(|ms| (1..=GrantTerms::LONGEST_MS).contains(ms));
         Some((limit, length_ms?))
     });
-    let (limit, length_ms) = parts
-        .ok_or_else(|| Denied::invalid("windows", "expected a limit such as `1 USD/24h`"))?;
+    let (limit, length_ms) =
+        parts.ok_or_else(|| Denied::invalid("windows", "expected a limit such as `1 USD/24h`"))?;
     Ok(WindowLimit { length_ms, limit: money(gate, "windows", limit)? })
 }

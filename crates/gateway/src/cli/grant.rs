@@ -10,11 +10,7 @@ use crate::{
     fetch::form_encode,
 };
 use clap::builder::PossibleValuesParser;
-use countersign_core::{
-    grant::GrantStatus,
-    ids::GrantId,
-    policy::Intent,
-};
+use countersign_core::{grant::GrantStatus, ids::GrantId, policy::Intent};
 use serde_json::json;
 
 /// What to do.
@@ -196,7 +192,7 @@ fn lines(grants: &[GrantView]) -> String {
     table(&names, &grants.iter().map(row).collect::<Vec<_>>())
 }
 
-fn full(grant: &GrantView) -> String {
+pub(super) fn full(grant: &GrantView) -> String {
     let intents: Vec<&str> = grant.intents.iter().map(|intent| intent.text()).collect();
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     facts(&[

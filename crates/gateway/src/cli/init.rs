@@ -1,9 +1,6 @@
 //! `init`: a first configuration.
 
-use super::{
-    out::Out,
-    stop::Stop,
-};
+use super::{out::Out, stop::Stop};
 use crate::config;
 use serde::Serialize;
 use std::{
@@ -39,11 +36,11 @@ impl Init {
         let written = made.and_then(|mut made| made.write_all(config::init_template().as_bytes()));
         written.map_err(|error| {
             let shown = file.display();
-            match error.kind() {
-                ErrorKind::AlreadyExists => Stop::usage(format_args!("`{shown}` is there already"))
-                    .next("remove it first, or name another directory"),
-                _ => Stop::usage(format_args!("cannot write `{shown}`: {error}")),
+            if error.kind() == ErrorKind::AlreadyExists {
+                return Stop::usage(format_args!("`{shown}` is there already"))
+                    .next("remove it first, or name another directory");
             }
+            Stop::usage(format_args!("cannot write `{shown}`: {error}"))
         })?;
         out.show(&Written { file }, |written| {
             let file = written.file.display();

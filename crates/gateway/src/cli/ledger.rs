@@ -171,10 +171,8 @@ impl Budgets {
             ("agent", &self.agent),
             ("tool", &self.tool),
         ];
-        let pairs: Vec<(&str, &str)> = named
-            .into_iter()
-            .filter_map(|(name, value)| Some((name, value.as_deref()?)))
-            .collect();
+        let pairs: Vec<(&str, &str)> =
+            named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
         format!("/v1/budgets?{}", form_encode(&pairs))
     }
 }
@@ -202,7 +200,7 @@ fn budgets(items: &[BudgetView]) -> String {
         let left = match (&item.remaining, item.needs.is_empty()) {
             (Some(left), _) => left.clone(),
             (None, true) => item.limit.clone(),
-            (None, false) => format!("name a {}", item.needs.join(" and a ")),
+            (None, false) => format!("give --{}", item.needs.join(" and --")),
         };
         vec![
             item.name.to_string(),
@@ -317,7 +315,7 @@ mod tests {
         };
         expect![[r#"
             BUDGET       COUNTS          LIMIT   WITHIN  LEFT
-            each-person  each delegator  10 USD  24h     name a delegator
+            each-person  each delegator  10 USD  24h     give --delegator
             all          all             10 USD  24h     9.5 USD"#]]
         .assert_eq(&budgets(&[each, all]));
     }

@@ -3,7 +3,7 @@
 use super::stop::Stop;
 use bytes::Bytes;
 use countersign_client::Problem;
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, header};
 use http_body_util::{BodyExt as _, Full, Limited};
 use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
@@ -57,10 +57,10 @@ impl Link {
             let response = self.send(method, path, body).await?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
-            Ok((status, body.map_err(|_| self.broken())?.to_bytes()))
+            Ok::<_, Stop>((status, body.map_err(|_| self.broken())?.to_bytes()))
         };
         let answer = tokio::time::timeout(TIMEOUT, exchange).await;
-        let (status, bytes): (StatusCode, Bytes) = answer.map_err(|_| self.broken())??;
+        let (status, bytes) = answer.map_err(|_| self.broken())??;
         if status.is_success() {
             return serde_json::from_slice(&bytes).map_err(|_| self.broken());
         }

@@ -59,7 +59,7 @@ impl Out {
 ///
 /// # Errors
 /// The output cannot be written. That nobody reads it any more is a quiet stop.
-pub fn write(text: &str) -> Result<(), Stop> {
+pub(super) fn write(text: &str) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
     match writeln!(out, "{text}").and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
@@ -69,14 +69,14 @@ pub fn write(text: &str) -> Result<(), Stop> {
 }
 
 /// Writes a line beside the output: a note, a warning, an error.
-pub fn note(text: &str) {
+pub(super) fn note(text: &str) {
     // Nobody is left to be told that this failed.
     let _unheard = writeln!(io::stderr().lock(), "{}", printable(text));
 }
 
 /// The text with control characters, and those that reorder text, made visible.
 #[must_use]
-pub fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     let hides = |c: char| {
         c.is_control() && c != '\n'
             || matches!(c, '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}'
@@ -94,7 +94,7 @@ pub fn printable(text: &str) -> String {
 
 /// Columns under their names, as wide as they need.
 #[must_use]
-pub fn table(names: &[&str], rows: &[Vec<String>]) -> String {
+pub(super) fn table(names: &[&str], rows: &[Vec<String>]) -> String {
     let clean = |cell: &str| printable(cell).replace('\n', " ");
     let head: Vec<String> = names.iter().map(|name| name.to_uppercase()).collect();
     let rows: Vec<Vec<String>> =
@@ -114,7 +114,7 @@ pub fn table(names: &[&str], rows: &[Vec<String>]) -> String {
 
 /// Names and values, one a line; those without a value are left out.
 #[must_use]
-pub fn facts(facts: &[(&str, Option<String>)]) -> String {
+pub(super) fn facts(facts: &[(&str, Option<String>)]) -> String {
     let width = facts.iter().map(|(name, _)| name.chars().count()).max().unwrap_or(0);
     let line = |(name, value): &(&str, Option<String>)| {
         value.as_ref().map(|value| format!("{name:<width$}  {value}"))

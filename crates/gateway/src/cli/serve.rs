@@ -23,7 +23,7 @@ pub(super) async fn run(config: Config) -> Result<(), Stop> {
 
 /// Shows the proofs at work.
 pub(super) async fn demo(once: bool) -> Result<(), Stop> {
-    Ok(crate::demo::run(once).await?)
+    Ok(crate::demo::run(once, stop_on_signal()?).await?)
 }
 
 /// Becomes true at the first SIGINT or SIGTERM.

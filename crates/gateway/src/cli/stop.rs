@@ -131,12 +131,14 @@ impl From<&Problem> for Stop {
 
 impl From<ClientError> for Stop {
     fn from(error: ClientError) -> Self {
-        match &error {
-            ClientError::Refused(problem) => Self::from(&**problem),
-            ClientError::PlainHttp => Self::new(error.exit_code(), &error)
-                .next("use https, or allow it with --allow-plain-http"),
-            other => Self::new(other.exit_code(), other),
+        if let ClientError::Refused(problem) = &error {
+            return Self::from(&**problem);
         }
+        let stop = Self::new(error.exit_code(), &error);
+        if matches!(error, ClientError::PlainHttp) {
+            return stop.next("use https, or allow it with --allow-plain-http");
+        }
+        stop
     }
 }
 
