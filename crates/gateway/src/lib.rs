@@ -4,6 +4,7 @@ pub mod admin;
 pub mod answer;
 pub mod body;
 pub mod call;
+pub mod cli;
 pub mod conclude;
 pub mod config;
 pub mod demo;
