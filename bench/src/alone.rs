@@ -1,0 +1,335 @@
+//! The store alone, doing what the gateway makes it do for one call: the same proofs, budgets,
+//! records and outcome, reserved and captured, by tasks that do nothing else.
+
+use crate::{
+    cpu::Cpu,
+    gateway::{self, AGENT, ISSUER_OF_STORE, PEOPLE, TENANT, TTL_S},
+    messages::{self, RESULT},
+    sample::Sample,
+};
+use anyhow::{Context as _, Result, anyhow, bail};
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use countersign_core::{
+    digest::Digest,
+    ids::{CallId, DecisionId, GrantId, QuoteId},
+    ledger::Charge,
+    policy::{Answer, Decision, Intent},
+    proof::{
+        Authorization, Consent, Expected, Identity, Mint, Payment, Permit, Principal, Profile,
+        VerifiedCredential, VerifiedToken, mint,
+    },
+    quote::{CallParts, Offer, Quote, Rail, call_digest},
+    refusal::{Lights, Refusal},
+    terms::Terms,
+    wire::l402::{Credential, L402Id},
+    world::World,
+};
+use countersign_gateway::{config, config::Config, start, world};
+use countersign_store::{
+    Attempt, Challenge, Evidence, NewCredential, Outcome, Reserved, Store, Take,
+};
+use serde_json::json;
+use std::{
+    path::Path,
+    str::FromStr,
+    sync::{
+        Arc,
+        atomic::{AtomicU8, Ordering},
+    },
+    time::{Duration, Instant},
+};
+use tokio::task::JoinSet;
+
+/// Which call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Shape {
+    /// Free and anonymous.
+    Free,
+    /// Four proofs.
+    Paid,
+}
+
+impl FromStr for Shape {
+    type Err = anyhow::Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        match text {
+            "free" => Ok(Self::Free),
+            "paid" => Ok(Self::Paid),
+            _ => bail!("there is no such shape"),
+        }
+    }
+}
+
+const WARM: u8 = 0;
+const MEASURE: u8 = 1;
+const DONE: u8 = 2;
+
+/// Measures, and prints the sample as one line of JSON.
+pub(crate) fn role(
+    path: &Path,
+    shape: Shape,
+    callers: usize,
+    warm: Duration,
+    time: Duration,
+) -> Result<()> {
+    crate::child::end_with_starter();
+    let (config, _) = config::load(path)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let sample = runtime.block_on(measure(&config, shape, callers, warm, time))?;
+    println!("{}", serde_json::to_string(&sample)?);
+    Ok(())
+}
+
+async fn measure(
+    config: &Config,
+    shape: Shape,
+    callers: usize,
+    warm: Duration,
+    time: Duration,
+) -> Result<Sample> {
+    let world = world::system();
+    let gate = start::open(config.clone(), world.clone())?;
+    let store = gate.store.clone();
+    drop(gate);
+    let phase = Arc::new(AtomicU8::new(WARM));
+    let mut tasks = JoinSet::new();
+    for index in 0..callers {
+        let caller = Caller::new(&store, &world, config, shape, index).await?;
+        tasks.spawn(caller.work(Arc::clone(&phase)));
+    }
+    tokio::time::sleep(warm).await;
+    let (cpu, begun) = (Cpu::own(), Instant::now());
+    phase.store(MEASURE, Ordering::Relaxed);
+    tokio::time::sleep(time).await;
+    phase.store(DONE, Ordering::Relaxed);
+    let (after, elapsed) = (Cpu::own(), begun.elapsed());
+    let mut latencies_us = Vec::new();
+    while let Some(ended) = tasks.join_next().await {
+        latencies_us.extend(ended??);
+    }
+    store.close().await;
+    let calls = latencies_us.len() as u64;
+    Ok(Sample::new(latencies_us, elapsed, after.since(&cpu, calls)))
+}
+
+/// One caller with one call at a time.
+struct Caller {
+    store: Store,
+    world: World,
+    terms: Arc<Terms>,
+    evidence: Evidence,
+    digest: Digest,
+    offers: Vec<Offer>,
+    charges: Vec<Charge>,
+    quote_ttl_ms: u64,
+    paid: Option<Paid>,
+}
+
+/// What a caller of the priced tool has.
+struct Paid {
+    token: VerifiedToken,
+    grant: GrantId,
+    credential: VerifiedCredential,
+}
+
+fn refused(refusal: Refusal) -> anyhow::Error {
+    anyhow!("refused: {refusal}")
+}
+
+impl Caller {
+    async fn new(
+        store: &Store,
+        world: &World,
+        config: &Config,
+        shape: Shape,
+        index: usize,
+    ) -> Result<Self> {
+        let server = config.servers.get("bench").context("no server")?;
+        let name = if shape == Shape::Free { "free" } else { "paid" };
+        let terms = server.terms(name).context("no tool")?;
+        let person = PEOPLE.iter().cycle().nth(index).context("nobody")?;
+        let token = match shape {
+            Shape::Free => None,
+            Shape::Paid => Some(token(person, &terms, world)?),
+        };
+        let identity = identity(token.as_ref(), &terms, world)?;
+        let principal = identity.principal();
+        let arguments = messages::arguments(index);
+        let charges =
+            |budget: &countersign_core::ledger::Budget| budget.charge(principal, &terms.tool);
+        let mut caller = Self {
+            store: store.clone(),
+            world: world.clone(),
+            digest: digest(principal, &terms, &arguments),
+            offers: offers(config, &terms)?,
+            charges: config.budgets.iter().filter_map(charges).collect(),
+            quote_ttl_ms: config.limits.quote_ttl_ms,
+            evidence: Evidence {
+                attempt: 1,
+                trace: None,
+                arguments: arguments.as_str().into(),
+                definition: None,
+            },
+            terms: Arc::clone(&terms),
+            paid: None,
+        };
+        if let Some(token) = token {
+            let credential = caller.buy(&identity).await?;
+            let grant = gateway::grant(store, world, ISSUER_OF_STORE, person).await?;
+            caller.paid = Some(Paid { token, grant, credential });
+        }
+        Ok(caller)
+    }
+
+    fn quote(&self) -> Quote {
+        let now = self.world.now();
+        let id = QuoteId::new(now, self.world.random());
+        Quote::new(id, self.digest, self.offers.clone(), now, now.plus_ms(self.quote_ttl_ms))
+    }
+
+    /// Stores a credential as a challenge does.
+    async fn buy(&self, identity: &Identity) -> Result<VerifiedCredential> {
+        let (preimage, root_key): ([u8; 32], [u8; 32]) = (self.world.random(), self.world.random());
+        let hash = Digest::of(&preimage);
+        let id = L402Id { payment_hash: *hash.as_bytes(), token_id: self.world.random() };
+        let quote = self.quote();
+        let price = &self.offers.first().context("no offer")?.amount;
+        let now = self.world.now();
+        let (macaroon, minted) = mint(&Mint {
+            payment_hash: id.payment_hash,
+            token_id: id.token_id,
+            root_key: &root_key,
+            identity,
+            tool: &self.terms.tool,
+            quote: &quote,
+            price,
+            uses: self.terms.uses,
+            expires_at: now.plus_ms(TTL_S * 1_000),
+        })
+        .map_err(refused)?;
+        let macaroon_bytes = macaroon.encode();
+        let shown = Credential { macaroon, id, macaroon_bytes, preimage };
+        let verified = VerifiedCredential::verify(&shown, &root_key, &minted, now);
+        let attempt = Attempt {
+            call: CallId::new(now, self.world.random()),
+            call_digest: self.digest,
+            principal: identity.principal().clone(),
+            tool: self.terms.tool.clone(),
+            evidence: self.evidence.clone(),
+        };
+        let bolt11 = "lnbcrt".repeat(50);
+        let credential =
+            NewCredential { key: id.key(), root_key, payment_hash: hash, bolt11, minted };
+        let challenge =
+            Challenge { attempt, quote, credential: Some(credential), lights: Lights::DARK };
+        self.store.challenge(challenge).await.map_err(refused)?;
+        verified.map_err(refused)
+    }
+
+    fn permit(&self) -> Result<Permit, Refusal> {
+        let (now, terms, quote) = (self.world.now(), &self.terms, self.quote());
+        let decision = Decision {
+            id: DecisionId::new(now, self.world.random()),
+            call_digest: self.digest,
+            answer: Answer::Allow(Vec::new()),
+            reasons: Vec::new(),
+            bundle: Digest::from_bytes([1; 32]),
+            at: now,
+        };
+        let authorization = Authorization::of(decision, Vec::new())?;
+        let call = CallId::new(now, self.world.random());
+        let Some(Paid { token, grant, credential }) = &self.paid else {
+            let identity = Identity::anonymous(terms)?;
+            let consent = Consent::not_required(terms, &quote)?;
+            let payment = Payment::not_required(&quote)?;
+            let terms = Arc::clone(terms);
+            return Permit::join(
+                call,
+                terms,
+                quote,
+                identity,
+                consent,
+                payment,
+                authorization,
+                now,
+            );
+        };
+        let identity = Identity::of_token(token, terms, now)?;
+        let grant = self.store.grant(*grant).ok_or(countersign_core::refusal::Code::NoGrant)?;
+        let consent = Consent::by_grant(&grant, terms, &identity, &quote, Intent::Read, now)?;
+        let payment = Payment::l402(credential, identity.principal(), terms, &quote)?;
+        let terms = Arc::clone(terms);
+        Permit::join(call, terms, quote, identity, consent, payment, authorization, now)
+    }
+
+    async fn work(self, phase: Arc<AtomicU8>) -> Result<Vec<u32>> {
+        let mut latencies_us = Vec::new();
+        let result_digest = Digest::of(RESULT.as_bytes());
+        while phase.load(Ordering::Relaxed) != DONE {
+            let begun = Instant::now();
+            let permit = self.permit().map_err(refused)?;
+            let reserved = self.store.reserve(permit, self.charges.clone(), &self.evidence).await;
+            let Reserved::Run(hold) = reserved.map_err(refused)? else { bail!("not to be run") };
+            let outcome = Outcome {
+                result: RESULT.as_bytes().to_vec(),
+                is_error: false,
+                digest: result_digest,
+                take: Take::All,
+            };
+            self.store.capture(hold, outcome).await.map_err(refused)?;
+            if phase.load(Ordering::Relaxed) == MEASURE {
+                let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
+                latencies_us.push(us);
+            }
+        }
+        Ok(latencies_us)
+    }
+}
+
+fn identity(token: Option<&VerifiedToken>, terms: &Terms, world: &World) -> Result<Identity> {
+    match token {
+        Some(token) => Identity::of_token(token, terms, world.now()),
+        None => Identity::anonymous(terms),
+    }
+    .map_err(refused)
+}
+
+fn digest(principal: &Principal, terms: &Terms, arguments: &str) -> Digest {
+    let delegator = principal.delegator.as_ref();
+    call_digest(&CallParts {
+        resource: &terms.resource,
+        tool: &terms.tool,
+        arguments,
+        delegator: delegator.map_or(("", ""), |d| (&*d.issuer, &*d.subject)),
+        agent: &principal.agent,
+        tenant: &principal.tenant,
+    })
+}
+
+fn offers(config: &Config, terms: &Terms) -> Result<Vec<Offer>> {
+    let amounts = terms.price_for(TENANT, AGENT).context("no price")?;
+    let offer = |amount: &countersign_core::money::Amount| {
+        let micros = config.assets.micros(amount)?;
+        Some(Offer { rail: Rail::L402, amount: amount.clone(), payee: "sandbox".into(), micros })
+    };
+    amounts.iter().map(|amount| offer(amount).context("no rate")).collect()
+}
+
+/// A token as the gateway's verifier would have found it.
+fn token(person: &str, terms: &Terms, world: &World) -> Result<VerifiedToken> {
+    let now = world.now();
+    let part = |value: serde_json::Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let header = part(json!({ "alg": "ES256", "typ": "at+jwt", "kid": "bench" }));
+    let claims = part(json!({
+        "iss": ISSUER_OF_STORE, "sub": person, "aud": &*terms.resource, "client_id": AGENT,
+        "exp": now.seconds() + TTL_S, "iat": now.seconds(), "auth_time": now.seconds(),
+        "jti": hex::encode(world.random::<16>()),
+    }));
+    let mut profile = Profile::strict(ISSUER_OF_STORE, TENANT);
+    profile.human_claim = Some("auth_time".into());
+    let expected = Expected { profile: &profile, audience: &terms.resource };
+    let jwt = format!("{header}.{claims}.{}", URL_SAFE_NO_PAD.encode([1u8; 64]));
+    VerifiedToken::verify(&jwt, &expected, now, |_, _, _| Ok(()))
+        .map_err(|error| anyhow!("token: {}", Refusal::from(error)))
+}
