@@ -1,11 +1,11 @@
 //! A parsed `tools/call`: what was asked, before anybody knows who asks.
 
 use crate::{
+    digest::Digest,
     ids::CallId,
     policy::Intent,
-    quote::{CallParts, call_digest},
-    digest::Digest,
     proof::Principal,
+    quote::{CallParts, call_digest},
     terms::Terms,
     time::UnixMs,
 };

@@ -285,8 +285,21 @@ mod tests {
     fn anything_else_is_refused() {
         let assets = assets();
         let bad = [
-            "1", "1USDC", "-1 USDC", "+1 USDC", "1e3 USDC", "01 USDC", ".5 USDC", "1. USDC",
-            "1,0 USDC", "0.0000001 USDC", "1 EUR", "NaN USDC", "١ USDC", " 1 USDC", "1  USDC",
+            "1",
+            "1USDC",
+            "-1 USDC",
+            "+1 USDC",
+            "1e3 USDC",
+            "01 USDC",
+            ".5 USDC",
+            "1. USDC",
+            "1,0 USDC",
+            "0.0000001 USDC",
+            "1 EUR",
+            "NaN USDC",
+            "١ USDC",
+            " 1 USDC",
+            "1  USDC",
             "340282366920938463463374607431768211456 msat",
         ];
         for text in bad {

@@ -7,9 +7,9 @@
 mod authorization;
 mod consent;
 mod identity;
+pub mod l402;
 mod payment;
 mod permit;
-pub mod l402;
 mod token;
 pub mod x402;
 
@@ -18,9 +18,9 @@ pub use consent::Consent;
 pub use identity::{Delegator, Identity, Principal};
 pub use l402::{Mint, Minted, VerifiedCredential, mint};
 pub use payment::{Nonce, Payment, Settlement};
-pub use x402::{Binding, Challenge as X402Challenge, PaidX402, X402Terms};
 pub use permit::Permit;
 pub use token::{
     Algorithm, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError, TypRule,
     UnverifiedToken, VerifiedToken,
 };
+pub use x402::{Binding, Challenge as X402Challenge, PaidX402, X402Terms};

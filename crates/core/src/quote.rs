@@ -10,9 +10,7 @@ use crate::{
 use serde::{Deserialize, Serialize};
 
 /// A way to pay.
-#[derive(
-    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Rail {
     /// x402 v2 `exact`.

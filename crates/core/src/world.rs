@@ -3,11 +3,14 @@
 use crate::time::UnixMs;
 use std::{fmt, sync::Arc};
 
+type Now = dyn Fn() -> UnixMs + Send + Sync;
+type Fill = dyn Fn(&mut [u8]) + Send + Sync;
+
 /// Time and randomness. Cheap to clone.
 #[derive(Clone)]
 pub struct World {
-    now: Arc<dyn Fn() -> UnixMs + Send + Sync>,
-    fill: Arc<dyn Fn(&mut [u8]) + Send + Sync>,
+    now: Arc<Now>,
+    fill: Arc<Fill>,
 }
 
 impl World {

@@ -84,9 +84,10 @@ impl Form {
 /// Whether the client reads event streams.
 #[must_use]
 pub fn accepts_events(headers: &HeaderMap) -> bool {
-    headers.get_all(header::ACCEPT).iter().any(|value| {
-        value.to_str().is_ok_and(|value| value.contains("text/event-stream"))
-    })
+    headers
+        .get_all(header::ACCEPT)
+        .iter()
+        .any(|value| value.to_str().is_ok_and(|value| value.contains("text/event-stream")))
 }
 
 fn has_l402(head: &Parts) -> bool {
@@ -227,10 +228,7 @@ fn captured_message(gate: &Gate, shape: &Shape, captured: &Captured) -> String {
 
 /// The signed receipt of a captured call.
 fn receipt(gate: &Gate, captured: &Captured) -> Option<String> {
-    let amount = captured
-        .paid
-        .clone()
-        .unwrap_or_else(|| Amount { asset: "USD".into(), minor: 0 });
+    let amount = captured.paid.clone().unwrap_or_else(|| Amount { asset: "USD".into(), minor: 0 });
     let receipt = Receipt {
         v: RECEIPT_VERSION,
         call: captured.call,

@@ -42,9 +42,9 @@ impl hyper::body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
         match self.get_mut() {
-            Self::Full(full) => {
-                Pin::new(full).poll_frame(cx).map_err(|never: std::convert::Infallible| match never {})
-            }
+            Self::Full(full) => Pin::new(full)
+                .poll_frame(cx)
+                .map_err(|never: std::convert::Infallible| match never {}),
             Self::Relay(incoming) => Pin::new(incoming).poll_frame(cx),
             Self::Events(events) => {
                 events.poll_recv(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))

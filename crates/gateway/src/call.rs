@@ -53,7 +53,7 @@ pub struct Refused {
 pub async fn take(gate: Arc<Gate>, attempt: Arc<Attempt>) -> Result<Done, Refused> {
     let mut known = Known::default();
     let ended = match join(&gate, &attempt, &mut known).await {
-        Ok(Joined::Before(done)) => Ok(done),
+        Ok(Joined::Before(done)) => Ok(*done),
         Ok(Joined::Now(permit)) => {
             let running = tokio::spawn(execute(Arc::clone(&gate), Arc::clone(&attempt), permit));
             running.await.unwrap_or_else(|_panicked| {
@@ -71,7 +71,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Arc<Attempt>) -> Result<Done, Refuse
 /// What the proofs come to.
 enum Joined {
     /// This very call was paid and ran before: its outcome.
-    Before(Done),
+    Before(Box<Done>),
     /// It may run now.
     Now(Box<Permit>),
 }
@@ -82,7 +82,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (identity, credential) = gate.identify(call, evidence).await?;
     known.identified(&identity);
     if let Some(done) = gate.replay(call, &identity, evidence)? {
-        return Ok(Joined::Before(done));
+        return Ok(Joined::Before(Box::new(done)));
     }
     let quote = gate.quote(call, &identity)?;
     known.quote = Some(quote.clone());

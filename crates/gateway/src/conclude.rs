@@ -16,8 +16,8 @@ use countersign_core::{
     terms::Flow,
 };
 use countersign_store::{
-    Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome,
-    Settling, SettlementReceipt, Take, failpoint,
+    Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome, SettlementReceipt, Settling,
+    Take, failpoint,
 };
 
 /// What the records of a call carry of its request: commitments are made of it.

@@ -4,14 +4,7 @@
 
 use crate::{
     config::{Config, Server},
-    prove::{
-        Evidence,
-        evidence,
-        identity::Verifier,
-        metadata,
-        payment::Rails,
-        policy::Engine,
-    },
+    prove::{Evidence, evidence, identity::Verifier, metadata, payment::Rails, policy::Engine},
     session::Sessions,
     upstream::Upstream,
 };
@@ -150,11 +143,7 @@ impl Gate {
     ///
     /// # Errors
     /// [`Code::NoPrice`], [`Code::NoRail`], [`Code::AssetUnknown`].
-    pub fn quote(
-        &self,
-        call: &Call,
-        identity: &Identity,
-    ) -> Result<Quote, Refusal> {
+    pub fn quote(&self, call: &Call, identity: &Identity) -> Result<Quote, Refusal> {
         let now = self.world.now();
         let principal = identity.principal();
         let digest = call.digest(principal);
@@ -188,7 +177,9 @@ impl Gate {
 
     /// Adds `WWW-Authenticate: Bearer` to a refusal of identity.
     pub fn challenge_identity(&self, server: &Server, refusal: &Refusal, headers: &mut HeaderMap) {
-        if refusal.code().row().family != Family::Identity || refusal.code() == Code::KeysUnavailable {
+        if refusal.code().row().family != Family::Identity
+            || refusal.code() == Code::KeysUnavailable
+        {
             return;
         }
         let url = metadata::url(&self.config.public_url, &server.name);

@@ -96,7 +96,8 @@ async fn dispatch(
         _ => return Err(Code::MethodNotAllowed.into()),
     }
     let kind = head.headers.get(header::CONTENT_TYPE).and_then(|kind| kind.to_str().ok());
-    if !kind.is_some_and(|kind| kind.split(';').next().map(str::trim) == Some("application/json")) {
+    let kind = kind.and_then(|kind| kind.split(';').next()).map(str::trim);
+    if !kind.is_some_and(|kind| kind.eq_ignore_ascii_case("application/json")) {
         return Err(Code::UnsupportedMedia.into());
     }
     let limits = gate.json_limits();
@@ -185,9 +186,9 @@ async fn attempt(
     head: &Parts,
     request: &jsonrpc::Request<'_>,
 ) -> Result<Attempt, Stopped> {
-    let params = request.params.ok_or_else(|| {
-        Refusal::new(Code::NotJsonRpc).with("detail", "`params` is missing")
-    })?;
+    let params = request
+        .params
+        .ok_or_else(|| Refusal::new(Code::NotJsonRpc).with("detail", "`params` is missing"))?;
     let tool = ToolCall::parse(params).map_err(refused_envelope)?;
     let era = era(head, request, &tool.meta)?;
     let terms = server.terms(&tool.name).ok_or(Code::UnknownTool)?;
@@ -234,7 +235,10 @@ fn declared(meta: &Meta<'_>) -> Option<Declared> {
         purpose: Option<String>,
     }
     let raw: Raw = serde_json::from_str(meta.get(INTENT)?.get()).ok()?;
-    Some(Declared { intent: raw.intent.as_deref().and_then(Intent::from_text), purpose: raw.purpose })
+    Some(Declared {
+        intent: raw.intent.as_deref().and_then(Intent::from_text),
+        purpose: raw.purpose,
+    })
 }
 
 /// Takes the path; answers with JSON, or with an event stream once progress has to be shown.

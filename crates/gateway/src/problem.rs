@@ -29,7 +29,8 @@ pub fn prose(refusal: &Refusal) -> String {
         Charged::Unknown => "Whether you were charged is not known yet: do not pay again.",
         Charged::Unused => "Your payment is unused and stays valid.",
     };
-    let facts: String = refusal.facts().iter().map(|f| format!("\n{}: {}", f.name, f.value)).collect();
+    let facts: String =
+        refusal.facts().iter().map(|f| format!("\n{}: {}", f.name, f.value)).collect();
     format!("{}: {}. {charged} Next: {}.{facts}", problem.code, problem.title, problem.next.action)
 }
 
@@ -96,12 +97,20 @@ pub fn tool_result(refusal: &Refusal, era: Era) -> String {
 
 /// The JSON-RPC error code of a refusal; ours lie from −32000 to −32019.
 fn error_code(code: Code) -> i64 {
-    match code {
-        Code::MalformedJson | Code::TooDeep | Code::DuplicateKey => -32700,
-        Code::HeaderMismatch => HEADER_MISMATCH,
-        Code::MissingModernMeta | Code::UnknownTool => -32602,
-        Code::Batch | Code::NotJsonRpc | Code::AmbiguousPayment => -32600,
-        Code::InternalFault => -32603,
-        _ => -32000,
+    let is_parse = matches!(code, Code::MalformedJson | Code::TooDeep | Code::DuplicateKey);
+    let is_request = matches!(code, Code::Batch | Code::NotJsonRpc | Code::AmbiguousPayment);
+    let is_params = matches!(code, Code::MissingModernMeta | Code::UnknownTool);
+    if is_parse {
+        -32700
+    } else if is_request {
+        -32600
+    } else if is_params {
+        -32602
+    } else if code == Code::HeaderMismatch {
+        HEADER_MISMATCH
+    } else if code == Code::InternalFault {
+        -32603
+    } else {
+        -32000
     }
 }

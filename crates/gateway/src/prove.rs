@@ -41,8 +41,7 @@ impl Known {
     /// Proof one holds.
     pub fn identified(&mut self, identity: &Identity) {
         self.principal = Some(identity.principal().clone());
-        self.lights.identity =
-            if identity.is_anonymous() { Light::NotRequired } else { Light::Ok };
+        self.lights.identity = if identity.is_anonymous() { Light::NotRequired } else { Light::Ok };
     }
 
     /// Proof two holds.
@@ -82,9 +81,11 @@ impl Known {
 }
 
 fn light_of(code: Code) -> Light {
-    match code {
-        Code::TokenMissing | Code::NoGrant | Code::PaymentRequired => Light::Missing,
-        Code::ApprovalPending | Code::SettlementUnknown => Light::Pending,
-        _ => Light::Refused,
+    if matches!(code, Code::TokenMissing | Code::NoGrant | Code::PaymentRequired) {
+        Light::Missing
+    } else if matches!(code, Code::ApprovalPending | Code::SettlementUnknown) {
+        Light::Pending
+    } else {
+        Light::Refused
     }
 }

@@ -73,7 +73,8 @@ mod tests {
 
     #[test]
     fn data_lines_are_joined() {
-        let block = Block(Bytes::from_static(b"id: 1\nevent: message\ndata: {\"a\":\ndata: 1}\n\n"));
+        let block =
+            Block(Bytes::from_static(b"id: 1\nevent: message\ndata: {\"a\":\ndata: 1}\n\n"));
         assert_eq!(block.data(), "{\"a\":\n1}");
     }
 

@@ -28,7 +28,7 @@ use countersign_core::{
     world::World,
 };
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
-use std::{collections::HashMap, fs, sync::Arc};
+use std::{collections::HashMap, fs, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch};
 
 /// Legacy sessions kept.
@@ -104,8 +104,21 @@ pub async fn serve_on(
     };
     recovering.abort();
     let _cancelled = recovering.await;
-    gate.store.clone().close().await;
+    close(gate).await;
     served
+}
+
+/// Waits for calls that go on without their client, then closes the store: last checkpoint, last
+/// counts. Whatever does not end in ten seconds is recovered at the next start.
+async fn close(mut gate: Arc<Gate>) {
+    for _ in 0..500 {
+        gate = match Arc::try_unwrap(gate) {
+            Ok(gate) => return gate.store.close().await,
+            Err(shared) => shared,
+        };
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    gate.store.clone().close().await;
 }
 
 /// The admin API; its orderly end leaves the ending to the public listener, which drains.
@@ -219,7 +232,10 @@ fn open_rails(config: &Config, keys: &keys::Keys) -> Result<Rails> {
     let l402 = config.rails.l402.as_ref().and_then(|l402| match &l402.source {
         config::InvoiceSource::Missing => None,
         config::InvoiceSource::Sandbox { url } => Some(L402Rail {
-            source: InvoiceSource::Sandbox(SandboxNode::new(private_fetch(5_000), &url.to_string())),
+            source: InvoiceSource::Sandbox(SandboxNode::new(
+                private_fetch(5_000),
+                &url.to_string(),
+            )),
             credential_ttl_ms: l402.credential_ttl_ms,
             open: std::sync::Mutex::default(),
         }),

@@ -10,10 +10,7 @@ use crate::{
     sse::Cutter,
 };
 use bytes::Bytes;
-use countersign_core::{
-    call::Call,
-    wire::jsonrpc::Message,
-};
+use countersign_core::{call::Call, wire::jsonrpc::Message};
 use countersign_store::Hold;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,

@@ -98,21 +98,14 @@ impl Identity {
         }
         let principal = token.principal().clone();
         require_human(&principal, terms)?;
-        Ok(Self {
-            principal,
-            reference: token.reference(),
-            expires_at: Some(token.expires_at()),
-        })
+        Ok(Self { principal, reference: token.reference(), expires_at: Some(token.expires_at()) })
     }
 
     /// From an L402 credential minted for an authenticated principal: its caveats carry them.
     ///
     /// # Errors
     /// [`Code::TokenMissing`] when the credential names nobody and the tool is not anonymous.
-    pub fn of_credential(
-        credential: &VerifiedCredential,
-        terms: &Terms,
-    ) -> Result<Self, Refusal> {
+    pub fn of_credential(credential: &VerifiedCredential, terms: &Terms) -> Result<Self, Refusal> {
         let Some(principal) = credential.principal() else {
             return Self::anonymous(terms);
         };

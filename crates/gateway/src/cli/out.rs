@@ -24,6 +24,14 @@ impl Out {
         if wants_json || !io::stdout().is_terminal() { Self::Json } else { Self::Text }
     }
 
+    /// The form of what is said beside the output: text where a person sees it.
+    pub(super) fn beside(self) -> Self {
+        match self {
+            Self::Json if io::stderr().is_terminal() => Self::Text,
+            Self::Json | Self::Text => self,
+        }
+    }
+
     /// Writes one value: as JSON, or as `text` says it.
     ///
     /// # Errors

@@ -44,10 +44,7 @@ impl Sandbox {
         let lightning = lightning.map_err(anyhow::Error::from)?;
         let facilitator = facilitator::start(at(self.facilitator), world.clone(), FAUCET_MINOR);
         let facilitator = facilitator.await.map_err(anyhow::Error::from)?;
-        let client = SandboxClient {
-            id: CLIENT.0.to_owned(),
-            secret: CLIENT.1.to_owned(),
-        };
+        let client = SandboxClient { id: CLIENT.0.to_owned(), secret: CLIENT.1.to_owned() };
         let issuer = issuer::start(at(self.issuer), vec![client], world).await;
         let issuer = issuer.map_err(anyhow::Error::from)?;
         let server = server::start(at(self.server)).await.map_err(anyhow::Error::from)?;

@@ -4,7 +4,7 @@ use super::out::{Out, note};
 use countersign_client::{ClientError, Problem, exit, family_exit_code};
 use countersign_core::refusal::Charged;
 use serde_json::json;
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 /// An end with an exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -71,20 +71,23 @@ impl Stop {
         self.exit
     }
 
-    /// Says it on the standard error.
+    /// Says it on the standard error: to people, unless programs read both outputs.
     pub fn say(&self, out: Out) {
         if self.message.is_empty() {
             return;
         }
-        match out {
+        match out.beside() {
             Out::Text => note(&self.to_string()),
-            Out::Json => note(
-                &json!({
-                    "error": { "code": self.code, "message": self.message, "next": self.next },
-                    "exit": self.exit,
-                })
-                .to_string(),
-            ),
+            Out::Json => {
+                let parts = [
+                    ("code", self.code.as_ref()),
+                    ("message", Some(&self.message)),
+                    ("next", self.next.as_ref()),
+                ];
+                let said = parts.into_iter().filter_map(|(name, value)| Some((name, value?)));
+                let said: BTreeMap<&str, &String> = said.collect();
+                note(&json!({ "error": said, "exit": self.exit }).to_string());
+            }
         }
     }
 }

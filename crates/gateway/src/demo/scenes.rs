@@ -7,8 +7,8 @@ use super::{
 use crate::gate::Gate;
 use anyhow::{Context as _, Result};
 use countersign_client::{
-    Caps, Client, ClientError, EvmWallet, KnownAsset, LightningWallet, Means, Options, Outcome, Secret,
-    ToolCall, Wallet,
+    Caps, Client, ClientError, EvmWallet, KnownAsset, LightningWallet, Means, Options, Outcome,
+    Secret, ToolCall, Wallet,
 };
 use countersign_core::{
     grant::GrantTerms,
@@ -23,43 +23,82 @@ use std::sync::Arc;
 /// Who the demonstration's operator is, in grants and approvals.
 const OPERATOR: &str = "demo:operator";
 
-/// How a scene's call goes out.
-struct Scene<'a> {
-    title: &'a str,
-    tool: &'a str,
-    token: Option<String>,
-    rail: Option<Rail>,
-    /// The refusal's code, or `None` when it must run.
-    expected: Option<&'a str>,
+/// Who calls.
+#[derive(Clone, Copy)]
+enum Caller {
+    Nobody,
+    Person,
+    Machine,
 }
 
-/// Plays all scenes; returns how many came out wrong.
+/// One step of the demonstration.
+enum Step {
+    /// The operator grants spending to the person and to the machine.
+    Grant,
+    /// The operator approves what waits.
+    Approve,
+    /// A call: what it shows, the tool, who calls, how it pays, and the refusal's code, or `None`
+    /// when it must run.
+    Call(&'static str, &'static str, Caller, Option<Rail>, Option<&'static str>),
+}
+
+/// The whole play.
+fn steps() -> [Step; 14] {
+    use Caller::{Machine, Nobody, Person};
+    use Step::{Approve, Call, Grant};
+    let (usdc, lightning) = (Some(Rail::X402), Some(Rail::L402));
+    let says_no = Some;
+    [
+        Call("no token: identity says no", "get_forecast", Nobody, usdc, says_no("IDN-001")),
+        Call("no grant: consent says no", "get_forecast", Person, usdc, says_no("CNS-001")),
+        Grant,
+        Call("nothing paid: payment says no", "get_forecast", Person, None, says_no("PAY-001")),
+        Call(
+            "a machine wants secrets: policy says no",
+            "get_report",
+            Machine,
+            usdc,
+            says_no("POL-001"),
+        ),
+        Call("all four align, paid in USDC (x402)", "get_forecast", Person, usdc, None),
+        Call("all four align, paid over Lightning (L402)", "get_forecast", Person, lightning, None),
+        Call("the budget's last cent", "get_slow", Person, usdc, None),
+        Call("the budget is used up", "get_slow", Person, usdc, says_no("BUD-001")),
+        Call("deleting needs a person's word", "delete_report", Person, usdc, says_no("CNS-008")),
+        Approve,
+        Call("approved once: now it runs", "delete_report", Person, usdc, None),
+        Call("one approval, one run", "delete_report", Person, usdc, says_no("CNS-008")),
+        Call("a free tool, for anybody", "status", Nobody, None, None),
+    ]
+}
+
+/// Plays all steps; returns how many came out wrong.
 pub(super) async fn play(parts: &Parts, gate: &Arc<Gate>) -> Result<u32> {
     let mut wrong = 0;
     let before = parts.money()?;
     show_money("Money before", before);
-    let person = || parts.person_token(600).map(Some);
-    let veto = |title, tool, token, rail, code| Scene { title, tool, token, rail, expected: Some(code) };
-    let run = |title, tool, token, rail| Scene { title, tool, token, rail, expected: None };
-
     say("\n  identity  consent  payment  authorization");
-    wrong += scene(parts, veto("no token: identity says no", "get_forecast", None, Some(Rail::X402), "IDN-001")).await?;
-    wrong += scene(parts, veto("no grant: consent says no", "get_forecast", person()?, Some(Rail::X402), "CNS-001")).await?;
-    grant(parts, gate, PERSON).await?;
-    grant(parts, gate, AGENT).await?;
-    wrong += scene(parts, veto("nothing paid: payment says no", "get_forecast", person()?, None, "PAY-001")).await?;
-    let machine = Some(parts.machine_token()?);
-    wrong += scene(parts, veto("a machine asks for secrets: policy says no", "get_report", machine, Some(Rail::X402), "POL-001")).await?;
-    wrong += scene(parts, run("all four align, paid in USDC (x402)", "get_forecast", person()?, Some(Rail::X402))).await?;
-    wrong += scene(parts, run("all four align, paid over Lightning (L402)", "get_forecast", person()?, Some(Rail::L402))).await?;
-    wrong += scene(parts, run("the budget's last cent", "get_slow", person()?, Some(Rail::X402))).await?;
-    wrong += scene(parts, veto("the budget is used up", "get_slow", person()?, Some(Rail::X402), "BUD-001")).await?;
-    wrong += scene(parts, veto("deleting needs a person's word", "delete_report", person()?, Some(Rail::X402), "CNS-008")).await?;
-    approve(gate).await?;
-    wrong += scene(parts, run("approved once: now it runs", "delete_report", person()?, Some(Rail::X402))).await?;
-    wrong += scene(parts, veto("one approval, one run", "delete_report", person()?, Some(Rail::X402), "CNS-008")).await?;
-    wrong += scene(parts, run("a free tool, for anybody", "status", None, None)).await?;
-
+    for step in steps() {
+        match step {
+            Step::Grant => {
+                grant(parts, gate, PERSON).await?;
+                grant(parts, gate, AGENT).await?;
+            }
+            Step::Approve => approve(gate).await?,
+            Step::Call(title, tool, caller, rail, expected) => {
+                let token = match caller {
+                    Caller::Nobody => None,
+                    Caller::Person => Some(parts.person_token(600)?),
+                    Caller::Machine => Some(parts.machine_token()?),
+                };
+                let (code, lights, detail) = call(parts, tool, token, rail).await?;
+                let is_right = code.as_deref() == expected;
+                let mark = if is_right { "" } else { "   <- NOT AS EXPECTED" };
+                say(&format!("  {lights}  {title}{mark}\n             {detail}"));
+                wrong += u32::from(!is_right);
+            }
+        }
+    }
     let after = parts.money()?;
     show_money("\nMoney after ", after);
     wrong += u32::from(!adds_up(before, after, parts));
@@ -91,26 +130,23 @@ fn show_money(title: &str, money: Money) {
     ));
 }
 
-/// Makes one call; prints its lights; returns 1 when it came out wrong.
-async fn scene(parts: &Parts, scene: Scene<'_>) -> Result<u32> {
-    let options = options(parts, scene.token, scene.rail)?;
+/// Makes one call; returns its refusal's code, its lights and one line of detail.
+async fn call(
+    parts: &Parts,
+    tool: &str,
+    token: Option<String>,
+    rail: Option<Rail>,
+) -> Result<(Option<String>, String, String)> {
+    let options = options(parts, token, rail)?;
     let arguments = r#"{"city":"Oslo","ms":10}"#;
-    let outcome = match Client::connect(&parts.url(), options).await {
-        Ok(client) => client.call_tool(&ToolCall::new(scene.tool, arguments)?).await,
+    Ok(read(match Client::connect(&parts.url(), options).await {
+        Ok(client) => client.call_tool(&ToolCall::new(tool, arguments)?).await,
         Err(error) => Err(error),
-    };
-    let (code, lights, detail) = read(outcome);
-    let is_right = code.as_deref() == scene.expected;
-    let mark = if is_right { "" } else { "   <- NOT AS EXPECTED" };
-    say(&format!("  {lights}  {}{mark}", scene.title));
-    say(&format!("             {detail}"));
-    Ok(u32::from(!is_right))
+    }))
 }
 
 /// Code, four lights, and one line of detail.
-fn read(
-    outcome: Result<Outcome, ClientError>,
-) -> (Option<String>, String, String) {
+fn read(outcome: Result<Outcome, ClientError>) -> (Option<String>, String, String) {
     let problem = match &outcome {
         Ok(Outcome::Refused(refused)) => Some(&refused.problem),
         Ok(Outcome::Declined(declined)) => declined.problem.as_ref(),
@@ -127,7 +163,12 @@ fn read(
     match outcome {
         Ok(Outcome::Ok(done)) => {
             let paid = done.paid.as_ref().map_or("nothing".to_owned(), |paid| {
-                format!("{} {} minor units on {}", paid.amount.minor, paid.amount.asset, paid.rail.text())
+                format!(
+                    "{} {} minor units on {}",
+                    paid.amount.minor,
+                    paid.amount.asset,
+                    paid.rail.text()
+                )
             });
             let receipt = if done.receipt.is_some() { "receipt signed" } else { "no receipt" };
             let detail = format!("ran; paid {paid}; {receipt}");

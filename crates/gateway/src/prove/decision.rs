@@ -49,7 +49,8 @@ impl Gate {
         let approval = self.store.approval_for(principal.key(), quote.call_digest(), now);
         let (fulfilled, approvals) = fulfilled(approval.as_ref())?;
         let has_paid = evidence.x402.is_some() || evidence.l402.is_some();
-        let question = self.question(call, identity, quote, consent, remaining, fulfilled, has_paid, now);
+        let question =
+            self.question(call, identity, quote, consent, remaining, fulfilled, has_paid, now);
         let decision = self.policy.decide(&question);
         if let Answer::Challenge(obligations) = &decision.answer {
             let pending = approval.filter(|a| a.status == ApprovalStatus::Pending);
@@ -140,9 +141,7 @@ impl Gate {
 }
 
 /// The obligations that a decided approval fulfils.
-fn fulfilled(
-    approval: Option<&Approval>,
-) -> Result<(Vec<Arc<str>>, Vec<ApprovalId>), Refusal> {
+fn fulfilled(approval: Option<&Approval>) -> Result<(Vec<Arc<str>>, Vec<ApprovalId>), Refusal> {
     let Some(approval) = approval else { return Ok(Default::default()) };
     match approval.status {
         ApprovalStatus::Approved => Ok((vec!["human_confirm".into()], vec![approval.id])),

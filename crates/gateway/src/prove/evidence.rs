@@ -5,6 +5,7 @@
 //! credential on two lines, as some payment clients send it.
 
 use countersign_core::{
+    proof::x402::code_of,
     refusal::{Code, Refusal},
     wire::{
         l402::{self, Composite, Credential, L402Error},
@@ -131,10 +132,5 @@ fn malformed(error: L402Error) -> Refusal {
 }
 
 fn refused_x402(error: x402::X402Error) -> Refusal {
-    let code = match error {
-        x402::X402Error::Differ => Code::AmbiguousPayment,
-        x402::X402Error::OldVersion => Code::OldVersion,
-        _ => Code::PaymentMalformed,
-    };
-    Refusal::new(code).with("detail", error)
+    Refusal::new(code_of(error)).with("detail", error)
 }

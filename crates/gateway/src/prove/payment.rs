@@ -19,8 +19,8 @@ use countersign_core::{
     ids::QuoteId,
     money::AssetCode,
     proof::{
-        Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms, mint,
-        x402::nonce_key,
+        Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
+        mint, x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
     refusal::{Code, Refusal},
@@ -126,9 +126,7 @@ impl Gate {
             return Payment::x402(paid, quote, call.terms.flow);
         }
         match credential {
-            Some(credential) => {
-                Payment::l402(credential, identity.principal(), &call.terms, quote)
-            }
+            Some(credential) => Payment::l402(credential, identity.principal(), &call.terms, quote),
             None => Err(Code::PaymentRequired.into()),
         }
     }
@@ -232,7 +230,8 @@ impl Gate {
             return Ok(None);
         };
         let Ok(evm) = payment.accepted.evm() else { return Ok(None) };
-        let terms = rail.terms.values().find(|t| t.token == evm.asset && t.chain_id == evm.chain_id);
+        let terms =
+            rail.terms.values().find(|t| t.token == evm.asset && t.chain_id == evm.chain_id);
         let Some(terms) = terms else { return Ok(None) };
         let authorization = &payment.payload.authorization;
         let signature = payment.payload.signature.to_recoverable();

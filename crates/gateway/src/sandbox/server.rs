@@ -105,7 +105,8 @@ impl ServerHandler for Tools {
     ) -> Result<CallToolResponse, ErrorData> {
         let arguments = Value::Object(request.arguments.unwrap_or_default());
         let run = self.runs.count(&request.name);
-        let text = |text: String| Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into());
+        let text =
+            |text: String| Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into());
         match &*request.name {
             "status" => text(json!({ "ok": true, "runs": self.runs.all() }).to_string()),
             "get_forecast" => Ok(forecast(&arguments).into()),
@@ -150,7 +151,7 @@ fn tools() -> Vec<Tool> {
 fn forecast(arguments: &Value) -> CallToolResult {
     let city = arguments.get("city").and_then(Value::as_str).unwrap_or("nowhere");
     let sum: u64 = city.bytes().map(u64::from).sum();
-    let sky = if sum % 2 == 0 { "clear" } else { "rain" };
+    let sky = if sum.is_multiple_of(2) { "clear" } else { "rain" };
     CallToolResult::structured(json!({ "temperature": sum % 30, "sky": sky }))
 }
 
@@ -158,7 +159,8 @@ async fn report(context: &RequestContext<RoleServer>) {
     let token = context.meta.get_progress_token();
     let Some(token) = token else { return };
     for step in 1..=3u8 {
-        let progress = ProgressNotificationParam::new(token.clone(), f64::from(step)).with_total(3.0);
+        let progress =
+            ProgressNotificationParam::new(token.clone(), f64::from(step)).with_total(3.0);
         // A client that does not listen for progress loses only that.
         let _unheard = context.peer.notify_progress(progress).await;
         tokio::time::sleep(Duration::from_millis(20)).await;

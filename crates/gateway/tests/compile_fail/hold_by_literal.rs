@@ -1,0 +1,14 @@
+//! A hold is not built by hand, not even out of a permit.
+
+use countersign_core::{ids::CallId, proof::Permit};
+use countersign_store::{Hold, Settling};
+
+fn forge(permit: Permit, call: CallId) -> Hold {
+    Hold { permit, call, price: None, payload: None }
+}
+
+fn settle(hold: Hold) -> Settling {
+    Settling { hold }
+}
+
+fn main() {}

@@ -1,0 +1,23 @@
+//! An upstream tool is not reached without a hold: nothing else will do, nor is there a way past.
+
+use countersign_core::{call::Call, proof::Permit};
+use countersign_gateway::upstream::{Relay, Upstream};
+use countersign_store::Settling;
+
+async fn without(upstream: &Upstream, call: &Call, relay: &Relay<'_>) {
+    let _ran = upstream.run(call, relay, None).await;
+}
+
+async fn with_a_permit(upstream: &Upstream, permit: &Permit, call: &Call, relay: &Relay<'_>) {
+    let _ran = upstream.run(permit, call, relay, None).await;
+}
+
+async fn unsettled(upstream: &Upstream, settling: &Settling, call: &Call, relay: &Relay<'_>) {
+    let _ran = upstream.run(settling, call, relay, None).await;
+}
+
+async fn past_it(upstream: &Upstream, relay: &Relay<'_>) {
+    let _ran = upstream.send(relay, None).await;
+}
+
+fn main() {}
