@@ -71,7 +71,9 @@ impl Form {
     /// HTTP header is answered in HTTP.
     #[must_use]
     pub fn of(server: &Server, head: &Parts) -> Self {
-        let in_header = head.headers.contains_key(x402::PAYMENT_SIGNATURE) || has_l402(head);
+        let in_header = head.headers.contains_key(x402::PAYMENT_SIGNATURE)
+            || head.headers.contains_key(l402::COMPOSITE)
+            || has_l402(head);
         match server.payment_form {
             PaymentForm::Mcp => Self::Mcp,
             PaymentForm::Http => Self::Http,

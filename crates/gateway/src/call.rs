@@ -90,7 +90,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     known.consented(&consent);
     let authorization = gate.decide(call, &identity, &quote, &consent, evidence).await?;
     known.authorized();
-    let payment = gate.pay(call, &identity, &quote, credential.as_ref(), evidence).await?;
+    let payment = gate.pay(call, &identity, &quote, credential, evidence).await?;
     known.paid(&payment);
     let (now, terms) = (gate.world.now(), Arc::clone(&call.terms));
     Permit::join(call.id, terms, quote, identity, consent, payment, authorization, now)

@@ -24,6 +24,9 @@ use countersign_store::Store;
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 use std::{collections::HashMap, sync::Arc};
 
+/// An L402 credential that was brought: verified, or why paying anew would mend it.
+pub type Presented = Result<VerifiedCredential, Refusal>;
+
 /// Everything a call needs.
 #[derive(Debug)]
 pub struct Gate {
@@ -87,7 +90,9 @@ impl Gate {
         offers.collect::<Vec<_>>().join(" or ")
     }
 
-    /// Proof one: by token, by credential, or by the operator's leave.
+    /// Proof one: by token, by credential, or by the operator's leave. A credential that is only
+    /// spent or over (402) does not stand in the way of another proof: paying anew mends it, and
+    /// [`Gate::pay`] says so with a challenge.
     ///
     /// # Errors
     /// What is wrong with the evidence; [`Code::TokenMissing`] where there is none and one is
@@ -96,22 +101,25 @@ impl Gate {
         &self,
         call: &Call,
         evidence: &Evidence,
-    ) -> Result<(Identity, Option<VerifiedCredential>), Refusal> {
+    ) -> Result<(Identity, Option<Presented>), Refusal> {
         let now = self.world.now();
-        let credential = match &evidence.l402 {
-            Some(credential) => Some(self.verify_credential(credential, now)?),
+        let terms = &call.terms;
+        let presented = match &evidence.l402 {
+            Some(credential) => match self.verify_credential(credential, now) {
+                Err(refusal) if refusal.code().row().status != 402 => return Err(refusal),
+                verified => Some(verified),
+            },
             None => None,
         };
-        let terms = &call.terms;
-        let identity = match (&evidence.bearer, &credential) {
+        let identity = match (&evidence.bearer, &presented) {
             (Some(token), _) => {
                 let token = self.verifier.verify(token, &terms.resource).await?;
                 Identity::of_token(&token, terms, now)?
             }
-            (None, Some(credential)) => Identity::of_credential(credential, terms)?,
-            (None, None) => Identity::anonymous(terms)?,
+            (None, Some(Ok(credential))) => Identity::of_credential(credential, terms)?,
+            (None, Some(Err(_)) | None) => Identity::anonymous(terms)?,
         };
-        Ok((identity, credential))
+        Ok((identity, presented))
     }
 
     /// Whom a relayed message is from.

@@ -32,7 +32,7 @@ use countersign_core::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Answers one HTTP request to `/{server}/mcp`.
@@ -101,7 +101,9 @@ async fn dispatch(
         return Err(Code::UnsupportedMedia.into());
     }
     let limits = gate.json_limits();
-    let bytes = body::read(body, limits.max_bytes).await.map_err(|error| match error {
+    let patience = Duration::from_millis(gate.config.limits.body_timeout_ms);
+    let read = tokio::time::timeout(patience, body::read(body, limits.max_bytes)).await;
+    let bytes = read.unwrap_or(Err(ReadError::Broken)).map_err(|error| match error {
         ReadError::TooLarge => Code::TooLarge,
         ReadError::Broken => Code::MalformedJson,
     })?;

@@ -15,6 +15,12 @@ use tokio::{
     task::JoinSet,
 };
 
+/// The most header lines of a request; more are answered 431 by the HTTP library.
+const HEADERS_MAX: usize = 64;
+/// Room for a request beyond its headers: above it the HTTP library answers 431 itself, below it
+/// we can say why.
+const BUFFER_SPARE: usize = 16 << 10;
+
 /// Serves until `stop` becomes true, then lets running requests end for at most ten seconds.
 ///
 /// # Errors
@@ -24,6 +30,9 @@ pub async fn serve(
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
+    let limits = &gate.config.limits;
+    let header_timeout = Duration::from_millis(limits.header_timeout_ms);
+    let header_bytes = limits.header_bytes;
     let places = Arc::new(Semaphore::new(gate.config.limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -44,9 +53,9 @@ pub async fn serve(
             let service = service_fn(move |request| route(Arc::clone(&gate), request));
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
-                .header_read_timeout(Duration::from_secs(30))
-                .max_headers(64)
-                .max_buf_size(64 << 10)
+                .header_read_timeout(header_timeout)
+                .max_headers(HEADERS_MAX)
+                .max_buf_size(header_bytes.saturating_add(BUFFER_SPARE))
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             // A connection's own errors concern only its peer.
@@ -72,6 +81,11 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
         gate.store.count_refusal(code);
         problem::http(&Refusal::new(code))
     };
+    let header_bytes: usize =
+        request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+    if header_bytes > gate.config.limits.header_bytes {
+        return Ok(refused(Code::HeadersTooLarge));
+    }
     if !is_own_origin(&gate, &request) {
         return Ok(refused(Code::ForeignOrigin));
     }

@@ -54,7 +54,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Denied> {
         match Query::<T>::try_from_uri(&parts.uri) {
             Ok(Query(asked)) => Ok(Self(asked)),
-            Err(error) => Err(Denied::invalid("", error.body_text())),
+            Err(error) => {
+                let text = error.body_text();
+                let reason = text.rsplit_once("string: ").map_or(&*text, |(_, reason)| reason);
+                Err(Denied::invalid("", reason))
+            }
         }
     }
 }

@@ -204,6 +204,9 @@ pub(super) async fn revoke_credential(
 ) -> Result<Json<Revoked>, Denied> {
     let key = Digest::from_hex(&id)
         .map_err(|_| Denied::invalid("", "a credential is named by 64 hex digits"))?;
+    if read(&gate, move |gate| gate.store.credential(key)).await?.is_none() {
+        return Err(Denied::NotFound("credential"));
+    }
     gate.store.credential_revoke(key, approver.text()).await?;
     Ok(Json(Revoked { credential: key.to_hex() }))
 }

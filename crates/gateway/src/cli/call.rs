@@ -255,11 +255,15 @@ fn caps(texts: &[String]) -> Result<Caps, Stop> {
     Ok(caps)
 }
 
-/// An amount as people write it, where its asset is known.
+/// An amount as people write it, where its asset is known by its code or by its contract.
 pub(super) fn show_amount(amount: &Amount) -> String {
-    match &*amount.asset.0 {
+    let known = Means::default().assets;
+    let contract = format!("/erc20:{}", amount.asset).to_ascii_lowercase();
+    let asset = known.iter().find(|known| known.caip.to_ascii_lowercase().ends_with(&contract));
+    match &*asset.map_or(&amount.asset, |asset| &asset.code).0 {
         "BTC" => format!("{} sat", decimal(amount.minor, 3)),
         "USDC" => format!("{} USDC", decimal(amount.minor, 6)),
+        "USD" => format!("{} USD", decimal(amount.minor, 6)),
         asset => format!("{} minor units of {asset}", amount.minor),
     }
 }

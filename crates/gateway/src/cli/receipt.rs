@@ -4,18 +4,16 @@
 use super::{
     Shared,
     audit::read_text,
+    call::show_amount,
     keys::public_key,
     out::{Out, facts},
     stop::Stop,
 };
 use crate::admin::receipt as grant_copy;
 use countersign_client::exit;
-use countersign_core::{
-    audit::{
-        checkpoint::VerifierKey,
-        receipt::{RECEIPT_META, Receipt as CallReceipt, ReceiptState},
-    },
-    money::decimal,
+use countersign_core::audit::{
+    checkpoint::VerifierKey,
+    receipt::{RECEIPT_META, Receipt as CallReceipt, ReceiptState},
 };
 use serde_json::Value;
 use std::path::PathBuf;
@@ -89,13 +87,12 @@ fn of_call(receipt: &CallReceipt) -> String {
         ReceiptState::RefundDue => "charged, and owed back",
         ReceiptState::Refunded => "charged, and given back",
     };
-    let amount = &receipt.amount;
     facts(&[
         ("verified", Some(format!("receipt of {}", receipt.log.origin))),
         ("call", Some(receipt.call.to_string())),
         ("state", Some(state.to_owned())),
-        ("amount", Some(format!("{} minor units of {}", amount.minor, amount.asset))),
-        ("counted", Some(format!("{} USD", decimal(u128::from(receipt.micros.0), 6)))),
+        ("amount", Some(show_amount(&receipt.amount))),
+        ("counted", Some(receipt.micros.to_string())),
         ("rail", Some(receipt.rail.clone())),
         ("payment", receipt.payment_ref.clone()),
         ("quote", Some(receipt.quote.to_string())),

@@ -6,7 +6,7 @@
 use crate::{
     answer::Done,
     call::Attempt as CallAttempt,
-    gate::Gate,
+    gate::{Gate, Presented},
     prove::{Evidence, Known},
     rails::{
         lightning::InvoiceSource,
@@ -115,7 +115,7 @@ impl Gate {
         call: &Call,
         identity: &Identity,
         quote: &Quote,
-        credential: Option<&VerifiedCredential>,
+        credential: Option<Presented>,
         evidence: &Evidence,
     ) -> Result<Payment, Refusal> {
         if quote.is_free() {
@@ -125,10 +125,8 @@ impl Gate {
             let paid = self.verify_x402(call, payment, quote).await?;
             return Payment::x402(paid, quote, call.terms.flow);
         }
-        match credential {
-            Some(credential) => Payment::l402(credential, identity.principal(), &call.terms, quote),
-            None => Err(Code::PaymentRequired.into()),
-        }
+        let credential = credential.ok_or(Code::PaymentRequired)??;
+        Payment::l402(&credential, identity.principal(), &call.terms, quote)
     }
 
     /// Checks a payment here, then asks whoever settles.
