@@ -82,6 +82,7 @@ impl Gate {
             headers: &attempt.headers,
             body: attempt.message.clone(),
             session: session.as_ref(),
+            principal,
         };
         upstream.run(hold, call, &relay, attempt.progress.as_ref()).await
     }

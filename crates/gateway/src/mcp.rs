@@ -298,8 +298,13 @@ async fn relay_bodiless(
     {
         gate.sessions.close(id);
     }
-    let relay =
-        Relay { method, headers: &head.headers, body: Bytes::new(), session: Some(&session) };
+    let relay = Relay {
+        method,
+        headers: &head.headers,
+        body: Bytes::new(),
+        session: Some(&session),
+        principal: principal.key(),
+    };
     let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
     Ok(passed(answer))
 }
@@ -323,6 +328,7 @@ async fn relay(
         headers: &head.headers,
         body: bytes.clone(),
         session: session.as_ref(),
+        principal: principal.key(),
     };
     let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
     match request.map(|request| &*request.method) {

@@ -63,20 +63,32 @@ impl Sessions {
         upstream: HeaderValue,
     ) -> String {
         let id = hex::encode(self.world.random::<16>());
-        let session = Session {
+        self.open_as(id.clone(), server, principal, (initialize, upstream));
+        id
+    }
+
+    /// Opens one under an id, in place of any other of that id.
+    pub fn open_as(
+        &self,
+        id: String,
+        server: Arc<str>,
+        principal: Digest,
+        (initialize, upstream): (bytes::Bytes, HeaderValue),
+    ) -> Arc<Session> {
+        let session = Arc::new(Session {
             server,
             principal,
             initialize,
             upstream: Mutex::new(upstream),
             renewing: tokio::sync::Mutex::default(),
-        };
+        });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         if open.len() >= self.most {
             let idle = open.iter().min_by_key(|(_, (at, _))| *at).map(|(id, _)| id.clone());
             idle.and_then(|id| open.remove(&id));
         }
-        open.insert(id.clone(), (self.world.now(), Arc::new(session)));
-        id
+        open.insert(id, (self.world.now(), Arc::clone(&session)));
+        session
     }
 
     /// The owner's session of this id.

@@ -50,8 +50,13 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         .servers
         .values()
         .map(|server| {
-            let limit = config.limits.result_bytes;
-            let upstream = Upstream::new(server.upstream.clone(), server.headers.clone(), limit);
+            let upstream = Upstream::new(
+                Arc::clone(&server.name),
+                server.upstream.clone(),
+                server.headers.clone(),
+                config.limits.result_bytes,
+                world.clone(),
+            );
             (Arc::clone(&server.name), upstream)
         })
         .collect();

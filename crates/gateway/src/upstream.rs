@@ -6,11 +6,11 @@
 
 use crate::{
     body::{self, Body, ReadError},
-    session::Session,
+    session::{Session, Sessions},
     sse::Cutter,
 };
 use bytes::Bytes;
-use countersign_core::{call::Call, wire::jsonrpc::Message};
+use countersign_core::{call::Call, digest::Digest, wire::jsonrpc::Message, world::World};
 use countersign_store::Hold;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -27,8 +27,7 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Request headers that pass, besides `mcp-param-*`.
-const FORWARDED: [HeaderName; 7] = [
-    ACCEPT,
+const FORWARDED: [HeaderName; 6] = [
     CONTENT_TYPE,
     HeaderName::from_static("mcp-protocol-version"),
     HeaderName::from_static("mcp-method"),
@@ -43,7 +42,7 @@ pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// A message to relay: the client's headers (filtered on the way) and its body.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Relay<'a> {
     /// POST, GET (legacy event stream) or DELETE (legacy end of session).
     pub method: Method,
@@ -53,6 +52,8 @@ pub struct Relay<'a> {
     pub body: Bytes,
     /// Legacy session, if there is one.
     pub session: Option<&'a Arc<Session>>,
+    /// Whom the message is from.
+    pub principal: Digest,
 }
 
 /// What a tool answered.
@@ -86,6 +87,10 @@ pub type Progress = mpsc::Sender<Bytes>;
 /// One configured server.
 #[derive(Debug)]
 pub struct Upstream {
+    name: Arc<str>,
+    /// Sessions of our own, for callers that bring none to a server that wants one: payment
+    /// clients over plain HTTP know no sessions. One a principal.
+    own: Sessions,
     client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
     uri: Uri,
     headers: HeaderMap,
@@ -95,7 +100,7 @@ pub struct Upstream {
 impl Upstream {
     /// A server at `uri`, with headers of the operator's own.
     #[must_use]
-    pub fn new(uri: Uri, headers: HeaderMap, max_result_bytes: usize) -> Self {
+    pub fn new(name: Arc<str>, uri: Uri, headers: HeaderMap, limit: usize, world: World) -> Self {
         let mut tcp = HttpConnector::new();
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
@@ -109,7 +114,8 @@ impl Upstream {
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(Duration::from_secs(30))
             .build(https);
-        Self { client, uri, headers, max_result_bytes }
+        let own = Sessions::new(world, OWN_SESSIONS_MAX);
+        Self { name, own, client, uri, headers, max_result_bytes: limit }
     }
 
     /// Relays a message other than `tools/call`, renewing a forgotten session once.
@@ -209,24 +215,51 @@ impl Upstream {
         Err(Failure::Broken)
     }
 
-    /// Sends; a session that the upstream has forgotten is renewed and the message sent again.
-    /// That is safe for a call too: a server that knows no session has run nothing.
+    /// Sends; a session that the upstream has forgotten is renewed, one that it wants and the
+    /// caller has not is opened, and the message is sent again. That is safe for a call too: a
+    /// server that knows no session has run nothing.
     async fn send_in_session(
         &self,
         relay: &Relay<'_>,
         key: Option<HeaderValue>,
     ) -> Result<Response<Body>, Failure> {
-        let answer = self.send(relay, key.clone()).await?;
-        let (Some(session), true) = (relay.session, may_mean_forgotten(answer.status())) else {
-            return Ok(answer.map(Body::Relay));
+        let own = match relay.session {
+            None => self.own.find(&own_id(relay.principal), &self.name, relay.principal),
+            Some(_) => None,
         };
+        let relay = &Relay { session: relay.session.or(own.as_ref()), ..relay.clone() };
+        let answer = self.send(relay, key.clone()).await?;
+        if !may_mean_forgotten(answer.status()) {
+            return Ok(answer.map(Body::Relay));
+        }
         let (head, body) = answer.into_parts();
         let bytes = self.read_whole(Body::Relay(body)).await?;
-        if !is_forgotten(head.status, &bytes) {
+        if !is_forgotten(head.status, &bytes, relay.session.is_some()) {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
-        self.renew(session, relay).await?;
-        Ok(self.send(relay, key).await?.map(Body::Relay))
+        let session = match relay.session {
+            Some(session) => {
+                self.renew(session, relay).await?;
+                Arc::clone(session)
+            }
+            None => self.open(relay).await?,
+        };
+        let relay = Relay { session: Some(&session), ..relay.clone() };
+        Ok(self.send(&relay, key).await?.map(Body::Relay))
+    }
+
+    /// Opens a session of our own for a caller that has none.
+    async fn open(&self, relay: &Relay<'_>) -> Result<Arc<Session>, Failure> {
+        let initialize = Bytes::from_static(INITIALIZE.as_bytes());
+        let id = self.initialize(&initialize, relay).await?;
+        let session = self.own.open_as(
+            own_id(relay.principal),
+            Arc::clone(&self.name),
+            relay.principal,
+            (initialize, id),
+        );
+        self.initialized(&session, relay).await?;
+        Ok(session)
     }
 
     async fn send(
@@ -239,6 +272,8 @@ impl Upstream {
         *request.uri_mut() = self.uri.clone();
         let headers = request.headers_mut();
         copy_headers(relay.headers, headers);
+        let is_post = relay.method == Method::POST;
+        headers.insert(ACCEPT, HeaderValue::from_static(if is_post { BOTH } else { EVENTS }));
         if let Some(session) = relay.session {
             headers.insert(SESSION, session.upstream());
         }
@@ -260,24 +295,44 @@ impl Upstream {
         if session.upstream() != stale {
             return Ok(());
         }
-        let opening = |body: &Bytes| Relay {
-            method: Method::POST,
-            headers: relay.headers,
-            body: body.clone(),
-            session: None,
-        };
-        let answer = self.send(&opening(&session.initialize), None).await?;
+        session.renew(self.initialize(&session.initialize, relay).await?);
+        self.initialized(session, relay).await
+    }
+
+    /// Sends an `initialize`; the session id that the upstream gives.
+    async fn initialize(&self, body: &Bytes, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
+        let relay =
+            Relay { method: Method::POST, body: body.clone(), session: None, ..relay.clone() };
+        let answer = self.send(&relay, None).await?;
         let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
-        session.renew(id);
-        let note = Bytes::from_static(INITIALIZED.as_bytes());
-        let note = Relay { session: Some(session), ..opening(&note) };
-        let answer = self.send(&note, None).await?;
+        Ok(id)
+    }
+
+    async fn initialized(&self, session: &Arc<Session>, relay: &Relay<'_>) -> Result<(), Failure> {
+        let relay = Relay {
+            method: Method::POST,
+            body: Bytes::from_static(INITIALIZED.as_bytes()),
+            session: Some(session),
+            ..relay.clone()
+        };
+        let answer = self.send(&relay, None).await?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
         Ok(())
     }
 }
 
+/// What we can read, whatever the client can.
+const BOTH: &str = "application/json, text/event-stream";
+const EVENTS: &str = "text/event-stream";
+/// Sessions of our own, a server.
+const OWN_SESSIONS_MAX: usize = 1_000;
+const INITIALIZE: &str = concat!(
+    r#"{"jsonrpc":"2.0","id":0,"method":"initialize","params":{"protocolVersion":"2025-11-25","#,
+    r#""capabilities":{},"clientInfo":{"name":"countersign","version":""#,
+    env!("CARGO_PKG_VERSION"),
+    r#""}}}"#
+);
 const INITIALIZED: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
 
 fn may_mean_forgotten(status: StatusCode) -> bool {
@@ -285,10 +340,15 @@ fn may_mean_forgotten(status: StatusCode) -> bool {
 }
 
 /// 404 is the protocol's word for a session that has ended; a 400 that speaks of the session is
-/// what widespread servers say.
-fn is_forgotten(status: StatusCode, body: &[u8]) -> bool {
-    let speaks_of_session = || String::from_utf8_lossy(body).to_lowercase().contains("session");
-    status == StatusCode::NOT_FOUND || (status == StatusCode::BAD_REQUEST && speaks_of_session())
+/// what widespread servers say, also to a caller that has none.
+fn is_forgotten(status: StatusCode, body: &[u8], has_session: bool) -> bool {
+    let speaks_of_session = String::from_utf8_lossy(body).to_lowercase().contains("session");
+    (status == StatusCode::NOT_FOUND && has_session)
+        || (status == StatusCode::BAD_REQUEST && speaks_of_session)
+}
+
+fn own_id(principal: Digest) -> String {
+    principal.to_hex()
 }
 
 /// Whether the answer is a stream of events.

@@ -1,0 +1,10 @@
+//! The binary as people run it: what it prints, where, and how it ends.
+//!
+//! The first half needs nothing; the second starts the sandbox and a gateway on free ports.
+
+#[path = "cli/offline.rs"]
+mod offline;
+#[path = "cli/run.rs"]
+mod run;
+#[path = "cli/running.rs"]
+mod running;
