@@ -19,7 +19,7 @@ use countersign_core::{
         VerifiedCredential, VerifiedToken, mint,
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
-    refusal::{Lights, Refusal},
+    refusal::{Code, Lights, Refusal},
     terms::Terms,
     wire::l402::{Credential, L402Id},
     world::World,
@@ -222,7 +222,13 @@ impl Caller {
         let credential =
             NewCredential { key: id.key(), root_key, payment_hash: hash, bolt11, minted };
         let challenge =
-            Challenge { attempt, quote, credential: Some(credential), lights: Lights::DARK };
+            Challenge {
+                attempt,
+                quote,
+                credential: Some(credential),
+                lights: Lights::DARK,
+                code: Code::PaymentRequired,
+            };
         self.store.challenge(challenge).await.map_err(refused)?;
         verified.map_err(refused)
     }

@@ -179,7 +179,7 @@ pub(crate) fn config_for_store(dir: &Dir, shape: &str) -> Result<PathBuf> {
         listen: SocketAddr::from(([127, 0, 0, 1], 9)),
         issuer: ISSUER_OF_STORE,
         lightning: "http://127.0.0.1:9",
-        upstream: "http://127.0.0.1:9/mcp",
+        upstream: "http://127.0.0.1:7/mcp",
     };
     settings.write(dir, &format!("store-{shape}"))
 }
@@ -232,7 +232,7 @@ servers:
     tools:
       free: {{ price: free, identity: anonymous, consent: none, intent: read }}
       paid:
-        price: 10000 sat
+        price: 100 sat
         uses: 10000
         identity: human
         consent: required

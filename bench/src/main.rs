@@ -36,12 +36,24 @@ use crate::{
     sample::Sample,
 };
 use anyhow::{Context as _, Result, bail};
-use std::{path::Path, time::Duration};
+use std::{path::Path, process::ExitCode, time::Duration};
 
-fn main() -> Result<()> {
+fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    match words.as_slice() {
+    match begin(&words) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let causes: Vec<String> = error.chain().map(ToString::to_string).collect();
+            eprintln!("{}", causes.join(": "));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A role of its own, or the whole run.
+fn begin(words: &[&str]) -> Result<()> {
+    match words {
         ["upstream"] => upstream::role(),
         ["proxy", upstream] => proxy::role(upstream),
         ["gateway", config] => gateway::role(Path::new(config)),

@@ -81,6 +81,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let (identity, credential) = gate.identify(call, evidence).await?;
     known.identified(&identity);
+    gate.session(attempt, identity.principal())?;
     if let Some(done) = gate.replay(call, &identity, evidence)? {
         return Ok(Joined::Before(Box::new(done)));
     }

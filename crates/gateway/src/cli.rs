@@ -205,8 +205,19 @@ mod tests {
     }
 
     fn help(command: &mut clap::Command, text: &mut String) {
+        let is_first = text.is_empty();
         text.push_str(&format!("$ {} --help\n", command.get_bin_name().unwrap_or("countersign")));
-        text.push_str(&command.render_long_help().to_string());
+        // Flags of all commands are shown once.
+        let shared = ["--config", "--socket", "--json", "-h, --help"];
+        let is_shared = |line: &&str| {
+            let line = line.trim_start();
+            !is_first && shared.iter().any(|flag| line.starts_with(flag))
+        };
+        let shown = command.render_help().to_string();
+        for line in shown.lines().filter(|line| !is_shared(line)) {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
         text.push('\n');
         for sub in command.get_subcommands_mut().filter(|sub| sub.get_name() != "help") {
             help(sub, text);

@@ -6,12 +6,13 @@ use crate::{
     gate::Gate,
     prove::{Known, payment},
     rails::x402::{Attempt as Try, SettleOutcome, SignedPayment},
+    session::Session,
     upstream::{Failure, Ran, Relay},
 };
 use countersign_core::{
     call::Call,
     digest::Digest,
-    proof::{Permit, Settlement},
+    proof::{Permit, Principal, Settlement},
     refusal::{Charged, Code, Refusal},
     terms::Flow,
 };
@@ -19,6 +20,7 @@ use countersign_store::{
     Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome, SettlementReceipt, Settling,
     Take, failpoint,
 };
+use std::sync::Arc;
 
 /// What the records of a call carry of its request: commitments are made of it.
 #[must_use]
@@ -69,20 +71,36 @@ impl Gate {
         }
     }
 
+    /// The caller's legacy session, when the call names one.
+    ///
+    /// # Errors
+    /// [`Code::UnknownSession`] for one that is not there, or is somebody else's.
+    pub fn session(
+        &self,
+        attempt: &Attempt,
+        principal: &Principal,
+    ) -> Result<Option<Arc<Session>>, Refusal> {
+        let Some(id) = &attempt.session else { return Ok(None) };
+        let server = &attempt.call.terms.tool.server;
+        let found = self.sessions.find(id, server, principal.key());
+        found.map(Some).ok_or_else(|| Code::UnknownSession.into())
+    }
+
     /// Runs the tool.
     pub(crate) async fn run(&self, hold: &Hold, attempt: &Attempt) -> Result<Ran, Failure> {
         let call = &attempt.call;
         let server = &call.terms.tool.server;
         let Ok(upstream) = self.upstream(server) else { return Err(Failure::NotExecuted) };
-        let principal = hold.permit().identity().principal().key();
-        let session = attempt.session.as_deref();
-        let session = session.and_then(|id| self.sessions.find(id, server, principal));
+        let principal = hold.permit().identity().principal();
+        let Ok(session) = self.session(attempt, principal) else {
+            return Err(Failure::NotExecuted);
+        };
         let relay = Relay {
             method: http::Method::POST,
             headers: &attempt.headers,
             body: attempt.message.clone(),
             session: session.as_ref(),
-            principal,
+            principal: principal.key(),
         };
         upstream.run(hold, call, &relay, attempt.progress.as_ref()).await
     }

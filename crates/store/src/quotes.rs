@@ -18,6 +18,7 @@ use countersign_core::{
     digest::Digest,
     ids::QuoteId,
     ledger::CallState,
+    proof::Principal,
     quote::Quote,
     refusal::{Code, Lights, Refusal},
     time::UnixMs,
@@ -50,6 +51,8 @@ pub struct Challenge {
     pub credential: Option<NewCredential>,
     /// How the proofs stand.
     pub lights: Lights,
+    /// What the challenge answers: that nothing was paid, or what is wrong with what was.
+    pub code: Code,
 }
 
 /// The quotes in memory: those that have not expired.
@@ -230,11 +233,17 @@ fn open(
     entry: &Arc<CallEntry>,
     salt: &[u8; 32],
 ) -> Result<Result<(), Refusal>, Fault> {
-    let Challenge { quote, credential, lights, .. } = challenge;
+    let Challenge { quote, credential, lights, code, .. } = challenge;
     let (now, limits) = (batch.now, &batch.shared().limits);
     let mut state = batch.state();
     state.quotes.prune(now);
-    let is_full = state.quotes.count(principal) >= limits.open_quotes_per_principal;
+    // Nobody in particular is many: they share half of what there is, not one person's part.
+    let most = if principal == Principal::anonymous().key() {
+        limits.open_quotes / 2
+    } else {
+        limits.open_quotes_per_principal
+    };
+    let is_full = state.quotes.count(principal) >= most;
     if is_full || state.quotes.by_id.len() >= limits.open_quotes {
         return Ok(Err(Refusal::new(Code::TooManyOpenQuotes).call(entry.call)));
     }
@@ -257,17 +266,22 @@ fn open(
         key.map(|key| *key.as_bytes()),
         int(quote.expires_at().0),
     ))?;
-    let drafts = challenge_records(entry, &quote, lights);
-    write_refused(batch, entry, salt, Code::PaymentRequired, drafts)?;
+    let drafts = challenge_records(entry, &quote, lights, code);
+    write_refused(batch, entry, salt, code, drafts)?;
     batch.state().quotes.put(OpenQuote { quote, principal, credential: key });
     Ok(Ok(()))
 }
 
-fn challenge_records(entry: &Arc<CallEntry>, quote: &Quote, lights: Lights) -> Vec<RecordDraft> {
+fn challenge_records(
+    entry: &Arc<CallEntry>,
+    quote: &Quote,
+    lights: Lights,
+    code: Code,
+) -> Vec<RecordDraft> {
     let mut refused = draft(Kind::Refusal, entry);
     refused.outcome = Some(Outcome::Challenged);
     refused.quote = Some(quote.id());
-    refused.refusal = Some(Code::PaymentRequired.text().into());
+    refused.refusal = Some(code.text().into());
     refused.proofs = Some(proofs_of(lights));
     vec![quote_record(entry, quote), refused]
 }

@@ -196,8 +196,13 @@ impl Gate {
         if x402.is_none() && l402.is_none() {
             return Err(Code::NoRail.into());
         }
-        let challenge =
-            StoredChallenge { attempt: stored, quote: quote.clone(), credential, lights };
+        let challenge = StoredChallenge {
+            attempt: stored,
+            quote: quote.clone(),
+            credential,
+            lights,
+            code: refusal.code(),
+        };
         self.store.challenge(challenge).await?;
         if let Some(offer) = &l402 {
             self.keep_lightning(quote.id(), offer);

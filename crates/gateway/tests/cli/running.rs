@@ -26,23 +26,27 @@ fn start(name: &str) -> Gateway {
     let args: Vec<&str> = ["sandbox"].into_iter().chain(ports).collect();
     let (sandbox, line) = site.start(&args, Line::Out);
     let parts: Value = serde_json::from_str(&line).unwrap();
-    let part = |name: &str| parts[name].as_str().unwrap();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    site.write("countersign.yaml", &config(port, &part), 0o600);
+    site.write("countersign.yaml", &config(port, &parts), 0o600);
     // A socket that a crash left behind.
     fs::create_dir(site.path("run")).unwrap();
     drop(UnixListener::bind(site.path("run/admin.sock")).unwrap());
     let (gateway, _) = site.start(&["serve"], Line::Err);
     wait_until("serving", || site.run(&["status"]).exit == 0);
     let url = format!("http://127.0.0.1:{port}/weather/mcp");
-    site.write("token", &token(part("issuer"), &url), 0o600);
+    site.write("token", &token(part(&parts, "issuer"), &url), 0o600);
     site.write("wallet", WALLET, 0o600);
     Gateway { site, _sandbox: sandbox, gateway, url }
 }
 
-fn config(port: u16, part: &dyn Fn(&str) -> &str) -> String {
-    let (issuer, lightning) = (part("issuer"), part("lightning"));
-    let (facilitator, server) = (part("facilitator"), part("server"));
+/// One of the sandbox's addresses.
+fn part<'a>(parts: &'a Value, name: &str) -> &'a str {
+    parts[name].as_str().unwrap()
+}
+
+fn config(port: u16, parts: &Value) -> String {
+    let (issuer, lightning) = (part(parts, "issuer"), part(parts, "lightning"));
+    let (facilitator, server) = (part(parts, "facilitator"), part(parts, "server"));
     json!({
         "listen": format!("127.0.0.1:{port}"),
         "data_dir": "data",

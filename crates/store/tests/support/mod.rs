@@ -18,7 +18,7 @@ use countersign_core::{
         x402::{Binding, Challenge as X402Challenge, X402Terms},
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
-    refusal::{Lights, Refusal},
+    refusal::{Code, Lights, Refusal},
     terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms, ToolRef, Uses},
     time::UnixMs,
     wire::{l402::Credential as Presented, l402::L402Id, x402::PaymentPayload},
@@ -380,7 +380,8 @@ pub(crate) fn challenge(
     now: UnixMs,
 ) -> Challenge {
     let attempt = kind.attempt(arguments, now);
-    Challenge { attempt, quote: quote.clone(), credential, lights: Lights::DARK }
+    let code = Code::PaymentRequired;
+    Challenge { attempt, quote: quote.clone(), credential, lights: Lights::DARK, code }
 }
 
 pub(crate) fn permit(kind: &Kind, quote: &Quote, payment: Payment, now: UnixMs) -> Permit {

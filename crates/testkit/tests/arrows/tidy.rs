@@ -9,7 +9,7 @@ use std::{fs, path::Path};
 const MADE: [&str; 6] = ["target", "node_modules", ".venv", ".git", "__pycache__", "wip"];
 /// The longest file, without its tests.
 const FILE_LINES_MAX: usize = 800;
-/// The widest line, text in quotes and tests not counted.
+/// The widest line; quoted text, names in backticks and tests not counted.
 const COLUMNS_MAX: usize = 100;
 /// The longest function of the path.
 const PATH_LINES_MAX: usize = 60;
@@ -98,20 +98,22 @@ fn without_raw_texts(text: &str) -> String {
     out
 }
 
-/// The line without its text literals: those cannot always be broken.
+/// The line without its text literals and names in backticks: those cannot be broken.
 fn unquoted(line: &str) -> String {
     let mut out = String::new();
-    let (mut inside, mut escaped) = (false, false);
+    let (mut open, mut escaped) = (None, false);
     for c in line.chars() {
-        if c == '"' && !escaped {
-            inside = !inside;
-        } else if !inside {
-            out.push(c);
+        let is_quote = matches!(c, '"' | '`') && !escaped;
+        match open {
+            None if is_quote => open = Some(c),
+            None => out.push(c),
+            Some(quote) if is_quote && c == quote => open = None,
+            Some(_) => {}
         }
-        escaped = inside && c == '\\' && !escaped;
+        escaped = open.is_some() && c == '\\' && !escaped;
     }
     // Left open: the line is part of a text that spans lines.
-    if inside { String::new() } else { out }
+    if open.is_some() { String::new() } else { out }
 }
 
 #[test]
