@@ -215,6 +215,35 @@ fn result_message(shape: &Shape, result: &str, entries: &[(&str, &str)]) -> Stri
     jsonrpc::result(&shape.id, extended.as_deref().unwrap_or(result))
 }
 
+/// `_meta` keys in which only the gateway speaks.
+const OURS: [&str; 7] = [
+    RECEIPT_META,
+    problem::REFUSAL_META,
+    CHARGED_META,
+    REPLAY_META,
+    x402::META_PAYMENT_RESPONSE,
+    x402::META_ERROR,
+    l402::META_PAYMENT,
+];
+
+/// A server's result without what only the gateway may say; its bytes as they came otherwise.
+#[must_use]
+pub fn in_its_own_name(result: &str) -> String {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow, rename = "_meta")]
+        meta: Option<&'a RawValue>,
+    }
+    let meta = serde_json::from_str::<Head<'_>>(result).ok().and_then(|head| head.meta);
+    let meta = meta.and_then(|meta| mcp::Meta::parse(meta).ok());
+    let Some(meta) = meta else { return result.to_owned() };
+    let own = meta.without(&OURS);
+    if meta.iter().all(|(key, _)| !OURS.iter().any(|ours| ours.eq_ignore_ascii_case(key))) {
+        return result.to_owned();
+    }
+    with_members(result, &[("_meta", &own)])
+}
+
 fn captured_message(gate: &Gate, shape: &Shape, captured: &Captured) -> String {
     let result = String::from_utf8_lossy(&captured.result);
     let receipt = receipt(gate, captured).map(|receipt| quote(&receipt));

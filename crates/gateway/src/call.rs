@@ -6,6 +6,7 @@
 
 use crate::{
     answer::Done,
+    conclude,
     gate::Gate,
     prove::{Evidence, Known, payment::Challenge},
     upstream::Progress,
@@ -55,6 +56,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Arc<Attempt>) -> Result<Done, Refuse
     let ended = match join(&gate, &attempt, &mut known).await {
         Ok(Joined::Before(done)) => Ok(*done),
         Ok(Joined::Now(permit)) => {
+            known.is_permitted = true;
             let running = tokio::spawn(execute(Arc::clone(&gate), Arc::clone(&attempt), permit));
             running.await.unwrap_or_else(|_panicked| {
                 Err(Refusal::new(Code::InternalFault).charged(Charged::Unknown))
@@ -81,6 +83,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let (identity, credential) = gate.identify(call, evidence).await?;
     known.identified(&identity);
+    known.is_prepaid = matches!(credential, Some(Ok(_)));
     gate.session(attempt, identity.principal())?;
     if let Some(done) = gate.replay(call, &identity, evidence)? {
         return Ok(Joined::Before(Box::new(done)));
@@ -106,7 +109,7 @@ async fn execute(
 ) -> Result<Done, Refusal> {
     let charges = gate.charges(permit.identity().principal(), &permit.terms().tool);
     failpoint("permitted");
-    let evidence = crate::conclude::evidence(&attempt.call);
+    let evidence = conclude::evidence(&attempt.call);
     let hold = match gate.store.reserve(*permit, charges, &evidence).await? {
         Reserved::Replay(stored) => return Done::replayed(stored),
         Reserved::Run(hold) => hold,
@@ -115,5 +118,5 @@ async fn execute(
     failpoint("started");
     let ran = gate.run(&hold, &attempt).await;
     failpoint("ran");
-    gate.conclude(hold, ran).await
+    gate.conclude(hold, ran).await.map_err(conclude::truthful)
 }

@@ -1,9 +1,10 @@
 //! From the reservation to the end: settling, running, capturing, and recording what was refused.
 
 use crate::{
-    answer::Done,
+    answer::{self, Done},
     call::{Attempt, Refused},
     gate::Gate,
+    oblige,
     prove::{Known, payment},
     rails::x402::{Attempt as Try, SettleOutcome, SignedPayment},
     session::Session,
@@ -12,8 +13,8 @@ use crate::{
 use countersign_core::{
     call::Call,
     digest::Digest,
-    proof::{Permit, Principal, Settlement},
-    refusal::{Charged, Code, Refusal},
+    proof::{Principal, Settlement},
+    refusal::{Charged, Code, Family, Refusal},
     terms::Flow,
 };
 use countersign_store::{
@@ -102,7 +103,10 @@ impl Gate {
             session: session.as_ref(),
             principal: principal.key(),
         };
-        upstream.run(hold, call, &relay, attempt.progress.as_ref()).await
+        // What comes before the answer could carry what the obligations keep back.
+        let is_obliged = !hold.permit().authorization().obligations().is_empty();
+        let progress = attempt.progress.as_ref().filter(|_| !is_obliged);
+        upstream.run(hold, call, &relay, progress).await
     }
 
     /// Ends a call that ran, or did not.
@@ -114,29 +118,34 @@ impl Gate {
         hold: Hold,
         ran: Result<Ran, Failure>,
     ) -> Result<Done, Refusal> {
+        let ran = match ran {
+            Ok(ran) => ran,
+            Err(failure) => return Err(self.fail(hold, failure).await),
+        };
+        let obligations = hold.permit().authorization().obligations();
+        let obliged = match &ran {
+            Ran::Result(result) => oblige::result(obligations, result),
+            Ran::Error(error) => oblige::error(obligations, error),
+        };
+        let Ok(answer) = obliged.map(|answer| answer::in_its_own_name(&answer)) else {
+            let call = hold.call();
+            let charged = self.store.fail(hold, FailCause::ToolError).await?;
+            return Err(Refusal::new(Code::UnknownObligation).charged(charged).call(call));
+        };
         match ran {
-            Ok(Ran::Result(result)) if is_tool_error(&result) => {
+            Ran::Result(_) if is_tool_error(&answer) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
-                Ok(Done::ToolError(result, charged))
+                Ok(Done::ToolError(answer, charged))
             }
-            Ok(Ran::Result(result)) => self.capture(hold, result).await,
-            Ok(Ran::Error(error)) => {
+            Ran::Result(_) => self.capture(hold, answer).await,
+            Ran::Error(_) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
-                Ok(Done::ProtocolError(error, charged))
+                Ok(Done::ProtocolError(answer, charged))
             }
-            Err(failure) => Err(self.fail(hold, failure).await),
         }
     }
 
     async fn capture(&self, hold: Hold, result: String) -> Result<Done, Refusal> {
-        let result = match oblige(hold.permit(), result) {
-            Ok(result) => result,
-            Err(code) => {
-                let call = hold.call();
-                let charged = self.store.fail(hold, FailCause::ToolError).await?;
-                return Err(Refusal::new(code).charged(charged).call(call));
-            }
-        };
         let outcome = Outcome {
             digest: Digest::of(result.as_bytes()),
             result: result.into_bytes(),
@@ -205,7 +214,15 @@ impl Gate {
             self.store.count_refusal(refusal.code());
             return Refused { refusal, challenge: None };
         };
-        if asks_for_payment(refusal.code()) {
+        // A prepaid credential that was good is still good: nothing here has used it.
+        let is_spent = refusal.code() == Code::CredentialExhausted;
+        let refusal = match refusal.is_charged() {
+            Charged::No if known.is_prepaid && !is_spent => refusal.charged(Charged::Unused),
+            Charged::No | Charged::Yes | Charged::Unknown | Charged::Unused => refusal,
+        };
+        // What was refused after its reservation has its records; the next attempt is asked anew.
+        let is_reserved = known.is_permitted && !matches!(self.store.call(call.id), Ok(None));
+        if asks_for_payment(refusal.code()) && !is_reserved {
             return match self.challenge(attempt, &known, quote, &refusal).await {
                 Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
                 Err(cause) => {
@@ -220,6 +237,16 @@ impl Gate {
             Ok(()) => Refused { refusal, challenge: None },
             Err(fault) => Refused { refusal: fault.call(call.id), challenge: None },
         }
+    }
+}
+
+/// A fault of ours after the run leaves open what the ledger holds: the caller must not read
+/// "not charged" into it.
+pub(crate) fn truthful(refusal: Refusal) -> Refusal {
+    let is_fault = refusal.code().row().family == Family::Fault;
+    match refusal.is_charged() {
+        Charged::No if is_fault => refusal.charged(Charged::Unknown),
+        Charged::No | Charged::Yes | Charged::Unknown | Charged::Unused => refusal,
     }
 }
 
@@ -244,13 +271,4 @@ fn is_tool_error(result: &str) -> bool {
         is_error: bool,
     }
     serde_json::from_str::<Head>(result).is_ok_and(|head| head.is_error)
-}
-
-/// Fulfils the inline obligations of a decision on a result.
-fn oblige(permit: &Permit, result: String) -> Result<String, Code> {
-    let obligations = permit.authorization().obligations();
-    if obligations.is_empty() {
-        return Ok(result);
-    }
-    crate::oblige::apply(obligations, &result)
 }

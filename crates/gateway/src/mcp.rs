@@ -318,15 +318,19 @@ async fn relay(
     request: Option<&jsonrpc::Request<'_>>,
 ) -> Result<Response<Body>, Stopped> {
     let principal = gate.identify_relay(server, &head.headers).await?;
+    let mut forwarded = bytes.clone();
     if let Some(request) = request {
         let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
         era(head, request, &meta)?;
+        if let Some(message) = without_credentials(request, &meta)? {
+            forwarded = Bytes::from(message);
+        }
     }
     let session = session(gate, server, &head.headers, &principal)?;
     let relay = Relay {
         method: Method::POST,
         headers: &head.headers,
-        body: bytes.clone(),
+        body: forwarded,
         session: session.as_ref(),
         principal: principal.key(),
     };
@@ -338,6 +342,20 @@ async fn relay(
         }
         _ => Ok(passed(answer)),
     }
+}
+
+/// A request whose `_meta` carries a payment, without it; `None` for one that may pass as it is.
+fn without_credentials(
+    request: &jsonrpc::Request<'_>,
+    meta: &Meta<'_>,
+) -> Result<Option<String>, Refusal> {
+    let is_ours = |key: &str| CREDENTIALS.iter().any(|ours| ours.eq_ignore_ascii_case(key));
+    let (Some(params), true) = (request.params, meta.iter().any(|(key, _)| is_ours(key))) else {
+        return Ok(None);
+    };
+    let own = meta.without(&CREDENTIALS);
+    let params = wire::with_members(params, &[("_meta", &own)]).map_err(refused_envelope)?;
+    Ok(Some(jsonrpc::request(request.id.get(), &request.method, Some(&params))))
 }
 
 fn refused_upstream(failure: Failure) -> Refusal {

@@ -5,11 +5,14 @@
 use countersign_core::{policy::Obligation, refusal::Code};
 use serde_json::Value;
 
-/// Applies the obligations to a result.
+/// Applies the obligations to a result, a tool's own error included.
 ///
 /// # Errors
 /// [`Code::UnknownObligation`] for one that is not inline or a result that cannot be read.
-pub fn apply(obligations: &[Obligation], result: &str) -> Result<String, Code> {
+pub fn result(obligations: &[Obligation], result: &str) -> Result<String, Code> {
+    if obligations.is_empty() {
+        return Ok(result.to_owned());
+    }
     let mut value: Value = serde_json::from_str(result).map_err(|_| Code::UnknownObligation)?;
     for obligation in obligations {
         match obligation {
@@ -23,15 +26,29 @@ pub fn apply(obligations: &[Obligation], result: &str) -> Result<String, Code> {
     Ok(value.to_string())
 }
 
+/// A JSON-RPC error under obligations: its code alone, since nothing says where in its words the
+/// kept back parts are.
+///
+/// # Errors
+/// [`Code::UnknownObligation`] for an error that cannot be read.
+pub fn error(obligations: &[Obligation], error: &str) -> Result<String, Code> {
+    if obligations.is_empty() {
+        return Ok(error.to_owned());
+    }
+    let value: Value = serde_json::from_str(error).map_err(|_| Code::UnknownObligation)?;
+    let code = value.get("code").and_then(Value::as_i64).ok_or(Code::UnknownObligation)?;
+    Ok(serde_json::json!({ "code": code, "message": "withheld by policy" }).to_string())
+}
+
 /// Replaces what the pointers name by null. Text blocks may repeat the structured content, so
-/// those of a result that was redacted are replaced by its remaining structure.
+/// they are replaced by its remaining structure, or by nothing where there is none.
 fn redact(result: &mut Value, pointers: &[String]) {
     for pointer in pointers {
         if let Some(hidden) = result.pointer_mut(pointer) {
             *hidden = Value::Null;
         }
     }
-    let Some(structured) = result.get("structuredContent").map(Value::to_string) else { return };
+    let structured = result.get("structuredContent").map(Value::to_string).unwrap_or_default();
     for block in result.get_mut("content").and_then(Value::as_array_mut).into_iter().flatten() {
         if let Some(text) = block.get_mut("text") {
             *text = Value::String(structured.clone());
@@ -65,7 +82,7 @@ mod tests {
     fn redacted_members_leave_neither_as_structure_nor_as_text() {
         let result = r#"{"content":[{"type":"text","text":"{\"name\":\"Ada\",\"iban\":\"DE1\"}"}],"structuredContent":{"name":"Ada","iban":"DE1"}}"#;
         let duty = Obligation::Redact { pointers: vec!["/structuredContent/iban".into()] };
-        let redacted = apply(&[duty], result).unwrap();
+        let redacted = super::result(&[duty], result).unwrap();
         assert!(!redacted.contains("DE1"), "{redacted}");
         assert!(redacted.contains("Ada"));
     }
@@ -73,7 +90,7 @@ mod tests {
     #[test]
     fn texts_are_cut_at_a_character() {
         let duty = Obligation::CapBytes { bytes: 3 };
-        let cut = apply(&[duty], r#"{"content":[{"type":"text","text":"aéé"}]}"#).unwrap();
+        let cut = super::result(&[duty], r#"{"content":[{"type":"text","text":"aéé"}]}"#).unwrap();
         assert!(cut.contains("\"aé\""), "{cut}");
     }
 }

@@ -29,11 +29,21 @@ pub struct Known {
     pub quote: Option<Quote>,
     /// The four lights.
     pub lights: Lights,
+    /// A prepaid credential came along, and is good.
+    pub is_prepaid: bool,
+    /// The four proofs were joined.
+    pub is_permitted: bool,
 }
 
 impl Default for Known {
     fn default() -> Self {
-        Self { principal: None, quote: None, lights: Lights::DARK }
+        Self {
+            principal: None,
+            quote: None,
+            lights: Lights::DARK,
+            is_prepaid: false,
+            is_permitted: false,
+        }
     }
 }
 

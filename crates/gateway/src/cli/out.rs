@@ -69,7 +69,7 @@ impl Out {
 /// The output cannot be written. That nobody reads it any more is a quiet stop.
 pub(super) fn write(text: &str) -> Result<(), Stop> {
     let mut out = io::stdout().lock();
-    match writeln!(out, "{text}").and_then(|()| out.flush()) {
+    match out.write_all(format!("{text}\n").as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => Ok(()),
         Err(error) if error.kind() == ErrorKind::BrokenPipe => Err(Stop::quiet()),
         Err(error) => Err(Stop::internal(error)),

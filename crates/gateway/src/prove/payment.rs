@@ -184,7 +184,8 @@ impl Gate {
         let open = self.open_lightning(quote.id());
         let is_open = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), &quote);
-        let is_complete = open.is_some() || self.rails.l402.is_none();
+        let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
+        let is_complete = open.is_some() || !wants_lightning;
         if is_open && is_complete {
             self.store.refuse(&stored, Some(&quote), refusal).await?;
             return Ok(Challenge { quote, x402, l402: open });

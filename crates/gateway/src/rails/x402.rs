@@ -3,8 +3,8 @@
 //! Owns what their answers mean. INVARIANT: [`SettleOutcome::Failed`] is said only of a payment that
 //! has not moved money and will not through us; a time-out, a 5xx, `pending`, words we do not know,
 //! and any refusal after an attempt whose end we do not know are [`SettleOutcome::Unknown`].
-//! INVARIANT: a used nonce alone is no payment: a cancelled one looks the same. Only the token's own
-//! events are, or a facilitator's word where no chain is configured to check it.
+//! INVARIANT: a used nonce alone is no payment: a cancelled one looks the same. Only the token's
+//! own events are, or a facilitator's word where no chain is configured to check it.
 
 use crate::fetch::{Fetch, Reply};
 use countersign_core::{

@@ -3,7 +3,7 @@
 use serde_json::Value;
 use std::{
     fs,
-    io::{BufRead as _, BufReader},
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::{Child, Command, Output, Stdio},
 };
@@ -70,12 +70,17 @@ impl Site {
         command.stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let mut line = String::new();
-        match line_on {
-            Line::Out => BufReader::new(child.stdout.take().unwrap()).read_line(&mut line),
-            Line::Err => BufReader::new(child.stderr.take().unwrap()).read_line(&mut line),
-        }
-        .unwrap();
-        (Running(child), line)
+        // Kept open until the process ends: it may have more to say.
+        let mut outputs: Vec<Box<dyn BufRead>> = vec![
+            Box::new(BufReader::new(child.stdout.take().unwrap())),
+            Box::new(BufReader::new(child.stderr.take().unwrap())),
+        ];
+        let at = match line_on {
+            Line::Out => 0,
+            Line::Err => 1,
+        };
+        outputs[at].read_line(&mut line).unwrap();
+        (Running(child, outputs), line)
     }
 
     pub(super) fn write(&self, name: &str, text: &str, mode: u32) {
@@ -104,7 +109,7 @@ pub(super) enum Line {
 }
 
 /// A process that ends with the test.
-pub(super) struct Running(Child);
+pub(super) struct Running(Child, #[allow(dead_code, reason = "kept open")] Vec<Box<dyn BufRead>>);
 
 impl Running {
     /// Asks it to end as an operator does, and returns its exit code.

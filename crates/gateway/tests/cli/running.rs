@@ -140,14 +140,21 @@ fn consent_payment_and_the_evidence_of_a_call() {
     let mut running = start("paid");
     let site = &running.site;
     assert!(has_mode(&site.path("run/admin.sock"), 0o600), "the stale socket was replaced");
-    let asked = site.json(&["quote", &running.url, "get_forecast", "--bearer", "file:token"]);
-    assert_eq!(asked["listed"]["price"], json!(["0.01 USDC", "3 sat"]));
+    let quote = ["quote", &running.url, "get_forecast", "--bearer", "file:token"];
+    let asked = site.run(&quote);
+    assert_eq!(asked.exit, 12, "money is asked for when all else says yes");
+    assert_eq!(asked.json()["listed"]["price"], json!(["0.01 USDC", "3 sat"]));
     assert_eq!(running.call("get_forecast", &[]).exit, 12, "no grant");
     let made = running.create_grant();
     let grant = made["grant"]["id"].as_str().unwrap();
     assert!(made["grant"]["approved_by"].as_str().unwrap().starts_with("os:"));
     site.write("copy", made["receipt"].as_str().unwrap(), 0o600);
     assert_eq!(site.json(&["receipt", "verify", "copy"])["grant"]["id"], grant);
+    let offers = &site.json(&quote)["asked"]["offers"];
+    assert_eq!(
+        (&offers[0]["amount"], &offers[1]["amount"]),
+        (&"0.01 USDC".into(), &"3 sat".into())
+    );
     assert_eq!(running.call("get_forecast", &[]).exit, 10, "nothing to pay with");
     let cheap = running.call("get_forecast", &["--wallet", "file:wallet", "--max-price", "1 sat"]);
     assert_eq!(cheap.exit, 14, "above the cap");
@@ -175,7 +182,10 @@ fn consent_payment_and_the_evidence_of_a_call() {
     assert_eq!(site.json(&["grant", "revoke", grant])["status"], "revoked");
     assert_eq!(running.call("get_forecast", &["--wallet", "file:wallet"]).exit, 12);
     assert_eq!(site.run(&["grant", "resume", grant]).exit, 12, "revoked is for good");
+    let records = site.json(&["status"])["records"].clone();
     assert_eq!(running.gateway.terminate(), Some(0));
+    let verified = site.json(&["audit", "verify"]);
+    assert_eq!(verified["attested"]["size"], records, "an orderly end publishes all");
 }
 
 #[test]
@@ -220,7 +230,9 @@ fn administrators_mistakes_are_named() {
             flags.push((name, value));
         }
         let mut args = vec!["grant", "create"];
-        args.extend(flags.into_iter().flat_map(|(flag, value)| [flag, value]));
+        let flags: Vec<String> =
+            flags.into_iter().map(|(flag, value)| format!("{flag}={value}")).collect();
+        args.extend(flags.iter().map(String::as_str));
         site.run(&args)
     };
     assert_eq!(create(&[]).exit, 0);
