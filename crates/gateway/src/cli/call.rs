@@ -443,26 +443,17 @@ mod tests {
               0.01 USDC over x402: the price is above the cap, or no cap is set for it
               3 sat over l402: the price is above the cap, or no cap is set for it"#]]
         .assert_eq(&as_text(&outcome));
-        expect![[r#"
-            {
-              "exit": 14,
-              "message": null,
-              "offers": [
-                {
-                  "amount": "0.01 USDC",
-                  "rail": "x402",
-                  "reason": "the price is above the cap, or no cap is set for it"
-                },
-                {
-                  "amount": "3 sat",
-                  "rail": "l402",
-                  "reason": "the price is above the cap, or no cap is set for it"
-                }
-              ],
-              "outcome": "declined",
-              "paid": null,
-              "problem": null
-            }"#]]
-        .assert_eq(&serde_json::to_string_pretty(&as_json(&outcome)).unwrap());
+        let reason = "the price is above the cap, or no cap is set for it";
+        let offer =
+            |rail: &str, amount: &str| json!({ "rail": rail, "amount": amount, "reason": reason });
+        let expected = json!({
+            "outcome": "declined",
+            "offers": [offer("x402", "0.01 USDC"), offer("l402", "3 sat")],
+            "problem": null,
+            "message": null,
+            "paid": null,
+            "exit": 14,
+        });
+        assert_eq!(as_json(&outcome), expected);
     }
 }

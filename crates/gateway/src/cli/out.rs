@@ -143,8 +143,8 @@ mod tests {
             &[row(["1", "planner", "0.01 USDC"]), row(["22", "a\u{1b}[2Jb\nc", ""])],
         );
         expect![[r#"
-            ID  AGENT              PRICE
-            1   planner            0.01 USDC
+            ID  AGENT          PRICE
+            1   planner        0.01 USDC
             22  a\u{1b}[2Jb c"#]]
         .assert_eq(&text);
         expect!["ID  AGENT"].assert_eq(&table(&["id", "agent"], &[]));
