@@ -1,0 +1,453 @@
+// The gateway dies at every named point between two states of a call, and at random moments under
+// load. Started again, its books balance, its log verifies, no tool ran twice and no money moved
+// twice; whoever was answered keeps the answer, and whoever was not is told where the call stands.
+
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { mkdtempSync, readFileSync, readdirSync, rmSync } from 'node:fs';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
+
+import { until } from './lib/process.mjs';
+import {
+  accounts, admin, callTool, calls, l402, lightningOffer, published, receiptOf, startBefore, startParts,
+  unbalanced, verifyLog, x402Challenge,
+} from './lib/rig.mjs';
+import { payer } from './lib/x402http.mjs';
+
+const anonymous = { identity: 'anonymous' };
+const PRICE_MINOR = 10_000n;
+const servers = {
+  free: { tools: { get_forecast: { price: 'free', ...anonymous } } },
+  l402: { tools: { get_report: { price: '3 sat', ...anonymous } } },
+  upfront: { tools: { get_slow: { price: '0.01 USDC', flow: 'upfront', ...anonymous } } },
+  authorization: {
+    tools: {
+      delete_report: {
+        price: '0.01 USDC', flow: 'authorization', intent: 'read', ...anonymous,
+      },
+    },
+  },
+  idempotent: {
+    tools: {
+      get_report: { price: '3 sat', idempotent: true, ...anonymous },
+      get_slow: { price: '0.01 USDC', idempotent: true, ...anonymous },
+    },
+  },
+};
+const config = { servers, budgets: [{ name: 'all', scope: {}, limit: '100 USD', window: '24h' }] };
+
+/** By flow: what to call, and where a call is after a death at each point it passes. */
+const flows = {
+  free: {
+    tool: 'get_forecast',
+    leaves: { permitted: [], started: ['in_doubt'], ran: ['in_doubt'] },
+  },
+  l402: {
+    tool: 'get_report',
+    leaves: { permitted: [], started: ['in_doubt'], ran: ['in_doubt'] },
+  },
+  upfront: {
+    tool: 'get_slow',
+    leaves: {
+      permitted: [],
+      settling: ['refund_due'],
+      settled: ['refund_due'],
+      started: ['in_doubt'],
+      ran: ['in_doubt'],
+    },
+  },
+  authorization: {
+    tool: 'delete_report',
+    leaves: {
+      permitted: [],
+      started: ['in_doubt'],
+      ran: ['in_doubt'],
+      finished: ['captured'],
+      settled: ['captured'],
+    },
+  },
+};
+
+/** The points that the sources name. */
+function failpoints() {
+  const crates = fileURLToPath(new URL('../crates', import.meta.url));
+  const found = new Set();
+  for (const entry of readdirSync(crates, { recursive: true })) {
+    if (!/^[^/]+\/src\/.*\.rs$/.test(entry)) continue;
+    const source = readFileSync(path.join(crates, entry), 'utf8');
+    for (const [, name] of source.matchAll(/\bfailpoint\("([a-z_]+)"\)/g)) found.add(name);
+  }
+  return [...found].sort();
+}
+
+const ENDED = ['refused', 'captured', 'released', 'refunded', 'in_doubt', 'refund_due'];
+
+/** Waits until recovery has nothing left to do by itself; gives all calls but the refused. */
+async function recovered(gateway, alsoQuiet = []) {
+  const quiet = [...ENDED, ...alsoQuiet];
+  const all = await until('recovery is done', async () => {
+    const found = await calls(gateway);
+    return found.every(({ state }) => quiet.includes(state)) && found;
+  });
+  return all.filter(({ state }) => state !== 'refused');
+}
+
+/** Pays for one call: the headers to present, the same at each try. */
+async function payFor(parts, gateway, at, tool, args) {
+  const asked = await callTool(gateway, at, tool, args);
+  const challenge = x402Challenge(asked);
+  if (challenge) {
+    const key = `0x${randomBytes(32).toString('hex')}`;
+    const payment = await payer(key).createPaymentPayload(challenge);
+    const encoded = Buffer.from(JSON.stringify(payment)).toString('base64');
+    return { headers: { 'payment-signature': encoded } };
+  }
+  const offer = lightningOffer(asked);
+  if (!offer) throw new Error(`no challenge: ${asked.status} ${asked.text}`);
+  return { headers: l402({ ...offer, preimage: await parts.pay(offer.invoice) }) };
+}
+
+/** Everything that must hold whenever the gateway is quiet. */
+async function invariants(parts, gateway) {
+  await published(gateway);
+  const { code, findings, open } = await verifyLog(gateway);
+  assert.deepEqual([code, findings], [0, []], 'the log verifies');
+  const all = await calls(gateway);
+  const inState = (state) => all.filter((call) => call.state === state).map(({ call }) => call).sort();
+  const listed = async (what) =>
+    (await admin(gateway, `/v1/ledger/${what}`)).body.items.map(({ call }) => call).sort();
+  assert.deepEqual(await listed('in-doubt'), inState('in_doubt'), 'doubts are listed');
+  assert.deepEqual(await listed('refunds'), inState('refund_due'), 'refunds are listed');
+  assert.deepEqual(
+    open.filter((call) => call.in_doubt).map(({ call }) => call).sort(), inState('in_doubt'),
+    'the log names the doubts',
+  );
+  assert.deepEqual(await unbalanced(gateway), [], 'debits equal credits');
+  const known = (state) => all.filter((call) => call.state === state && call.rail === 'x402');
+  const taken = [...known('captured'), ...known('refund_due'), ...known('refunded')];
+  const earned = await parts.earnedMinor();
+  assert.equal(earned, BigInt(await parts.settled()) * PRICE_MINOR);
+  return { all, taken, inState };
+}
+
+/** Ends what is left to people, and looks that nothing is held any more. */
+async function clearUp(gateway) {
+  for (const { call } of (await admin(gateway, '/v1/ledger/in-doubt')).body.items) {
+    await gateway.cli('ledger', 'resolve', call, 'refund');
+  }
+  for (const { call } of (await admin(gateway, '/v1/ledger/refunds')).body.items) {
+    await gateway.cli('ledger', 'refunded', call, '--reference', 'by hand');
+  }
+  await published(gateway);
+  const { code, findings, open } = await verifyLog(gateway);
+  assert.deepEqual([code, findings, open], [0, [], []], 'nothing is open in the log');
+  assert.deepEqual(await unbalanced(gateway), []);
+  const left = (await accounts(gateway)).filter(({ account, posted, pending_in, pending_out }) =>
+    pending_in !== 0n || pending_out !== 0n ||
+    (['held', 'suspense', 'refunds_due'].includes(account) && posted !== 0n));
+  assert.deepEqual(left, [], 'nothing is held, in suspense or owed');
+}
+
+/** A directory for one gateway over its lives; removed after `act`. */
+async function withDirectory(act) {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
+  const lives = [];
+  let port;
+  const live = async (parts, env = {}) => {
+    const gateway = await startBefore(parts, config, { dir, env, port });
+    port = gateway.port;
+    lives.push(gateway);
+    return gateway;
+  };
+  try {
+    return await act(live);
+  } finally {
+    for (const gateway of lives) await gateway.stop();
+    const said = lives.map((gateway) => gateway.stderr()).join('');
+    rmSync(dir, { recursive: true, force: true });
+    assert.ok(!said.includes('panicked'), said);
+  }
+}
+
+describe('the points', () => {
+  test('are those that the flows know', () => {
+    const known = new Set(Object.values(flows).flatMap(({ leaves }) => Object.keys(leaves)));
+    assert.deepEqual(failpoints(), [...known].sort());
+  });
+});
+
+describe('a death at each point', { concurrency: 2 }, () => {
+  for (const [flow, { tool, leaves }] of Object.entries(flows)) {
+    describe(flow, { concurrency: 1 }, () => {
+      let parts;
+      before(async () => (parts = await startParts()));
+      after(() => parts?.stop());
+      for (const name of failpoints()) {
+        test(`${flow} at ${name}`, () => withDirectory((live) => die(parts, flow, name, live)));
+      }
+    });
+
+    async function die(parts, flow, name, live) {
+      const args = { city: `${flow} ${name}`, ms: 1 };
+      const first = await live(parts, { COUNTERSIGN_FAILPOINT: name });
+      const [ran, settled] = [await parts.ran(tool), await parts.settled()];
+      // A refusal, so that the log is not empty.
+      assert.equal((await callTool(first, 'l402', 'get_report', { city: name })).status, 402);
+      const paid = flow === 'free' ? {} : await payFor(parts, first, flow, tool, args);
+      const show = (gateway) => callTool(gateway, flow, tool, args, paid);
+      const earnedMsat = await parts.earnedMsat();
+
+      const unanswered = await show(first).then((answer) => ({ answer }), (error) => ({ error }));
+      if (!(name in leaves)) {
+        assert.equal(unanswered.answer?.status, 200, `not on this flow, and yet it fails`);
+        return;
+      }
+      assert.ok(unanswered.error, `it answered: ${unanswered.answer?.text}`);
+      await until('the process is gone', () => !first.isRunning());
+
+      const gateway = await live(parts);
+      const left = await recovered(gateway);
+      assert.deepEqual(left.map(({ state }) => state), leaves[name]);
+      await invariants(parts, gateway);
+      const isRun = () => parts.ran(tool).then((now) => now - ran);
+      const isPaid = () => parts.settled().then((now) => now - settled);
+      const [ranBefore, paidBefore] = [await isRun(), await isPaid()];
+      assert.ok(ranBefore <= 1 && paidBefore <= 1, `${ranBefore} runs, ${paidBefore} payments`);
+
+      // The caller lost the answer, and repeats the request as it was.
+      const again = await show(gateway);
+      const isNewCall = flow === 'free';
+      if (again.status === 200) {
+        assert.equal(again.code, undefined, again.text);
+        assert.equal(await isRun(), isNewCall ? ranBefore + 1 : 1, 'the tool ran once');
+      } else {
+        assert.match(again.code, /^(UPS-002|PAY-008|PAY-010|SYS-005)$/, again.text);
+        assert.equal(await isRun(), ranBefore, 'refused, and yet it ran');
+        const hasPaid = flow === 'l402' || paidBefore === 1;
+        assert.notEqual(again.problem.charged, hasPaid ? 'no' : 'yes', again.text);
+        assert.equal(again.headers.get('www-authenticate'), null, 'it asks for money again');
+        assert.equal(again.headers.get('payment-required'), null, 'it asks for money again');
+      }
+      assert.ok(await isPaid() <= 1, 'paid twice');
+      assert.equal(await parts.earnedMsat(), earnedMsat, 'paid twice');
+      const isFinal = leaves[name].length === 0 || leaves[name][0] === 'captured' || isNewCall;
+      assert.equal(again.status === 200, isFinal, again.text);
+      await invariants(parts, gateway);
+      await clearUp(gateway);
+      const { body } = await admin(gateway, '/v1/budgets');
+      const spent = again.status === 200 && flow !== 'free';
+      assert.equal(body.items[0].remaining === body.items[0].limit, !spent, JSON.stringify(body));
+    }
+  }
+});
+
+describe('other deaths', { concurrency: 2 }, () => {
+  let parts;
+  before(async () => (parts = await startParts()));
+  after(() => parts?.stop());
+
+  for (const [rail, tool] of [['l402', 'get_report'], ['x402', 'get_slow']]) {
+    for (const name of ['started', 'ran']) {
+      test(`${rail}, ${name}: an idempotent tool is carried on by its caller, and paid for once`, () =>
+        withDirectory(async (live) => {
+          const args = { ms: 3, of: `${rail} ${name}` };
+          const first = await live(parts, { COUNTERSIGN_FAILPOINT: name });
+          const paid = await payFor(parts, first, 'idempotent', tool, args);
+          const show = (gateway) => callTool(gateway, 'idempotent', tool, args, paid);
+          await assert.rejects(show(first));
+          const gateway = await live(parts);
+          const [left] = await recovered(gateway, ['starting']);
+          assert.equal(left.state, 'starting', 'it waits for its caller');
+          const again = await show(gateway);
+          assert.equal(again.status, 200, again.text);
+          assert.equal(receiptOf(again.result).call, left.call, 'the same call, carried on');
+          const third = await show(gateway);
+          assert.equal(third.result?._meta['countersign/replay-of'], left.call, third.text);
+          await invariants(parts, gateway);
+          await clearUp(gateway);
+        }));
+    }
+  }
+
+  test('while the tool runs: in doubt, listed, and never run again', () =>
+    withDirectory(async (live) => {
+      const args = { ms: 20_000, of: 'killed' };
+      const first = await live(parts);
+      const paid = await payFor(parts, first, 'upfront', 'get_slow', args);
+      const lost = assert.rejects(callTool(first, 'upfront', 'get_slow', args, paid));
+      await until('the tool runs', async () =>
+        (await calls(first)).some(({ state }) => state === 'starting'));
+      await first.kill9();
+      await lost;
+      const gateway = await live(parts);
+      const [left] = await recovered(gateway);
+      assert.equal(left.state, 'in_doubt');
+      const again = await callTool(gateway, 'upfront', 'get_slow', args, paid);
+      assert.deepEqual([again.code, again.problem.charged], ['UPS-002', 'yes'], again.text);
+      await invariants(parts, gateway);
+      await clearUp(gateway);
+    }));
+});
+
+describe('a death while money is on its way', () => {
+  for (const fault of ['settle_times_out_paid', 'settle_times_out_unpaid']) {
+    test(`${fault}: settled once with the same authorization, and owed back`, async () => {
+      const parts = await startParts();
+      try {
+        await withDirectory(async (live) => {
+          const args = { ms: 1, of: fault };
+          const first = await live(parts);
+          const paid = await payFor(parts, first, 'upfront', 'get_slow', args);
+          await parts.fail(fault);
+          const lost = assert.rejects(callTool(first, 'upfront', 'get_slow', args, paid));
+          await until('the payment is on its way', async () =>
+            (await calls(first)).some(({ state }) => state === 'settling'));
+          await sleep(300);
+          assert.equal(await parts.settled(), fault.endsWith('unpaid') ? 0 : 1);
+          await first.kill9();
+          await lost;
+          const gateway = await live(parts);
+          const [left] = await recovered(gateway);
+          assert.equal(left.state, 'refund_due');
+          assert.deepEqual([await parts.settled(), await parts.ran('get_slow')], [1, 0]);
+          const again = await callTool(gateway, 'upfront', 'get_slow', args, paid);
+          assert.deepEqual([again.code, again.problem.charged], ['PAY-008', 'yes'], again.text);
+          assert.deepEqual([await parts.settled(), await parts.ran('get_slow')], [1, 0]);
+          await invariants(parts, gateway);
+          await clearUp(gateway);
+        });
+      } finally {
+        await parts.stop();
+      }
+    });
+  }
+});
+
+describe('no death, but nobody knows whether the money moved', () => {
+  for (const fault of ['settle_pending', 'server_error', 'answers_twice', 'other_payer']) {
+    test(`${fault}: the repeated request settles the same payment, and runs once`, async () => {
+      const parts = await startParts();
+      try {
+        await withDirectory(async (live) => {
+          const args = { ms: 1, of: fault };
+          const gateway = await live(parts);
+          const paid = await payFor(parts, gateway, 'upfront', 'get_slow', args);
+          const show = () => callTool(gateway, 'upfront', 'get_slow', args, paid);
+          await parts.fail(fault);
+          const first = await show();
+          assert.deepEqual([first.code, first.problem?.charged], ['PAY-010', 'unknown'], first.text);
+          assert.equal(first.headers.get('payment-required'), null, 'it asks for money again');
+          const again = await show();
+          // Recovery may have been there first: then it is owed back, and says so.
+          const told = again.code ? `${again.code} ${again.problem.charged}` : 'ran';
+          assert.match(told, /^(ran|PAY-008 yes)$/, again.text);
+          await recovered(gateway);
+          assert.equal(await parts.settled(), 1);
+          assert.equal(await parts.ran('get_slow'), told === 'ran' ? 1 : 0);
+          await invariants(parts, gateway);
+          await clearUp(gateway);
+        });
+      } finally {
+        await parts.stop();
+      }
+    });
+  }
+});
+
+describe('deaths at random moments', () => {
+  const seed = Number(process.env.COUNTERSIGN_TEST_SEED ?? Date.now() % 1_000_000);
+  const random = generator(seed);
+  const ROUNDS = 5;
+  const WORKERS = 8;
+
+  test(`under load, ${ROUNDS} times (COUNTERSIGN_TEST_SEED=${seed})`, async () => {
+    const parts = await startParts();
+    try {
+      await withDirectory(async (live) => {
+        const answered = new Map();
+        const presented = [];
+        for (let round = 0; round < ROUNDS; round++) {
+          const gateway = await live(parts);
+          await recovered(gateway);
+          const working = Array.from({ length: WORKERS }, (_, worker) =>
+            work(parts, gateway, `${round}/${worker}`, { answered, presented }));
+          await sleep(300 + random() * 900);
+          await gateway.kill9();
+          await Promise.all(working);
+        }
+        await lookAtIt(parts, await live(parts), { answered, presented });
+      });
+    } finally {
+      await parts.stop();
+    }
+  });
+
+  async function work(parts, gateway, name, { answered, presented }) {
+    for (let turn = 0; ; turn++) {
+      const flow = Object.keys(flows)[(turn + name.length) % 4];
+      const { tool } = flows[flow];
+      const args = { ms: Math.floor(random() * 30), city: `${name}/${turn}` };
+      try {
+        const paid = flow === 'free' ? {} : await payFor(parts, gateway, flow, tool, args);
+        presented.push({ flow, tool, args, paid });
+        const answer = await callTool(gateway, flow, tool, args, paid);
+        assert.equal(answer.status, 200, answer.text);
+        const { call } = receiptOf(answer.result);
+        answered.set(call, { flow, tool, args, paid, content: answer.result.content });
+      } catch (error) {
+        if (error instanceof assert.AssertionError) throw error;
+        return; // The gateway is dead.
+      }
+    }
+  }
+
+  async function lookAtIt(parts, gateway, { answered, presented }) {
+    await recovered(gateway);
+    const { all, taken } = await invariants(parts, gateway);
+    assert.ok(answered.size > ROUNDS * 4, `too little to lose: ${answered.size} answers`);
+    const states = new Map(all.map(({ call, state }) => [call, state]));
+    const lost = [...answered.keys()].filter((call) => states.get(call) !== 'captured');
+    assert.deepEqual(lost, [], 'answered, and lost');
+
+    // Every payment is shown once more, answered or not. None may move again.
+    const settled = await parts.settled();
+    const earnedMsat = await parts.earnedMsat();
+    for (const { flow, tool, args, paid } of presented.filter(({ flow }) => flow !== 'free')) {
+      const answer = await callTool(gateway, flow, tool, args, paid);
+      const before = [...answered.values()].find((one) => one.paid === paid);
+      if (before) {
+        assert.deepEqual(answer.result?.content, before.content, answer.text);
+      } else if (answer.status !== 200) {
+        assert.match(answer.code, /^(UPS-002|PAY-008)$/, answer.text);
+        assert.notEqual(answer.problem.charged, flow === 'upfront' ? 'no' : 'never', answer.text);
+      }
+    }
+    assert.equal(await parts.earnedMsat(), earnedMsat);
+    const later = await invariants(parts, gateway);
+    const resumed = later.taken.length - taken.length;
+    assert.equal(await parts.settled(), settled + resumed, 'money moved without a call');
+    for (const [flow, { tool }] of Object.entries(flows)) {
+      const ofFlow = later.all.filter((call) => call.tool === `${flow}/${tool}`);
+      const count = (...wanted) => ofFlow.filter(({ state }) => wanted.includes(state)).length;
+      const ran = await parts.ran(tool);
+      assert.ok(ran >= count('captured'), `${flow}: captured without a run`);
+      assert.ok(ran <= count('captured', 'in_doubt'), `${flow}: ${ran} runs of ${count('captured', 'in_doubt')} calls`);
+    }
+    await clearUp(gateway);
+  }
+});
+
+/** Numbers from 0 to 1, the same for a seed. */
+function generator(seed) {
+  let state = seed >>> 0;
+  return () => {
+    state = (state + 0x6d2b79f5) >>> 0;
+    let mixed = Math.imul(state ^ (state >>> 15), 1 | state);
+    mixed = (mixed + Math.imul(mixed ^ (mixed >>> 7), 61 | mixed)) ^ mixed;
+    return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
+  };
+}
