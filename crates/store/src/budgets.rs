@@ -164,34 +164,44 @@ impl Counters {
         index
     }
 
-    /// Writes what this batch changed.
-    pub(crate) fn flush(&mut self, conn: &Connection, now: UnixMs) -> Result<(), Fault> {
+    /// What this batch changed.
+    pub(crate) fn take_dirty(&mut self) -> Vec<Dirty> {
+        let mut dirty = Vec::with_capacity(self.dirty.len());
         for index in std::mem::take(&mut self.dirty) {
             let Some(counter) = self.all.get_mut(index) else { continue };
-            let id = counter.save(conn)?;
             let fresh = std::mem::take(&mut counter.fresh);
-            if fresh > 0 && counter.longest_ms > 0 {
-                conn.prepare_cached(
-                    "INSERT INTO spends VALUES (?1, ?2, ?3)
-                     ON CONFLICT DO UPDATE SET micros = micros + ?3",
-                )?
-                .execute((id, int(now.0), int(fresh)))?;
-            }
+            dirty.push(Dirty {
+                index,
+                id: counter.id,
+                key: counter.id.is_none().then(|| counter.key.clone()),
+                total: counter.total,
+                longest_ms: counter.longest_ms,
+                fresh: if counter.longest_ms > 0 { fresh } else { 0 },
+            });
         }
-        Ok(())
+        dirty
     }
 
-    /// Deletes the rows of entries that left every window.
-    pub(crate) fn prune(&mut self, conn: &Connection, now: UnixMs) -> Result<(), Fault> {
+    /// Takes the rows that new counters got.
+    pub(crate) fn set_ids(&mut self, ids: Vec<(usize, i64)>) {
+        for (index, id) in ids {
+            if let Some(counter) = self.all.get_mut(index) {
+                counter.id = Some(id);
+            }
+        }
+    }
+
+    /// Forgets what left every window; which rows to delete, and up to when.
+    pub(crate) fn take_stale(&mut self, now: UnixMs) -> Vec<(i64, u64)> {
+        let mut stale = Vec::new();
         for counter in &mut self.all {
             counter.advance(now.0);
-            let Some(id) = counter.id.filter(|_| counter.is_stale) else { continue };
-            counter.is_stale = false;
-            let before = now.0.saturating_sub(counter.longest_ms);
-            conn.prepare_cached("DELETE FROM spends WHERE counter = ? AND at <= ?")?
-                .execute((id, int(before)))?;
+            if let Some(id) = counter.id.filter(|_| counter.is_stale) {
+                counter.is_stale = false;
+                stale.push((id, now.0.saturating_sub(counter.longest_ms)));
+            }
         }
-        Ok(())
+        stale
     }
 
     /// Reads all counters.
@@ -356,20 +366,52 @@ impl Counter {
             *cursor = Cursor { first: 0, sum: total, ..*cursor };
         }
     }
+}
 
-    fn save(&mut self, conn: &Connection) -> Result<i64, Fault> {
-        let (total, longest) = (int(self.total), int(self.longest_ms));
-        if let Some(id) = self.id {
-            conn.prepare_cached("UPDATE counters SET total = ?, longest_ms = ? WHERE id = ?")?
-                .execute((total, longest, id))?;
-            return Ok(id);
+/// A counter that a batch changed.
+#[derive(Debug)]
+pub(crate) struct Dirty {
+    index: usize,
+    id: Option<i64>,
+    key: Option<String>,
+    total: u64,
+    longest_ms: u64,
+    fresh: u64,
+}
+
+/// Writes changed counters and what was spent; returns the rows of new ones.
+pub(crate) fn write(
+    conn: &Connection,
+    dirty: Vec<Dirty>,
+    now: UnixMs,
+) -> Result<Vec<(usize, i64)>, Fault> {
+    let mut ids = Vec::new();
+    for counter in dirty {
+        let (total, longest) = (int(counter.total), int(counter.longest_ms));
+        let id = match counter.id {
+            Some(id) => {
+                conn.prepare_cached("UPDATE counters SET total = ?, longest_ms = ? WHERE id = ?")?
+                    .execute((total, longest, id))?;
+                id
+            }
+            None => {
+                conn.prepare_cached(
+                    "INSERT INTO counters (key, total, longest_ms) VALUES (?, ?, ?)",
+                )?
+                .execute((counter.key.unwrap_or_default(), total, longest))?;
+                ids.push((counter.index, conn.last_insert_rowid()));
+                conn.last_insert_rowid()
+            }
+        };
+        if counter.fresh > 0 {
+            conn.prepare_cached(
+                "INSERT INTO spends VALUES (?1, ?2, ?3)
+                 ON CONFLICT DO UPDATE SET micros = micros + ?3",
+            )?
+            .execute((id, int(now.0), int(counter.fresh)))?;
         }
-        conn.prepare_cached("INSERT INTO counters (key, total, longest_ms) VALUES (?, ?, ?)")?
-            .execute((&self.key, total, longest))?;
-        let id = conn.last_insert_rowid();
-        self.id = Some(id);
-        Ok(id)
     }
+    Ok(ids)
 }
 
 /// Whether a spend at `at` is outside the window of `length_ms` that ends at `now`.

@@ -297,7 +297,7 @@ impl Live {
             amount: &Amount { asset: price.amount.asset.clone(), minor },
             step,
         };
-        let id = batch.state().accounts.book(batch.conn, &transfer, batch.now)?;
+        let id = batch.shared().accounts().book(batch.conn, &transfer, batch.now)?;
         Ok(vec![id])
     }
 

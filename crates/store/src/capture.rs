@@ -133,8 +133,9 @@ impl Store {
     /// Posts a call that ran: outcome, postings and records in one transaction.
     ///
     /// # Errors
-    /// `InternalFault` when less than nothing is left to take, or the payment is still to be
-    /// settled ([`Store::finish`]); `StoreFault`.
+    /// `InternalFault` when more than the price would be taken, or the payment is still to be
+    /// settled ([`Store::finish`]): a fault of the caller's, which leaves the call in doubt.
+    /// `StoreFault`.
     pub async fn capture(&self, hold: Hold, outcome: Outcome) -> Result<Captured, Refusal> {
         let salts = (self.shared().world.random(), hold.call);
         let result = commitment(&salts.0, &outcome.result);
@@ -145,7 +146,7 @@ impl Store {
     /// Stores the outcome of a call whose payment is settled after the run.
     ///
     /// # Errors
-    /// `InternalFault` for a call of another flow; `StoreFault`.
+    /// `InternalFault` for a call of another flow, which it leaves in doubt; `StoreFault`.
     pub async fn finish(&self, hold: Hold, outcome: Outcome) -> Result<Finished, Refusal> {
         let salt = self.shared().world.random();
         let result = commitment(&salt, &outcome.result);
@@ -239,7 +240,7 @@ fn capture(
     let Some(mut live) = take(batch, call, CallState::Starting) else { return Ok(Err(gone(call))) };
     let sum = taken(live.money.price.as_ref(), outcome.take);
     let Some((micros, minor)) = sum.filter(|_| live.money.course != Course::Authorization) else {
-        batch.state().calls.insert(call, live);
+        doubt(batch, live)?;
         return Ok(Err(gone(call)));
     };
     let mut transfers = Vec::new();
@@ -307,7 +308,7 @@ fn finish(
     let call = hold.call;
     let Some(mut live) = take(batch, call, CallState::Starting) else { return Ok(Err(gone(call))) };
     if live.money.course != Course::Authorization || outcome.take != Take::All {
-        batch.state().calls.insert(call, live);
+        doubt(batch, live)?;
         return Ok(Err(gone(call)));
     }
     live.record(batch, result_record(&live, ended(outcome.is_error), Some(result)))?;
@@ -352,7 +353,8 @@ pub(crate) fn withhold(batch: &mut Batch<'_>, mut live: Live, code: Code) -> Res
     let mut impact = ending(&live, Ended::Released, transfers);
     impact.detail.insert("withheld".to_owned(), code.text().to_owned());
     live.record(batch, impact)?;
-    live.save(batch, &Change { code: Some(code.text()), ..Change::to(CallState::Released) })
+    let spent = Some((Micros(0), None));
+    live.save(batch, &Change { code: Some(code.text()), spent, ..Change::to(CallState::Released) })
 }
 
 fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged, Fault> {

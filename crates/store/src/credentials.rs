@@ -256,7 +256,7 @@ fn book(
         amount: &Amount { asset: credential.minted.price.asset.clone(), minor },
         step: Step::Post,
     };
-    batch.state().accounts.book(batch.conn, &transfer, batch.now)?;
+    batch.shared().accounts().book(batch.conn, &transfer, batch.now)?;
     Ok(())
 }
 

@@ -128,14 +128,10 @@ impl Grants {
         }
     }
 
-    /// Writes the use that this batch changed.
-    pub(crate) fn flush(&mut self, conn: &Connection) -> Result<(), Fault> {
-        for id in std::mem::take(&mut self.dirty) {
-            let Some(grant) = self.by_id.get(&id) else { continue };
-            conn.prepare_cached("UPDATE grants SET used = ?, calls = ? WHERE id = ?")?
-                .execute((int(grant.used.0), int(grant.calls), id.as_bytes()))?;
-        }
-        Ok(())
+    /// The use that this batch changed.
+    pub(crate) fn take_dirty(&mut self) -> Vec<Arc<Grant>> {
+        let dirty = std::mem::take(&mut self.dirty);
+        dirty.into_iter().filter_map(|id| self.by_id.get(&id).cloned()).collect()
     }
 
     /// Reads all grants.
@@ -150,6 +146,18 @@ impl Grants {
         }
         Ok(grants)
     }
+}
+
+/// Writes how much of each grant is used.
+pub(crate) fn write(conn: &Connection, grants: Vec<Arc<Grant>>) -> Result<(), Fault> {
+    for grant in grants {
+        conn.prepare_cached("UPDATE grants SET used = ?, calls = ? WHERE id = ?")?.execute((
+            int(grant.used.0),
+            int(grant.calls),
+            grant.id.as_bytes(),
+        ))?;
+    }
+    Ok(())
 }
 
 impl Store {

@@ -1,7 +1,8 @@
-//! The audit log's rows: leaves, and complete tiles of the Merkle tree.
+//! The audit log's rows: leaves, leaf hashes by full tiles of 256, and the nodes of every eighth
+//! level above.
 //!
-//! INVARIANT: a leaf is appended in the transaction of the change it states. Rows of tiles are
-//! written when a tile is complete; what is right of them follows from the leaves.
+//! INVARIANT: a leaf is appended in the transaction of the change it states. Tiles and nodes are
+//! written when they are complete; all else of the tree follows from them and from the leaves.
 
 use crate::{fault::Fault, schema::int};
 use countersign_core::{
@@ -45,8 +46,8 @@ pub(crate) type Chain = Vec<(u64, Digest)>;
 #[derive(Debug)]
 pub(crate) struct Log {
     frontier: Frontier,
-    /// By tile level, the hashes of the tile that is not complete yet.
-    partial: Vec<Vec<Digest>>,
+    /// Leaf hashes of the tile that is not full yet.
+    partial: Vec<Digest>,
 }
 
 impl Log {
@@ -79,28 +80,23 @@ impl Log {
         let seq = self.size();
         let hash = leaf_hash(leaf);
         conn.prepare_cached("INSERT INTO records VALUES (?, ?)")?.execute((int(seq), leaf))?;
-        let mut full = Vec::new();
-        let partial = &mut self.partial;
+        let mut uppers = Vec::new();
         self.frontier.append(hash, |node| {
-            if node.level % TILE_HEIGHT != 0 {
-                return;
-            }
-            let level = usize::from(node.level / TILE_HEIGHT);
-            if partial.len() <= level {
-                partial.resize_with(level.saturating_add(1), Vec::new);
-            }
-            let Some(tile) = partial.get_mut(level) else { return };
-            tile.push(node.hash);
-            if tile.len() == usize::from(TILE_WIDTH) {
-                let index = node.index / u64::from(TILE_WIDTH);
-                full.push((node.level / TILE_HEIGHT, index, std::mem::take(tile)));
+            if node.level > 0 && node.level.is_multiple_of(TILE_HEIGHT) {
+                uppers.push(node);
             }
         });
-        for (level, index, hashes) in full {
-            conn.prepare_cached("INSERT INTO tiles VALUES (?, ?, ?)")?.execute((
-                level,
-                int(index),
-                encode_hashes(&hashes),
+        self.partial.push(hash);
+        if self.partial.len() == usize::from(TILE_WIDTH) {
+            let tile = encode_hashes(&std::mem::take(&mut self.partial));
+            conn.prepare_cached("INSERT INTO tiles VALUES (?, ?)")?
+                .execute((int(seq / u64::from(TILE_WIDTH)), tile))?;
+        }
+        for node in uppers {
+            conn.prepare_cached("INSERT INTO nodes VALUES (?, ?, ?)")?.execute((
+                node.level,
+                int(node.index),
+                node.hash.as_bytes(),
             ))?;
         }
         Ok((seq, hash))
@@ -113,14 +109,8 @@ impl Log {
         let node = |level, index| tree.node(level, index).ok().flatten();
         let frontier =
             Frontier::restore(size, node).map_err(|_| Fault::Corrupt("log tile missing"))?;
-        let mut partial = Vec::new();
-        let mut nodes = size;
-        while nodes > 0 {
-            let level = u8::try_from(partial.len()).unwrap_or(u8::MAX);
-            let width = u64::from(TILE_WIDTH);
-            partial.push(tree.row(level, nodes / width * width, nodes % width)?);
-            nodes /= width;
-        }
+        let rest = size % u64::from(TILE_WIDTH);
+        let partial = tree.row(0, size.saturating_sub(rest), rest)?;
         Ok(Self { frontier, partial })
     }
 }
@@ -157,34 +147,40 @@ impl Tree<'_> {
         Ok(statement.query_row([int(seq)], |row| row.get(0)).optional()?)
     }
 
-    /// `count` nodes of tree level `8·level` from `first` on, within one tile.
+    /// `count` nodes of tree level `8·level` from `first` on, within one tile; as many as there
+    /// are.
     pub(crate) fn row(&self, level: u8, first: u64, count: u64) -> Result<Vec<Digest>, Fault> {
-        let width = u64::from(TILE_WIDTH);
-        if count == 0 {
-            return Ok(Vec::new());
+        if level > 0 {
+            return self.uppers(level, first, count);
         }
-        if let Some(hashes) = self.tile(level, first / width)? {
+        let width = u64::from(TILE_WIDTH);
+        if let Some(hashes) = self.tile(first / width)? {
             let skip = usize::try_from(first % width).unwrap_or(usize::MAX);
             let take = usize::try_from(count).unwrap_or(usize::MAX);
             return Ok(hashes.into_iter().skip(skip).take(take).collect());
         }
-        let Some(below) = level.checked_sub(1) else {
-            let leaves = self.leaves(first, count)?;
-            return Ok(leaves.iter().map(|record| leaf_hash(&record.leaf)).collect());
-        };
+        let leaves = self.leaves(first, count)?;
+        Ok(leaves.iter().map(|record| leaf_hash(&record.leaf)).collect())
+    }
+
+    fn uppers(&self, level: u8, first: u64, count: u64) -> Result<Vec<Digest>, Fault> {
+        let mut statement = self.conn.prepare_cached(
+            "SELECT hash FROM nodes WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx",
+        )?;
+        let level = level.saturating_mul(TILE_HEIGHT);
+        let end = first.saturating_add(count);
+        let mut rows = statement.query((level, int(first), int(end)))?;
         let mut nodes = Vec::new();
-        for index in first..first.saturating_add(count) {
-            let hashes = self.tile(below, index)?.ok_or(Fault::Corrupt("log tile missing"))?;
-            nodes.push(subtree_root(hashes).ok_or(Fault::Corrupt("log tile"))?);
+        while let Some(row) = rows.next()? {
+            nodes.push(Digest::from_bytes(row.get(0)?));
         }
         Ok(nodes)
     }
 
-    fn tile(&self, level: u8, index: u64) -> Result<Option<Vec<Digest>>, Fault> {
-        let mut statement =
-            self.conn.prepare_cached("SELECT hashes FROM tiles WHERE level = ? AND idx = ?")?;
+    fn tile(&self, index: u64) -> Result<Option<Vec<Digest>>, Fault> {
+        let mut statement = self.conn.prepare_cached("SELECT hashes FROM tiles WHERE idx = ?")?;
         let found: Option<Vec<u8>> =
-            statement.query_row((level, int(index)), |row| row.get(0)).optional()?;
+            statement.query_row([int(index)], |row| row.get(0)).optional()?;
         let decode = |bytes: Vec<u8>| decode_hashes(&bytes, TILE_WIDTH);
         found.map(decode).transpose().map_err(|_| Fault::Corrupt("log tile"))
     }

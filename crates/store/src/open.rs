@@ -47,8 +47,8 @@ impl Store {
     /// See [`OpenError`].
     pub fn open(options: Options, world: World) -> Result<Self, OpenError> {
         let dir = options.dir.clone();
-        make_dir(&dir)?;
-        make_dir(&dir.join(LOG_DIR))?;
+        own_dir(&dir)?;
+        own_dir(&dir.join(LOG_DIR))?;
         let lock = take_lock(&dir.join(LOCK))?;
         drop(private_file_kept(&dir.join(DATABASE))?);
         let conn = writer_connection(&dir.join(DATABASE), options.durability)?;
@@ -62,7 +62,7 @@ impl Store {
         let shared = Arc::new(Shared::new(
             (world, options.limits, options.log.pseudonym_key),
             (dir.clone(), lock),
-            state,
+            (state, Accounts::load(&conn)?),
             (log.size(), published),
             (wake, stop),
             queue.downgrade(),
@@ -118,7 +118,6 @@ fn load(conn: &Connection, options: &Options, now: UnixMs) -> Result<State, Open
         grants: Grants::load(conn)?,
         approvals: Approvals::load(conn, now)?,
         counters: Counters::load(conn)?,
-        accounts: Accounts::load(conn)?,
         ..State::default()
     };
     calls::load(conn, &mut state)?;
@@ -223,15 +222,26 @@ fn take_lock(path: &Path) -> Result<File, OpenError> {
     Err(OpenError::Locked)
 }
 
-fn make_dir(path: &Path) -> io::Result<()> {
+/// The store's directory: made, or made private.
+fn own_dir(path: &Path) -> io::Result<()> {
+    make_dir(path)?;
     #[cfg(unix)]
     {
-        use std::os::unix::fs::{DirBuilderExt as _, PermissionsExt as _};
-        fs::DirBuilder::new().recursive(true).mode(0o700).create(path)?;
-        fs::set_permissions(path, fs::Permissions::from_mode(0o700))
+        use std::os::unix::fs::PermissionsExt as _;
+        fs::set_permissions(path, fs::Permissions::from_mode(0o700))?;
     }
-    #[cfg(not(unix))]
-    fs::create_dir_all(path)
+    Ok(())
+}
+
+/// A directory of mode 0700, with those above it.
+pub(crate) fn make_dir(path: &Path) -> io::Result<()> {
+    let mut builder = fs::DirBuilder::new();
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::DirBuilderExt as _;
+        builder.mode(0o700);
+    }
+    builder.recursive(true).create(path)
 }
 
 /// A file of mode 0600, emptied.

@@ -178,7 +178,7 @@ fn content(tree: &Tree<'_>, tile: &Tile) -> Result<Vec<u8>, Failure> {
 /// Writes a file under a temporary name, syncs it where asked, and gives it its name.
 pub(crate) fn write_file(path: &Path, bytes: &[u8], sync: bool) -> io::Result<()> {
     let parent = path.parent().unwrap_or(path);
-    fs::create_dir_all(parent)?;
+    crate::open::make_dir(parent)?;
     let temporary = path.with_extension("tmp");
     let mut file = crate::open::private_file(&temporary)?;
     file.write_all(bytes)?;

@@ -39,7 +39,7 @@ impl Store {
     /// Every account's balance.
     #[must_use]
     pub fn balances(&self) -> Vec<Balance> {
-        self.shared().state().accounts.balances()
+        self.shared().accounts().balances()
     }
 
     /// Held, spent from the beginning, and spent within the longest window, under a counter's

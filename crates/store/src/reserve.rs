@@ -298,18 +298,25 @@ fn nonce_conflict(
     let is_l402 = request.money.price.as_ref().is_some_and(|price| price.rail == Rail::L402);
     let same_call = Digest::from_bytes(digest) == request.permit.quote().call_digest();
     if nonce.max_uses == 1 && same_call {
-        return repeated(batch, CallId::from_bytes(call)).map(Some);
+        return repeated(batch, CallId::from_bytes(call), &request.money).map(Some);
     }
     let code = if is_l402 { Code::CredentialExhausted } else { Code::IdempotencyConflict };
     Ok(Some(Err(code.into())))
 }
 
-/// The same call under the same payment: where the first attempt stands decides.
-fn repeated(batch: &Batch<'_>, call: CallId) -> Result<Result<Admission, Refusal>, Fault> {
+/// The same call under the same payment: where the first attempt stands decides. It is carried on
+/// only on the terms it began with.
+fn repeated(
+    batch: &Batch<'_>,
+    call: CallId,
+    money: &Reservation,
+) -> Result<Result<Admission, Refusal>, Fault> {
     let live = batch.state().calls.get(&call).map(|live| {
-        (live.state, live.owned, live.is_settled(), live.money.idempotent, live.starts)
+        let same_terms = live.money.quote == money.quote && live.money.course == money.course;
+        let may_resume = live.money.idempotent && live.starts < STARTS_MAX;
+        (live.state, !live.owned && same_terms, live.is_settled(), may_resume)
     });
-    let Some((state, owned, settled, idempotent, starts)) = live else {
+    let Some((state, is_free, settled, may_resume)) = live else {
         return Ok(match stored_outcome(batch.conn, call)? {
             Some(outcome) => Ok(Admission::Replay(outcome)),
             None => Err(Refusal::new(Code::PaymentUsed).with("call", call)),
@@ -318,10 +325,8 @@ fn repeated(batch: &Batch<'_>, call: CallId) -> Result<Result<Admission, Refusal
     let charged = if settled { Charged::Yes } else { Charged::No };
     let refused = |code, charged| Ok(Err(Refusal::new(code).with("call", call).charged(charged)));
     match state {
-        CallState::Settling if !owned => Ok(Ok(Admission::CarryOn(call))),
-        CallState::Starting if !owned && idempotent && starts < STARTS_MAX => {
-            Ok(Ok(Admission::CarryOn(call)))
-        }
+        CallState::Settling if is_free => Ok(Ok(Admission::CarryOn(call))),
+        CallState::Starting if is_free && may_resume => Ok(Ok(Admission::CarryOn(call))),
         CallState::Settling | CallState::Finished => {
             refused(Code::SettlementUnknown, Charged::Unknown)
         }

@@ -1,7 +1,8 @@
 //! The tables, and the conversions between Rust's integers and SQLite's.
 //!
 //! Minor units are 16-byte big-endian blobs, identifiers and digests are blobs, moments are
-//! milliseconds. Rows of `records`, `tiles` and `transfers` are never changed.
+//! milliseconds. Rows of `records`, `tiles`, `nodes` and `transfers`
+//! are never changed.
 
 use crate::fault::Fault;
 use rusqlite::{Connection, Row, types::FromSql};
@@ -12,9 +13,10 @@ pub(crate) const VERSION: i64 = 1;
 /// Creates the tables of an empty database.
 pub(crate) const CREATE: &str = "
 CREATE TABLE records (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
-CREATE TABLE tiles (
-  level INTEGER NOT NULL, idx INTEGER NOT NULL, hashes BLOB NOT NULL, PRIMARY KEY (level, idx)
-) STRICT;
+CREATE TABLE tiles (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
+CREATE TABLE nodes (
+  level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
+) STRICT, WITHOUT ROWID;
 CREATE TABLE calls (
   n INTEGER PRIMARY KEY, id BLOB NOT NULL UNIQUE, state INTEGER NOT NULL,
   opened_at INTEGER NOT NULL, changed_at INTEGER NOT NULL, facts TEXT NOT NULL,

@@ -1,11 +1,10 @@
 //! What is in memory: all that the writer checks before it writes and that callers read.
 //!
-//! INVARIANT: only the writer changes it, under a lock that is never held across I/O of a batch's
-//! commit; it is rebuilt from the rows when the store opens.
+//! INVARIANT: only the writer changes it, under a lock that is not held while rows are written; it is rebuilt from the rows when the store opens.
 
 use crate::{
-    accounts::Accounts, approvals::Approvals, budgets::Counters, calls::Live,
-    credentials::Credentials, grants::Grants, quotes::Quotes,
+    approvals::Approvals, budgets::Counters, calls::Live, credentials::Credentials, grants::Grants,
+    quotes::Quotes,
 };
 use countersign_core::ids::CallId;
 use std::collections::HashMap;
@@ -18,7 +17,6 @@ pub(crate) struct State {
     pub(crate) grants: Grants,
     pub(crate) approvals: Approvals,
     pub(crate) counters: Counters,
-    pub(crate) accounts: Accounts,
     /// Calls that have not ended.
     pub(crate) calls: HashMap<CallId, Live>,
 }

@@ -1,6 +1,7 @@
 //! The handle that verbs are called on, and what its threads share.
 
 use crate::{
+    accounts::Accounts,
     fault::Fault,
     options::Limits,
     publish::Published,
@@ -45,6 +46,7 @@ pub(crate) struct Shared {
     pub(crate) durable_size: AtomicU64,
     pub(crate) published: Published,
     state: Mutex<State>,
+    accounts: Mutex<Accounts>,
     uncounted: Mutex<Uncounted>,
     readers: Mutex<Vec<Connection>>,
     poison: watch::Sender<Option<Arc<str>>>,
@@ -66,7 +68,7 @@ impl Shared {
     pub(crate) fn new(
         (world, limits, pseudonym_key): (World, Limits, [u8; 32]),
         (dir, lock_file): (PathBuf, File),
-        state: State,
+        (state, accounts): (State, Accounts),
         sizes: (u64, u64),
         publisher: (SyncSender<()>, SyncSender<()>),
         queue: mpsc::WeakSender<Job>,
@@ -79,6 +81,7 @@ impl Shared {
             durable_size: AtomicU64::new(sizes.0),
             published: Published::new(sizes.1),
             state: Mutex::new(state),
+            accounts: Mutex::new(accounts),
             uncounted: Mutex::default(),
             readers: Mutex::default(),
             poison: watch::Sender::new(None),
@@ -90,6 +93,11 @@ impl Shared {
 
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         lock(&self.state)
+    }
+
+    /// The accounts; apart from the state, since their rows are written as they are booked.
+    pub(crate) fn accounts(&self) -> MutexGuard<'_, Accounts> {
+        lock(&self.accounts)
     }
 
     pub(crate) fn uncounted(&self) -> MutexGuard<'_, Uncounted> {

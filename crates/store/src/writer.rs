@@ -6,7 +6,7 @@
 //! INVARIANT: an error of any job or of the commit ends the writer; what was queued gets no
 //! answer and nothing is tried again.
 
-use crate::{fault::Fault, log::Log, state::State, store::Shared};
+use crate::{budgets, failpoint, fault::Fault, grants, log::Log, state::State, store::Shared};
 use countersign_core::time::UnixMs;
 use rusqlite::Connection;
 use std::{
@@ -93,15 +93,23 @@ impl Writer {
         for job in jobs {
             answers.push(job(&mut batch)?);
         }
-        let mut state = shared.state();
-        state.counters.flush(&self.conn, ledger_now)?;
-        state.grants.flush(&self.conn)?;
-        state.accounts.flush(&self.conn)?;
-        drop(state);
+        self.write_back(shared, ledger_now)?;
+        failpoint("store.commit");
         self.conn.prepare_cached("COMMIT")?.execute([])?;
         if shared.durable_size.swap(self.log.size(), Ordering::AcqRel) < self.log.size() {
             shared.wake_publisher();
         }
+        failpoint("store.committed");
         Ok(answers)
+    }
+
+    /// Writes the hot rows that the batch changed, once each.
+    fn write_back(&self, shared: &Shared, ledger_now: UnixMs) -> Result<(), Fault> {
+        let counters = shared.state().counters.take_dirty();
+        let ids = budgets::write(&self.conn, counters, ledger_now)?;
+        shared.state().counters.set_ids(ids);
+        let grants = shared.state().grants.take_dirty();
+        grants::write(&self.conn, grants)?;
+        shared.accounts().flush(&self.conn)
     }
 }

@@ -4,49 +4,52 @@
 mod support;
 
 use countersign_core::{
-    audit::{merkle, record::Record},
-    ledger::CallState,
+    audit::{
+        merkle,
+        record::{Kind as RecordKind, Record},
+    },
+    grant::GrantStatus,
+    ids::ApprovalId,
+    ledger::{CallState, Window},
+    policy::Intent,
     proof::Payment,
-    refusal::Code,
-    terms::Flow,
+    quote::Quote,
+    refusal::{Charged, Code, Light, Lights, Refusal},
+    terms::{ConsentRule, DoubtRule, Flow, Uses},
+    time::UnixMs,
 };
-use countersign_store::{FailCause, Hold, Reserved, Store};
+use countersign_store::{
+    ApprovalRequest, ApprovalStatus, FailCause, Outcome, Reserved, Take, Verdict,
+};
+use std::sync::Arc;
 use support::*;
 
-async fn run(store: &Store, permit: countersign_core::proof::Permit, args: &str) -> Hold {
-    match store.reserve(permit, Vec::new(), &evidence(args)).await.unwrap() {
-        Reserved::Run(hold) => hold,
-        other @ (Reserved::Settle(_) | Reserved::Replay(_)) => panic!("{other:?}"),
-    }
+fn kinds(store: &countersign_store::Store, call: countersign_core::ids::CallId) -> Vec<RecordKind> {
+    let records = store.call_records(call).unwrap();
+    records.iter().map(|record| Record::decode(&record.leaf).unwrap().draft.kind).collect()
 }
 
 #[tokio::test]
 async fn a_free_call_has_six_records_and_one_proof() {
+    use RecordKind::{Consent, Decision, InvocationResult, InvocationStart, LedgerImpact, Quote};
     let (dir, clock) = (Dir::new("free"), Clock::new());
     let store = open(&dir, &clock);
     let kind = kind(Pay::Free);
     let hold = run(&store, any_permit(&kind, "{}", clock.now()), "{}").await;
     let call = hold.call();
     let captured = store.capture(hold, outcome("sunny")).await.unwrap();
-    assert_eq!(captured.call, call);
-    assert_eq!(captured.paid, None);
+    assert_eq!((captured.call, captured.paid), (call, None));
+    let six = [Quote, Consent, Decision, InvocationStart, InvocationResult, LedgerImpact];
+    assert_eq!(kinds(&store, call), six);
     let records = store.call_records(call).unwrap();
-    let kinds: Vec<_> = records
-        .iter()
-        .map(|r| format!("{:?}", Record::decode(&r.leaf).unwrap().draft.kind))
-        .collect();
-    assert_eq!(
-        kinds,
-        ["Quote", "Consent", "Decision", "InvocationStart", "InvocationResult", "LedgerImpact"]
-    );
     let last = Record::decode(&records[5].leaf).unwrap();
     assert_eq!(last.draft.records.len(), 5);
     assert_eq!(captured.leaf, merkle::leaf_hash(&records[5].leaf));
     let proof = store.inclusion(captured.index, store.log_size()).unwrap().unwrap();
     merkle::verify_inclusion(&proof.leaf_hash, proof.seq, proof.size, &proof.path, &proof.root)
         .unwrap();
-    assert_eq!(store.call(call).unwrap().unwrap().state, CallState::Captured);
-    store.close().await;
+    assert_eq!(state_of(&store, call), CallState::Captured);
+    assert_sound(&store);
 }
 
 #[tokio::test]
@@ -55,95 +58,479 @@ async fn an_upfront_call_settles_then_runs_then_posts() {
     let store = open(&dir, &clock);
     let kind = kind(Pay::X402(Flow::Upfront));
     let quote = kind.quote("{}", clock.now());
-    let permit_for =
-        |nonce| permit(&kind, &quote, pay_x402(&kind, &quote, nonce, clock.now()), clock.now());
     let nonce = random();
-    let reserved = store.reserve(permit_for(nonce), Vec::new(), &evidence("{}")).await.unwrap();
-    let Reserved::Settle(settling) = reserved else { panic!("{reserved:?}") };
-    assert!(settling.payload().unwrap().contains("authorization"));
-    let again = store.reserve(permit_for(nonce), Vec::new(), &evidence("{}")).await;
-    assert_eq!(again.unwrap_err().code(), Code::SettlementUnknown);
-    let hold = store.settled(settling, receipt("0xabc")).await.unwrap();
-    let again = store.reserve(permit_for(nonce), Vec::new(), &evidence("{}")).await;
-    assert_eq!(again.unwrap_err().code(), Code::InProgress);
+    let again = async || {
+        let payment = pay_x402(&kind, &quote, nonce, clock.now());
+        let permit = permit(&kind, &quote, payment, clock.now());
+        store.reserve(permit, Vec::new(), &evidence("{}")).await
+    };
+    let first = settling(again().await);
+    assert!(first.payload().unwrap().contains("authorization"));
+    assert_sound(&store);
+    assert_eq!(again().await.unwrap_err().code(), Code::SettlementUnknown);
+    let hold = store.settled(first, receipt("0xabc")).await.unwrap();
+    assert_eq!(posted(&store, "held"), 10_000);
+    assert_eq!(again().await.unwrap_err().code(), Code::InProgress);
     let captured = store.capture(hold, outcome("sunny")).await.unwrap();
     assert_eq!(captured.settlement.unwrap().transaction, "0xabc");
-    let again = store.reserve(permit_for(nonce), Vec::new(), &evidence("{}")).await.unwrap();
-    let Reserved::Replay(stored) = again else { panic!("{again:?}") };
+    let Reserved::Replay(stored) = again().await.unwrap() else { panic!("not replayed") };
     assert_eq!(stored.result.unwrap(), b"sunny");
-    let other = kind.quote("{\"a\":1}", clock.now());
+    let other = kind.quote(r#"{"a":1}"#, clock.now());
     let payment = pay_x402(&kind, &other, nonce, clock.now());
     let other = permit(&kind, &other, payment, clock.now());
-    let refused = store.reserve(other, Vec::new(), &evidence("{\"a\":1}")).await;
+    let refused = store.reserve(other, Vec::new(), &evidence(r#"{"a":1}"#)).await;
     assert_eq!(refused.unwrap_err().code(), Code::IdempotencyConflict);
-    let balances = store.balances();
-    let posted = |name: &str| {
-        balances.iter().find(|b| b.account.to_string() == name).map(|b| b.posted_minor)
+    let accounts = ["funding", "held", "payable:weather"].map(|name| posted(&store, name));
+    assert_eq!(accounts, [-10_000, 0, 10_000]);
+    assert_sound(&store);
+    clock.pass(2 * 86_400_000);
+    let kept = store.outcome_for(nonce_of(&kind, &quote, nonce, clock.now()), quote.call_digest());
+    assert_eq!(kept.unwrap().unwrap().result.unwrap(), b"sunny");
+}
+
+fn nonce_of(
+    kind: &Kind,
+    quote: &Quote,
+    nonce: [u8; 32],
+    now: UnixMs,
+) -> countersign_core::digest::Digest {
+    pay_x402(kind, quote, nonce, now).nonce().unwrap().key
+}
+
+#[tokio::test]
+async fn a_call_settled_after_its_run_is_posted_or_withheld() {
+    let (dir, clock) = (Dir::new("authorization"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Authorization));
+    let hold = run(&store, any_permit(&kind, "{}", clock.now()), "{}").await;
+    let paid = hold.call();
+    let finished = store.finish(hold, outcome("sunny")).await.unwrap();
+    assert_eq!(state_of(&store, paid), CallState::Finished);
+    assert_sound(&store);
+    let captured = store.capture_settled(finished, receipt("0xabc")).await.unwrap();
+    assert_eq!(captured.result, b"sunny");
+    let hold = run(&store, any_permit(&kind, "{}", clock.now()), "{}").await;
+    let unpaid = hold.call();
+    let finished = store.finish(hold, outcome("sunny")).await.unwrap();
+    store.withhold(finished, Code::ResultWithheld).await.unwrap();
+    assert_eq!(state_of(&store, unpaid), CallState::Released);
+    assert_eq!(posted(&store, "operator_loss"), -10_000);
+    assert_eq!(posted(&store, "payable:weather"), 20_000);
+    let hold = run(&store, any_permit(&kind, "{}", clock.now()), "{}").await;
+    let refused = store.capture(hold, outcome("x")).await;
+    assert_eq!(refused.unwrap_err().code(), Code::InternalFault, "not settled yet");
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn a_failed_settlement_leaves_the_payment_usable() {
+    let (dir, clock) = (Dir::new("settle-failed"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Upfront));
+    let quote = kind.quote("{}", clock.now());
+    let nonce = random();
+    let again = async || {
+        let payment = pay_x402(&kind, &quote, nonce, clock.now());
+        let permit = permit(&kind, &quote, payment, clock.now());
+        settling(store.reserve(permit, Vec::new(), &evidence("{}")).await)
     };
-    assert_eq!(posted("funding"), Some(-10_000));
-    assert_eq!(posted("held"), Some(0));
-    assert_eq!(posted("payable:weather"), Some(10_000));
+    let first = again().await;
+    let call = first.call();
+    store.settle_failed(first, Code::PayerFunds).await.unwrap();
+    assert_eq!(state_of(&store, call), CallState::Released);
+    assert_sound(&store);
+    let unknown = store.settle_unknown(again().await).await;
+    assert_eq!((unknown.code(), unknown.is_charged()), (Code::SettlementUnknown, Charged::Unknown));
+    let carried_on = again().await;
+    let hold = store.settled(carried_on, receipt("0xabc")).await.unwrap();
+    store.capture(hold, outcome("x")).await.unwrap();
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn revocation_while_the_rail_works_is_owed_back() {
+    let (dir, clock) = (Dir::new("revoked"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Upfront))
+        .by("alice")
+        .with(|terms| terms.consent = ConsentRule::Required);
+    let mut terms = grant_terms("alice", clock.now());
+    terms.windows = vec![rolling(60_000, 15_000)];
+    let grant = store.grant_create(new_grant(terms, clock.now())).await.unwrap();
+    let reserve = async || {
+        let quote = kind.quote("{}", clock.now());
+        let payment = pay_x402(&kind, &quote, random(), clock.now());
+        let grant = store.grant(grant.id).unwrap();
+        let permit = join(&kind, &quote, payment, (Some(&grant), vec![]), clock.now())?;
+        store.reserve(permit, Vec::new(), &evidence("{}")).await
+    };
+    let first = settling(reserve().await);
+    let call = first.call();
+    assert_eq!(store.remaining(&[], Some(grant.id), clock.now()).unwrap().0, 5_000);
+    assert_eq!(reserve().await.unwrap_err().code(), Code::BudgetExceeded);
+    store.grant_revoke(grant.id, "alice@acme.example").await.unwrap();
+    let refused = store.settled(first, receipt("0xabc")).await.unwrap_err();
+    assert_eq!((refused.code(), refused.is_charged()), (Code::GrantRevoked, Charged::Yes));
+    assert_eq!(state_of(&store, call), CallState::RefundDue);
+    let due = store.refunds_due();
+    assert_eq!((due.len(), due[0].call), (1, call));
+    assert_eq!(due[0].settlement.as_ref().unwrap().transaction, "0xabc");
+    assert_eq!(reserve().await.unwrap_err().code(), Code::GrantRevoked);
+    assert_sound(&store);
+    store.refunded(call, receipt("0xdef")).await.unwrap();
+    assert_eq!(state_of(&store, call), CallState::Refunded);
+    assert_eq!(posted(&store, "refunds_due"), 0);
+    assert_eq!(store.grant(grant.id).unwrap().used.0, 0);
+    let leaves = store.tail(0, 100).unwrap();
+    let text: String = leaves.iter().map(|l| String::from_utf8_lossy(&l.leaf)).collect();
+    assert!(!text.contains("alice"), "names stay out of the log");
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn grants_stay_revoked_and_say_so() {
+    let (dir, clock) = (Dir::new("grants"), Clock::new());
+    let store = open(&dir, &clock);
+    let new = new_grant(grant_terms("alice", clock.now()), clock.now());
+    let id = new.id;
+    store.grant_create(new.clone()).await.unwrap();
+    assert!(store.grant_create(new).await.is_err(), "one identifier, one grant");
+    store.grant_status(id, GrantStatus::Suspended, "bob").await.unwrap();
+    store.grant_status(id, GrantStatus::Active, "bob").await.unwrap();
+    store.grant_revoke(id, "bob").await.unwrap();
+    let resumed = store.grant_status(id, GrantStatus::Active, "bob").await;
+    assert_eq!(resumed.unwrap_err().code(), Code::GrantRevoked);
+    let mut endless = grant_terms("alice", clock.now());
+    endless.expires_at = clock.now().plus_ms(31 * 86_400_000);
+    assert!(store.grant_create(new_grant(endless, clock.now())).await.is_err());
+    let kind = kind(Pay::Free).by("alice");
+    let identity = kind.identity(clock.now());
+    let found = store.grants_for(identity.principal(), &kind.terms.tool);
+    assert_eq!(found[0].status, GrantStatus::Revoked);
+    assert_eq!(store.log_size(), 4);
     store.close().await;
+    let store = open(&dir, &clock);
+    assert_eq!(store.grant(id).unwrap().version, 4);
 }
 
 #[tokio::test]
 async fn a_credential_pays_for_its_uses_and_gives_one_back() {
     let (dir, clock) = (Dir::new("l402"), Clock::new());
     let store = open(&dir, &clock);
-    let kind = kind(Pay::L402).with(|terms| terms.uses = countersign_core::terms::Uses(3));
-    let quote = kind.quote("{}", clock.now());
-    let bought = buy_l402(&kind, &quote, clock.now());
-    let asked = challenge(&kind, &quote, "{}", Some(bought.new.clone()), clock.now());
-    store.challenge(asked).await.unwrap();
-    assert!(store.credential(bought.new.key).unwrap().is_some());
-    let principal = kind.identity(clock.now()).principal().key();
-    let open = store.open_quote(principal, quote.call_digest(), clock.now()).unwrap();
-    assert_eq!(open.quote, quote);
+    let kind = kind(Pay::L402).with(|terms| terms.uses = Uses(3));
     let now = clock.now();
+    let quote = kind.quote("{}", now);
+    let bought = buy_l402(&kind, &quote, now);
+    let unknown = permit(&kind, &quote, bought.payment(&kind, &quote, now), now);
+    let refused = store.reserve(unknown, Vec::new(), &evidence("{}")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::CredentialInvalid);
+    let asked = challenge(&kind, &quote, "{}", Some(bought.new.clone()), now);
+    store.challenge(asked).await.unwrap();
+    let principal = kind.identity(now).principal().key();
+    assert_eq!(store.open_quote(principal, quote.call_digest(), now).unwrap().quote, quote);
     let next = || {
         let quote = kind.quote("{}", now);
         permit(&kind, &quote, bought.payment(&kind, &quote, now), now)
     };
     for _ in 0..2 {
         let hold = run(&store, next(), "{}").await;
-        store.capture(hold, outcome("x")).await.unwrap();
+        let captured = store.capture(hold, outcome("x")).await.unwrap();
+        assert_eq!((captured.paid.unwrap().minor, captured.micros.0), (6_666, 3_334));
     }
     let hold = run(&store, next(), "{}").await;
-    assert_eq!(
-        store.fail(hold, FailCause::NotExecuted).await.unwrap(),
-        countersign_core::refusal::Charged::Unused
-    );
-    let hold = run(&store, next(), "{}").await;
-    store.capture(hold, outcome("x")).await.unwrap();
-    let refused = store.reserve(next(), Vec::new(), &evidence("{}")).await.unwrap_err();
-    assert_eq!(refused.code(), Code::CredentialExhausted);
-    store.close().await;
+    assert_eq!(store.fail(hold, FailCause::NotExecuted).await.unwrap(), Charged::Unused);
+    assert_eq!(posted(&store, "available"), 6_666);
+    assert_sound(&store);
+    clock.pass(121_000);
+    close_ended(&store, &clock).await;
+    assert_eq!((posted(&store, "available"), posted(&store, "refunds_due")), (0, 6_666));
+    assert_eq!(posted(&store, "fees"), 2, "what does not divide");
+    assert_sound(&store);
+}
+
+/// Makes the store sweep: opening it does.
+async fn close_ended(store: &countersign_store::Store, clock: &Clock) {
+    let until = std::time::Duration::from_millis(50);
+    clock.pass(61_000);
+    for _ in 0..100 {
+        store.count_refusal(Code::TokenMissing);
+        let new = new_grant(grant_terms("zoe", clock.now()), clock.now());
+        store.grant_create(new).await.unwrap();
+        if posted(store, "available") == 0 {
+            return;
+        }
+        tokio::time::sleep(until).await;
+    }
+    panic!("no sweep");
 }
 
 #[tokio::test]
-async fn the_first_payment_of_one_nonce_wins() {
-    let (dir, clock) = (Dir::new("nonce"), Clock::new());
+async fn a_used_up_credential_is_refused_and_costs_nothing() {
+    let (dir, clock) = (Dir::new("l402-once"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::L402);
+    let now = clock.now();
+    let quote = kind.quote("{}", now);
+    let bought = buy_l402(&kind, &quote, now);
+    let asked = challenge(&kind, &quote, "{}", Some(bought.new.clone()), now);
+    store.challenge(asked).await.unwrap();
+    let next = || permit(&kind, &quote, bought.payment(&kind, &quote, now), now);
+    let hold = run(&store, next(), "{}").await;
+    assert!(
+        store.open_quote(kind.identity(now).principal().key(), quote.call_digest(), now).is_none()
+    );
+    assert_eq!(store.quote_by_id(quote.id()).unwrap().unwrap().quote, quote);
+    assert_eq!(store.fail(hold, FailCause::ToolError).await.unwrap(), Charged::Unused);
+    let hold = run(&store, next(), "{}").await;
+    store.capture(hold, outcome("x")).await.unwrap();
+    let again = store.reserve(next(), Vec::new(), &evidence("{}")).await.unwrap();
+    assert!(matches!(again, Reserved::Replay(_)));
+    store.credential_revoke(bought.new.key, "operator").await.unwrap();
+    assert!(store.credential(bought.new.key).unwrap().unwrap().revoked);
+    assert_sound(&store);
+    store.close().await;
+    let store = open(&dir, &clock);
+    let credential = store.credential(bought.new.key).unwrap().unwrap();
+    assert_eq!((credential.root_key, credential.revoked), (bought.new.root_key, true));
+    assert!(!format!("{credential:?}").contains("root_key"));
+}
+
+#[tokio::test]
+async fn open_quotes_are_bounded() {
+    let (dir, clock) = (Dir::new("quotes"), Clock::new());
+    let mut options = options(&dir.0);
+    options.limits.open_quotes_per_principal = 2;
+    let store = countersign_store::Store::open(options, clock.world()).unwrap();
+    let kind = kind(Pay::X402(Flow::Upfront));
+    let ask = async |arguments: &str| {
+        let quote = kind.quote(arguments, clock.now());
+        store.challenge(challenge(&kind, &quote, arguments, None, clock.now())).await
+    };
+    ask("1").await.unwrap();
+    ask("2").await.unwrap();
+    assert_eq!(ask("3").await.unwrap_err().code(), Code::TooManyOpenQuotes);
+    clock.pass(60_000);
+    ask("3").await.unwrap();
+    assert_eq!(store.log_size(), 6, "a quote and a refusal each");
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn refused_calls_have_records_once() {
+    let (dir, clock) = (Dir::new("refused"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Upfront));
+    let attempt = kind.attempt(r#"{"secret":"hunter2"}"#, clock.now());
+    let lights = Lights { identity: Light::Ok, consent: Light::Refused, ..Lights::DARK };
+    let refusal = Refusal::new(Code::NoGrant).lights(lights);
+    let quote = kind.quote(r#"{"secret":"hunter2"}"#, clock.now());
+    store.refuse(&attempt, Some(&quote), &refusal).await.unwrap();
+    store.refuse(&attempt, Some(&quote), &refusal).await.unwrap();
+    use RecordKind::{Consent, Quote as Quoted, Refusal as Refused};
+    assert_eq!(kinds(&store, attempt.call), [Quoted, Consent, Refused]);
+    let view = store.call(attempt.call).unwrap().unwrap();
+    assert_eq!((view.state, view.code.as_deref()), (CallState::Refused, Some("CNS-001")));
+    let records = store.call_records(attempt.call).unwrap();
+    assert!(records.iter().all(|r| !String::from_utf8_lossy(&r.leaf).contains("hunter2")));
+    let mut huge = kind.attempt("{}", clock.now());
+    huge.principal.agent = "\u{1}".repeat(10_000).into();
+    let refused = store.refuse(&huge, None, &refusal).await;
+    assert_eq!(refused.unwrap_err().code(), Code::TooLarge, "never a broken batch");
+    for _ in 0..1_000 {
+        store.count_refusal(Code::TokenMissing);
+    }
+    assert_eq!(store.log_size(), 3);
+    store.close().await;
+    let store = open(&dir, &clock);
+    let last = Record::decode(&store.record(3).unwrap().unwrap().leaf).unwrap();
+    assert_eq!(last.draft.kind, RecordKind::RefusedAggregate);
+    assert_eq!(last.draft.detail["idn-001"], "1000");
+    assert_sound(&store);
+}
+
+fn request(kind: &Kind, quote: &Quote, now: UnixMs) -> ApprovalRequest {
+    ApprovalRequest {
+        id: ApprovalId::new(now, random()),
+        principal: kind.identity(now).principal().key(),
+        call_digest: quote.call_digest(),
+        quote_digest: Some(quote.digest()),
+        tenant: "acme".into(),
+        delegator: "alice".into(),
+        agent: "bot".into(),
+        tool: "weather/forecast".into(),
+        price: "0.01 USDC".into(),
+        intent: Intent::Spend,
+        ttl_ms: 300_000,
+    }
+}
+
+#[tokio::test]
+async fn one_approval_is_one_execution() {
+    let (dir, clock) = (Dir::new("approvals"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::Free);
+    let quote = kind.quote("{}", clock.now());
+    let asked = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
+    let same = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
+    assert_eq!(asked.id, same.id);
+    store.close().await;
+    let store = open(&dir, &clock);
+    let reserve = async || {
+        let payment = Payment::not_required(&quote).unwrap();
+        let permit = join(&kind, &quote, payment, (None, vec![asked.id]), clock.now()).unwrap();
+        store.reserve(permit, Vec::new(), &evidence("{}")).await
+    };
+    assert_eq!(reserve().await.unwrap_err().code(), Code::ApprovalPending);
+    let decide = async |verdict| store.approval_decide(asked.id, verdict, "bob", None).await;
+    decide(Verdict::Approve).await.unwrap();
+    assert_eq!(decide(Verdict::Deny).await.unwrap_err().code(), Code::ApprovalExpired);
+    let hold = running(reserve().await);
+    assert_eq!(reserve().await.unwrap_err().code(), Code::ApprovalPending, "consumed");
+    store.capture(hold, outcome("x")).await.unwrap();
+    let principal = kind.identity(clock.now()).principal().key();
+    let seen = store.approval_for(principal, quote.call_digest(), clock.now()).unwrap();
+    assert_eq!(seen.status, ApprovalStatus::Consumed);
+    let next = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
+    assert_ne!(next.id, asked.id);
+    clock.pass(300_000);
+    assert_eq!(store.approval(next.id).unwrap().status, ApprovalStatus::Expired);
+    let late = store.approval_decide(next.id, Verdict::Approve, "bob", None).await;
+    assert_eq!(late.unwrap_err().code(), Code::ApprovalExpired);
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn pending_approvals_are_bounded() {
+    let (dir, clock) = (Dir::new("approvals-many"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::Free);
+    let ask = async |n: u32| {
+        let quote = kind.quote(&n.to_string(), clock.now());
+        store.approval_open(request(&kind, &quote, clock.now())).await
+    };
+    for n in 0..16 {
+        ask(n).await.unwrap();
+    }
+    assert_eq!(ask(16).await.unwrap_err().code(), Code::RateLimited);
+}
+
+#[tokio::test]
+async fn less_than_the_price_can_be_taken_and_never_more() {
+    let (dir, clock) = (Dir::new("part"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Upfront));
+    let start = async || {
+        let permit = any_permit(&kind, "{}", clock.now());
+        let settling = settling(store.reserve(permit, Vec::new(), &evidence("{}")).await);
+        store.settled(settling, receipt("0xabc")).await.unwrap()
+    };
+    let part = |minor| Outcome { take: Take::Minor(minor), ..outcome("x") };
+    let captured = store.capture(start().await, part(3_333)).await.unwrap();
+    assert_eq!((captured.paid.unwrap().minor, captured.micros.0), (3_333, 3_333));
+    assert_eq!(posted(&store, "refunds_due"), 6_667);
+    assert!(store.capture(start().await, part(10_001)).await.is_err());
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn doubt_is_resolved_by_a_person() {
+    let (dir, clock) = (Dir::new("doubt"), Clock::new());
+    let store = open(&dir, &clock);
+    let upfront = kind(Pay::X402(Flow::Upfront));
+    let start = async || {
+        let permit = any_permit(&upfront, "{}", clock.now());
+        let settling = settling(store.reserve(permit, Vec::new(), &evidence("{}")).await);
+        store.settled(settling, receipt("0xabc")).await.unwrap()
+    };
+    let mut calls = Vec::new();
+    for _ in 0..2 {
+        let hold = start().await;
+        calls.push(hold.call());
+        assert_eq!(store.fail(hold, FailCause::InDoubt).await.unwrap(), Charged::Yes);
+    }
+    let after = kind(Pay::X402(Flow::Authorization));
+    let hold = run(&store, any_permit(&after, "{}", clock.now()), "{}").await;
+    calls.push(hold.call());
+    assert_eq!(store.fail(hold, FailCause::InDoubt).await.unwrap(), Charged::No);
+    assert_eq!(store.in_doubt().len(), 3);
+    assert_eq!(posted(&store, "suspense"), 20_000);
+    assert_sound(&store);
+    let resolve = async |n: usize, rule| store.resolve(calls[n], rule, "operator").await.unwrap();
+    assert_eq!(resolve(0, DoubtRule::Refund).await, CallState::RefundDue);
+    assert_eq!(resolve(1, DoubtRule::Capture).await, CallState::Captured);
+    assert_eq!(resolve(2, DoubtRule::Capture).await, CallState::Released, "never charged");
+    assert!(store.resolve(calls[0], DoubtRule::Refund, "operator").await.is_err());
+    assert_eq!((posted(&store, "suspense"), posted(&store, "payable:weather")), (0, 10_000));
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn a_stale_permit_is_refused() {
+    let (dir, clock) = (Dir::new("stale"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::Free);
+    let permit = any_permit(&kind, "{}", clock.now());
+    clock.pass(30_001);
+    let refused = store.reserve(permit, Vec::new(), &evidence("{}")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::DecisionStale);
+    let permit = any_permit(&kind, "{}", clock.now());
+    clock.pass(60_000);
+    let refused = store.reserve(permit, Vec::new(), &evidence("{}")).await.unwrap_err();
+    assert_eq!(refused.code(), Code::QuoteExpired);
+    assert_eq!(store.log_size(), 0);
+}
+
+#[tokio::test]
+async fn a_caller_that_leaves_holds_nothing() {
+    let (dir, clock) = (Dir::new("left"), Clock::new());
     let store = open(&dir, &clock);
     let kind = kind(Pay::X402(Flow::Authorization));
-    let quote = kind.quote("{}", clock.now());
-    let nonce = random();
+    let budget = charge("b", 10_000, Window::Lifetime);
+    let permit = any_permit(&kind, "{}", clock.now());
+    let (sent, payment) = (evidence("{}"), vec![budget.clone()]);
+    let leaving = store.reserve(permit, payment, &sent);
+    let gone = tokio::time::timeout(std::time::Duration::ZERO, leaving).await;
+    if gone.is_err() {
+        // The answer finds nobody; the next verb comes after the release.
+        let new = new_grant(grant_terms("zoe", clock.now()), clock.now());
+        store.grant_create(new).await.unwrap();
+        let new = new_grant(grant_terms("zoe", clock.now()), clock.now());
+        store.grant_create(new).await.unwrap();
+    }
+    assert_eq!(store.remaining(&[budget], None, clock.now()).unwrap().0, 10_000);
+    assert_sound(&store);
+    let _ = Arc::new(());
+}
+
+#[tokio::test]
+async fn a_full_queue_refuses_and_never_loses() {
+    let (dir, clock) = (Dir::new("full"), Clock::new());
+    let mut options = options(&dir.0);
+    options.limits.queue_max = 4;
+    options.limits.batch_max = 2;
+    let store = countersign_store::Store::open(options, clock.world()).unwrap();
+    let kind = kind(Pay::Free);
     let mut tasks = Vec::new();
-    for _ in 0..32 {
-        let payment = pay_x402(&kind, &quote, nonce, clock.now());
-        let permit = permit(&kind, &quote, payment, clock.now());
-        let store = store.clone();
+    for _ in 0..200 {
+        let (store, permit) = (store.clone(), any_permit(&kind, "{}", clock.now()));
         tasks.push(tokio::spawn(async move {
-            store.reserve(permit, Vec::new(), &evidence("{}")).await
+            match store.reserve(permit, Vec::new(), &evidence("{}")).await {
+                Ok(reserved) => {
+                    store.capture(running(Ok(reserved)), outcome("x")).await.unwrap();
+                    true
+                }
+                Err(refusal) => {
+                    assert_eq!(refusal.code(), Code::Overloaded);
+                    false
+                }
+            }
         }));
     }
-    let mut holds = 0;
+    let mut done = 0;
     for task in tasks {
-        match task.await.unwrap() {
-            Ok(Reserved::Run(_)) => holds += 1,
-            Err(refusal) => assert_eq!(refusal.code(), Code::InProgress),
-            Ok(other @ (Reserved::Settle(_) | Reserved::Replay(_))) => panic!("{other:?}"),
-        }
+        done += u64::from(task.await.unwrap());
     }
-    assert_eq!(holds, 1);
-    let _ = Payment::not_required(&quote).unwrap_err();
+    assert!(done > 0);
+    assert_eq!(store.log_size(), done * 6);
+    assert_sound(&store);
 }

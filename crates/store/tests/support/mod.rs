@@ -8,7 +8,7 @@ use countersign_core::{
     digest::Digest,
     grant::{Grant, GrantTerms, WindowLimit},
     ids::{ApprovalId, CallId, DecisionId, GrantId, QuoteId},
-    ledger::Charge,
+    ledger::{CallState, Charge},
     money::{Amount, Micros},
     policy::{Answer, Decision, Intent},
     proof::{
@@ -25,8 +25,8 @@ use countersign_core::{
     world::World,
 };
 use countersign_store::{
-    Attempt, Challenge, Durability, Evidence, Limits, LogOptions, NewCredential, NewGrant, Options,
-    Outcome, SettlementReceipt, Store, Take,
+    Attempt, Challenge, Durability, Evidence, Hold, Limits, LogOptions, NewCredential, NewGrant,
+    Options, Outcome, Reserved, SettlementReceipt, Settling, Store, Take,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -380,8 +380,8 @@ pub(crate) fn challenge(
     now: UnixMs,
 ) -> Challenge {
     let attempt = kind.attempt(arguments, now);
-    let code = Code::PaymentRequired;
-    Challenge { attempt, quote: quote.clone(), credential, lights: Lights::DARK, code }
+    let (quote, lights, code) = (quote.clone(), Lights::DARK, Code::PaymentRequired);
+    Challenge { attempt, quote, credential, lights, code }
 }
 
 pub(crate) fn permit(kind: &Kind, quote: &Quote, payment: Payment, now: UnixMs) -> Permit {
@@ -471,4 +471,57 @@ pub(crate) fn receipt(transaction: &str) -> SettlementReceipt {
         payer: Some("0x1111111111111111111111111111111111111111".to_owned()),
         raw: "{\"success\":true}".to_owned(),
     }
+}
+
+/// Reserves and expects to run.
+pub(crate) async fn run(store: &Store, permit: Permit, arguments: &str) -> Hold {
+    running(store.reserve(permit, Vec::new(), &evidence(arguments)).await)
+}
+
+pub(crate) fn running(reserved: Result<Reserved, Refusal>) -> Hold {
+    match reserved.unwrap() {
+        Reserved::Run(hold) => hold,
+        other @ (Reserved::Settle(_) | Reserved::Replay(_)) => panic!("{other:?}"),
+    }
+}
+
+pub(crate) fn settling(reserved: Result<Reserved, Refusal>) -> Settling {
+    match reserved.unwrap() {
+        Reserved::Settle(settling) => settling,
+        other @ (Reserved::Run(_) | Reserved::Replay(_)) => panic!("{other:?}"),
+    }
+}
+
+/// A copy of a store's files as a crash at this moment leaves them.
+pub(crate) fn crash(dir: &Dir) -> Dir {
+    let copy = Dir::new("crash");
+    copy_all(&dir.0, &copy.0);
+    copy
+}
+
+fn copy_all(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap().flatten() {
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_all(&entry.path(), &target);
+        } else if entry.file_name() != "countersign.db-shm" {
+            // A file may be renamed meanwhile: the crash came before it.
+            let _ = std::fs::copy(entry.path(), target);
+        }
+    }
+}
+
+pub(crate) fn assert_sound(store: &Store) {
+    assert_eq!(store.fsck().unwrap(), Vec::new());
+}
+
+pub(crate) fn posted(store: &Store, account: &str) -> i128 {
+    let balances = store.balances();
+    let found = balances.iter().filter(|b| b.account.to_string() == account);
+    found.map(|b| b.posted_minor).sum()
+}
+
+pub(crate) fn state_of(store: &Store, call: CallId) -> CallState {
+    store.call(call).unwrap().unwrap().state
 }

@@ -1,0 +1,97 @@
+//! The check of a whole store: does it keep the ledger's invariants?
+//!
+//! Reads durable rows in one snapshot and computes everything again: the tree from the leaves,
+//! balances from transfers, budgets and grants from calls, records from states. It changes
+//! nothing, and says what does not fit.
+
+mod calls;
+mod log;
+mod money;
+
+use crate::{fault::Fault, store::Store};
+use countersign_core::refusal::Refusal;
+use rusqlite::Connection;
+use std::fmt;
+
+/// An invariant of the ledger; see the guide to the ledger.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Invariant {
+    /// 1: what ran was allowed, consented to, reserved and paid before.
+    StartedWithProofs,
+    /// 2: a payment is used at most as often as it pays for.
+    NonceOnce,
+    /// 3: budgets and grants count what calls hold and spent, and are not exceeded.
+    WithinLimits,
+    /// 4: debits equal credits; no more is captured than was reserved.
+    MoneyConserved,
+    /// 6: each call has its records, and records and postings match one to one.
+    RecordsComplete,
+    /// 8: the log is one growing tree.
+    LogConsistent,
+    /// 9: an outcome belongs to the call it is stored for.
+    OutcomesOwned,
+    /// The database itself is sound.
+    Database,
+}
+
+/// One thing that does not fit.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What is broken.
+    pub invariant: Invariant,
+    /// Where and how; identifiers and sums only.
+    pub what: String,
+}
+
+impl fmt::Display for Finding {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?}: {}", self.invariant, self.what)
+    }
+}
+
+/// What was found so far.
+#[derive(Default)]
+struct Findings(Vec<Finding>);
+
+impl Findings {
+    fn add(&mut self, invariant: Invariant, what: impl fmt::Display) {
+        self.0.push(Finding { invariant, what: what.to_string() });
+    }
+
+    fn unless(&mut self, holds: bool, invariant: Invariant, what: impl fmt::Display) {
+        if !holds {
+            self.add(invariant, what);
+        }
+    }
+}
+
+impl Store {
+    /// Checks everything that is durable. Empty when all is well. Takes time in proportion to the
+    /// store's size.
+    ///
+    /// # Errors
+    /// `StoreFault` when rows cannot be read at all.
+    pub fn fsck(&self) -> Result<Vec<Finding>, Refusal> {
+        self.read(|conn| {
+            conn.execute_batch("BEGIN")?;
+            let found = check(conn);
+            conn.execute_batch("ROLLBACK")?;
+            found
+        })
+    }
+}
+
+fn check(conn: &Connection) -> Result<Vec<Finding>, Fault> {
+    let mut findings = Findings::default();
+    let sound: String = conn.query_row("PRAGMA integrity_check(8)", [], |row| row.get(0))?;
+    findings.unless(sound == "ok", Invariant::Database, &sound);
+    let told = log::check(conn, &mut findings)?;
+    let calls = calls::read(conn)?;
+    calls::check_records(&calls, &told, &mut findings);
+    calls::check_nonces(conn, &calls, &mut findings)?;
+    calls::check_outcomes(conn, &calls, &mut findings)?;
+    money::check_transfers(conn, &calls, &told, &mut findings)?;
+    money::check_budgets(conn, &calls, &mut findings)?;
+    money::check_grants(conn, &calls, &mut findings)?;
+    Ok(findings.0)
+}
