@@ -5,7 +5,7 @@ import { after, before, describe, test } from 'node:test';
 
 import { startEverything } from './lib/everything.mjs';
 import {
-  assets, call, callOf, issuerConfig, post, postRaw, problemOf, textOf,
+  Parts, assets, call, callOf, issuerConfig, post, postRaw, problemOf, textOf,
 } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
@@ -20,29 +20,28 @@ const PAYEE = '0x90F79bf6EB2c4f870365E785982E1f101E93b906';
 const free = { price: 'free', identity: 'anonymous' };
 const schema = { type: 'object' };
 
-const parts = {};
+const parts = new Parts();
 let everything, sandbox, tap, own, issuer, gateway, url, alice, bob;
 
-before(async () => {
+before(() => parts.starting(async () => {
   const port = await freePort();
   url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
-  parts.everything = everything = await startEverything();
-  parts.sandbox = sandbox = await startSandbox();
-  parts.tap = tap = await startTap(() => everything.url);
-  parts.own = own = await startOwnServer({
+  everything = await parts.keep('everything', startEverything());
+  sandbox = await parts.keep('sandbox', startSandbox());
+  tap = await parts.keep('tap', startTap(() => everything.url));
+  own = await parts.keep('own', startOwnServer({
     tools: ['plain', 'guarded', 'priced'].map((name) => ({ name, inputSchema: schema, 'x-own': 1 })),
-  });
-  parts.issuer = issuer = await startIssuer({ resources: ['main', 'strict', 'direct', 'modern', 'own'].map(url) });
-  parts.gateway = gateway = await startGateway({ port, config: configuration });
+  }));
+  const resources = ['main', 'strict', 'direct', 'modern', 'own'].map(url);
+  issuer = await parts.keep('issuer', startIssuer({ resources }));
+  gateway = await parts.keep('gateway', startGateway({ port, config: configuration }));
   alice = Object.fromEntries(await Promise.all(['main', 'strict', 'own'].map(
     async (server) => [server, await issuer.userToken('alice', url(server))],
   )));
   bob = { strict: await issuer.userToken('bob', url('strict')) };
-});
+}));
 
-after(async () => {
-  for (const part of Object.values(parts).reverse()) await part.stop();
-});
+after(() => parts.stop());
 
 const configuration = ({ port }) => ({
   listen: `127.0.0.1:${port}`,
@@ -183,7 +182,7 @@ describe('the legacy era, in front of server-everything', () => {
 
       const { port } = everything;
       await everything.kill9();
-      parts.everything = everything = await startEverything({ port });
+      everything = await parts.keep('everything', startEverything({ port }));
       const earlier = tap.seen.length;
 
       assert.equal((await say('after')).content[0].text, 'Echo: after');
@@ -615,7 +614,7 @@ test('a server that is down: refused, not charged, and good again later', async 
   assert.equal(problemOf(refused).charged, 'no');
   assert.equal(problemOf(refused).retryable, true);
 
-  parts.everything = everything = await startEverything({ port });
+  everything = await parts.keep('everything', startEverything({ port }));
   assert.match(textOf(await sum()), /3/);
   await client.close();
 });

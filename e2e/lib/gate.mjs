@@ -6,6 +6,35 @@ import { request } from 'node:http';
 import { NETWORK, USDC } from './chain.mjs';
 import { bearer } from './wire.mjs';
 
+/**
+ * The parts that a test file starts, ended in reverse order, also when starting one fails: a part
+ * that is left running would keep the test process alive.
+ */
+export class Parts {
+  #started = new Map();
+
+  /** Keeps a part under a name; another one under the same name replaces it. */
+  async keep(name, starting) {
+    const part = await starting;
+    this.#started.set(name, part);
+    return part;
+  }
+
+  async starting(work) {
+    try {
+      await work();
+    } catch (error) {
+      await this.stop();
+      throw error;
+    }
+  }
+
+  async stop() {
+    for (const part of [...this.#started.values()].reverse()) await part.stop();
+    this.#started.clear();
+  }
+}
+
 /** The issuer of lib/issuer.mjs, as the gateway is told of it. */
 export const issuerConfig = (issuer) => ({
   issuer: issuer.url,
