@@ -221,14 +221,13 @@ impl Caller {
         let bolt11 = "lnbcrt".repeat(50);
         let credential =
             NewCredential { key: id.key(), root_key, payment_hash: hash, bolt11, minted };
-        let challenge =
-            Challenge {
-                attempt,
-                quote,
-                credential: Some(credential),
-                lights: Lights::DARK,
-                code: Code::PaymentRequired,
-            };
+        let challenge = Challenge {
+            attempt,
+            quote,
+            credential: Some(credential),
+            lights: Lights::DARK,
+            code: Code::PaymentRequired,
+        };
         self.store.challenge(challenge).await.map_err(refused)?;
         verified.map_err(refused)
     }
@@ -262,7 +261,7 @@ impl Caller {
             );
         };
         let identity = Identity::of_token(token, terms, now)?;
-        let grant = self.store.grant(*grant).ok_or(countersign_core::refusal::Code::NoGrant)?;
+        let grant = self.store.grant(*grant).ok_or(Code::NoGrant)?;
         let consent = Consent::by_grant(&grant, terms, &identity, &quote, Intent::Read, now)?;
         let payment = Payment::l402(credential, identity.principal(), terms, &quote)?;
         let terms = Arc::clone(terms);

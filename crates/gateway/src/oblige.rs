@@ -90,7 +90,7 @@ mod tests {
     #[test]
     fn texts_are_cut_at_a_character() {
         let duty = Obligation::CapBytes { bytes: 3 };
-        let cut = super::result(&[duty], r#"{"content":[{"type":"text","text":"aéé"}]}"#).unwrap();
+        let cut = result(&[duty], r#"{"content":[{"type":"text","text":"aéé"}]}"#).unwrap();
         assert!(cut.contains("\"aé\""), "{cut}");
     }
 }
