@@ -210,7 +210,7 @@ impl Gate {
         let call = &attempt.call;
         let lights = known.lights_after(&refusal);
         let refusal = refusal.lights(lights).call(call.id);
-        let (Some(principal), Some(quote)) = (known.principal.take(), known.quote.take()) else {
+        let Some(principal) = known.principal.take() else {
             self.store.count_refusal(refusal.code());
             return Refused { refusal, challenge: None };
         };
@@ -222,7 +222,9 @@ impl Gate {
         };
         // What was refused after its reservation has its records; the next attempt is asked anew.
         let is_reserved = known.is_permitted && !matches!(self.store.call(call.id), Ok(None));
-        if asks_for_payment(refusal.code()) && !is_reserved {
+        if let (Some(quote), true) =
+            (known.quote.clone(), asks_for_payment(refusal.code()) && !is_reserved)
+        {
             return match self.challenge(attempt, &known, quote, &refusal).await {
                 Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
                 Err(cause) => {
@@ -232,8 +234,8 @@ impl Gate {
             };
         }
         // A call that was reserved has its records already: this is a no-op for it.
-        let stored = payment::attempt(call, &principal, &quote);
-        match self.store.refuse(&stored, Some(&quote), &refusal).await {
+        let stored = payment::attempt(call, &principal);
+        match self.store.refuse(&stored, known.quote.as_ref(), &refusal).await {
             Ok(()) => Refused { refusal, challenge: None },
             Err(fault) => Refused { refusal: fault.call(call.id), challenge: None },
         }

@@ -32,7 +32,7 @@ use countersign_core::{
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
-use std::{sync::Arc, time::Duration};
+use std::{borrow::Cow, sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Answers one HTTP request to `/{server}/mcp`.
@@ -123,6 +123,10 @@ async fn dispatch(
                 stopped
             })
         }
+        // A call without an id would run without an answer, and so without a proof.
+        Message::Notification(note) if note.method == "tools/call" => {
+            Err(Refusal::new(Code::NotJsonRpc).with("detail", "`tools/call` needs an `id`").into())
+        }
         Message::Notification(_) | Message::Response(_) => {
             relay(gate, server, &head, &bytes, None).await
         }
@@ -162,6 +166,20 @@ fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<
     Ok(Era::Modern)
 }
 
+/// The headers to forward. In the legacy era nothing has compared the mirrored ones with the body,
+/// so they stay here.
+fn forwardable(headers: &HeaderMap, era: Era) -> Cow<'_, HeaderMap> {
+    let is_mirror = |name: &str| name.starts_with("mcp-name") || name.starts_with("mcp-method");
+    let is_param = |name: &str| name.starts_with("mcp-param-");
+    let has_mirror = headers.keys().any(|name| is_mirror(name.as_str()) || is_param(name.as_str()));
+    if era == Era::Modern || !has_mirror {
+        return Cow::Borrowed(headers);
+    }
+    let kept =
+        headers.iter().filter(|(name, _)| !is_mirror(name.as_str()) && !is_param(name.as_str()));
+    Cow::Owned(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
 /// The value of a header that may be there once.
 fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Refusal> {
     let mut values = headers.get_all(name).iter();
@@ -193,6 +211,11 @@ async fn attempt(
         .ok_or_else(|| Refusal::new(Code::NotJsonRpc).with("detail", "`params` is missing"))?;
     let tool = ToolCall::parse(params).map_err(refused_envelope)?;
     let era = era(head, request, &tool.meta)?;
+    if tool.other("task").is_some() {
+        // Its result would be fetched by messages that are only relayed.
+        let detail = "task-augmented calls are not accepted";
+        return Err(Refusal::new(Code::NotJsonRpc).with("detail", detail).into());
+    }
     let terms = server.terms(&tool.name).ok_or(Code::UnknownTool)?;
     let arguments = tool.arguments.map_or("{}", RawValue::get);
     let canonical = json::canonical(arguments.as_bytes(), &gate.json_limits())
@@ -215,7 +238,7 @@ async fn attempt(
     Ok(Attempt {
         call,
         evidence,
-        headers: head.headers.clone(),
+        headers: forwardable(&head.headers, era).into_owned(),
         message: Bytes::from(message),
         session: single(&head.headers, SESSION.as_str())?.map(str::to_owned),
         progress: None,
@@ -319,9 +342,10 @@ async fn relay(
 ) -> Result<Response<Body>, Stopped> {
     let principal = gate.identify_relay(server, &head.headers).await?;
     let mut forwarded = bytes.clone();
+    let mut headers = Cow::Borrowed(&head.headers);
     if let Some(request) = request {
         let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
-        era(head, request, &meta)?;
+        headers = forwardable(&head.headers, era(head, request, &meta)?);
         if let Some(message) = without_credentials(request, &meta)? {
             forwarded = Bytes::from(message);
         }
@@ -329,7 +353,7 @@ async fn relay(
     let session = session(gate, server, &head.headers, &principal)?;
     let relay = Relay {
         method: Method::POST,
-        headers: &head.headers,
+        headers: &headers,
         body: forwarded,
         session: session.as_ref(),
         principal: principal.key(),

@@ -18,6 +18,17 @@ impl Block {
     }
 }
 
+impl Block {
+    /// The event without its `id` line: a stream of ours cannot be resumed, and must not be had
+    /// again from behind us.
+    #[must_use]
+    pub fn without_id(&self) -> Bytes {
+        let text = String::from_utf8_lossy(&self.0);
+        let kept = text.split_inclusive('\n').filter(|line| !line.starts_with("id"));
+        Bytes::from(kept.collect::<String>())
+    }
+}
+
 /// Cuts blocks off an incoming stream.
 #[derive(Debug, Default)]
 pub struct Cutter {

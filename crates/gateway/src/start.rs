@@ -29,7 +29,7 @@ use countersign_core::{
 };
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
 use std::{collections::HashMap, fs, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// Legacy sessions kept.
 const SESSIONS_MAX: usize = 10_000;
@@ -102,11 +102,18 @@ pub async fn serve_on(
         let store = gate.store.clone();
         async move { store.poisoned().await }
     };
+    let mut administering = tokio::spawn(admin::serve(Arc::clone(&gate), stop.clone()));
+    wait_for(&gate.config.admin_socket, &administering).await;
     let served = tokio::select! {
         served = server::serve(Arc::clone(&gate), listener, stop.clone()) => served.context("serving"),
-        served = admin_for_ever(Arc::clone(&gate), stop) => served.context("the admin API"),
+        failed = admin_failure(&mut administering) => Err(failed),
         why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
+    if !administering.is_finished() {
+        // It ends by itself at `stop`, and takes its socket along.
+        let _late = tokio::time::timeout(Duration::from_secs(2), &mut administering).await;
+        administering.abort();
+    }
     recovering.abort();
     let _cancelled = recovering.await;
     close(gate).await;
@@ -126,10 +133,23 @@ async fn close(mut gate: Arc<Gate>) {
     gate.store.clone().close().await;
 }
 
-/// The admin API; its orderly end leaves the ending to the public listener, which drains.
-async fn admin_for_ever(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> std::io::Result<()> {
-    admin::serve(gate, stop).await?;
-    std::future::pending().await
+/// How the admin API failed. Its orderly end is none: the public listener drains after it.
+async fn admin_failure(administering: &mut JoinHandle<std::io::Result<()>>) -> anyhow::Error {
+    match administering.await {
+        Ok(Ok(())) => std::future::pending().await,
+        Ok(Err(error)) => anyhow::Error::new(error).context("the admin API"),
+        Err(_panicked) => anyhow!("the admin API broke"),
+    }
+}
+
+/// Whoever sees the public listener answer finds the admin API too.
+async fn wait_for(socket: &std::path::Path, administering: &JoinHandle<std::io::Result<()>>) {
+    for _ in 0..250 {
+        if socket.exists() || administering.is_finished() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 fn refuse_open_sandbox(config: &Config) -> Result<()> {

@@ -10,7 +10,15 @@ use crate::{
     sse::Cutter,
 };
 use bytes::Bytes;
-use countersign_core::{call::Call, digest::Digest, wire::jsonrpc::Message, world::World};
+use countersign_core::{
+    call::Call,
+    digest::Digest,
+    wire::{
+        json::{self, Limits},
+        jsonrpc::{self, Message},
+    },
+    world::World,
+};
 use countersign_store::Hold;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Uri,
@@ -27,12 +35,12 @@ use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
 /// Request headers that pass, besides `mcp-param-*`.
-const FORWARDED: [HeaderName; 6] = [
+/// Not `last-event-id`: what a stream had shown could be had again without the path.
+const FORWARDED: [HeaderName; 5] = [
     CONTENT_TYPE,
     HeaderName::from_static("mcp-protocol-version"),
     HeaderName::from_static("mcp-method"),
     HeaderName::from_static("mcp-name"),
-    HeaderName::from_static("last-event-id"),
     HeaderName::from_static("traceparent"),
 ];
 
@@ -164,7 +172,7 @@ impl Upstream {
             return self.read_events(answer.into_body(), &call.request_id, progress).await;
         }
         let bytes = self.read_whole(answer.into_body()).await?;
-        answer_in(&bytes, &call.request_id)?.ok_or(Failure::Broken)
+        answer_of(&bytes)?.ok_or(Failure::Broken)
     }
 
     /// A 4xx: with a JSON-RPC error the server's own words, else a refusal before the tool.
@@ -208,7 +216,7 @@ impl Upstream {
                 }
                 match answer_in(data.as_bytes(), id)? {
                     Some(ran) => return Ok(ran),
-                    None => pass_on(progress, block.0).await,
+                    None => pass_on(progress, block.without_id()).await,
                 }
             }
         }
@@ -341,8 +349,13 @@ fn may_mean_forgotten(status: StatusCode) -> bool {
 
 /// 404 is the protocol's word for a session that has ended; a 400 that speaks of the session is
 /// what widespread servers say, also to a caller that has none.
+/// An answer to our own request is the tool's, whatever it speaks of: that call has run.
 fn is_forgotten(status: StatusCode, body: &[u8], has_session: bool) -> bool {
-    let speaks_of_session = String::from_utf8_lossy(body).to_lowercase().contains("session");
+    if matches!(answer_of(body), Ok(Some(_))) {
+        return false;
+    }
+    let text = String::from_utf8_lossy(body).to_lowercase();
+    let speaks_of_session = text.contains("session") || text.contains("initializ");
     (status == StatusCode::NOT_FOUND && has_session)
         || (status == StatusCode::BAD_REQUEST && speaks_of_session)
 }
@@ -366,10 +379,26 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
     }
 }
 
+/// The answer in these bytes, whichever request it names: to a request of its own connection
+/// there is no other.
+fn answer_of(bytes: &[u8]) -> Result<Option<Ran>, Failure> {
+    match Message::parse_relayed(bytes, usize::MAX) {
+        Ok(Message::Response(jsonrpc::Response { id: Some(id), .. })) => answer_in(bytes, id.get()),
+        Ok(_) => Ok(None),
+        Err(_) => Err(Failure::Broken),
+    }
+}
+
+/// Whether two ids are one, however they are spelled.
+fn is_same_id(a: &str, b: &str) -> bool {
+    let canonical = |id: &str| json::canonical(id.as_bytes(), &Limits::PROOF);
+    a == b || matches!((canonical(a), canonical(b)), (Ok(a), Ok(b)) if a == b)
+}
+
 /// The answer to request `id` in these bytes, `None` when they are another message.
 fn answer_in(bytes: &[u8], id: &str) -> Result<Option<Ran>, Failure> {
     match Message::parse_relayed(bytes, usize::MAX) {
-        Ok(Message::Response(answer)) if answer.id.is_some_and(|to| to.get() == id) => {
+        Ok(Message::Response(answer)) if answer.id.is_some_and(|to| is_same_id(to.get(), id)) => {
             Ok(Some(match answer.outcome {
                 Ok(result) => Ran::Result(result.get().to_owned()),
                 Err(error) => Ran::Error(error.get().to_owned()),

@@ -84,6 +84,27 @@ impl Store {
         })
     }
 
+    /// The call that a payment for one call was used for, when it was this very call: wherever it
+    /// stands, a request repeated under that payment is about it.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn standing_for(
+        &self,
+        nonce: Digest,
+        call_digest: Digest,
+    ) -> Result<Option<CallView>, Refusal> {
+        let found = self.read(|conn| {
+            let sql = "SELECT call FROM nonces WHERE key = ? AND call_digest = ? AND max_uses = 1";
+            let found: Option<[u8; 16]> = conn
+                .prepare_cached(sql)?
+                .query_row((nonce.as_bytes(), call_digest.as_bytes()), |row| row.get(0))
+                .optional()?;
+            Ok(found.map(CallId::from_bytes))
+        })?;
+        found.map_or(Ok(None), |call| self.call(call))
+    }
+
     /// The outcome of the call that a payment paid for, for a request repeated after its quote.
     ///
     /// # Errors

@@ -389,7 +389,14 @@ fn check_ages(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
 }
 
 fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    if batch.state().calls.len() >= batch.shared().limits.live_calls {
+    // Calls that wait for a person are no load: they must not keep others out.
+    let most = batch.shared().limits.live_calls;
+    let state = batch.state();
+    let is_parked = |live: &&Live| matches!(live.state, CallState::InDoubt | CallState::RefundDue);
+    let is_full = state.calls.len() >= most
+        && state.calls.len() - state.calls.values().filter(is_parked).count() >= most;
+    drop(state);
+    if is_full {
         return Err(Code::Overloaded.into());
     }
     let minor = request.money.price.as_ref().map_or(0, |price| price.amount.minor);

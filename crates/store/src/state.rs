@@ -1,6 +1,7 @@
 //! What is in memory: all that the writer checks before it writes and that callers read.
 //!
-//! INVARIANT: only the writer changes it, under a lock that is not held while rows are written; it is rebuilt from the rows when the store opens.
+//! INVARIANT: only the writer changes it, under a lock that is not held while rows are written; it
+//! is rebuilt from the rows when the store opens.
 
 use crate::{
     approvals::Approvals, budgets::Counters, calls::Live, credentials::Credentials, grants::Grants,

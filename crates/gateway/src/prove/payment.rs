@@ -17,20 +17,21 @@ use countersign_core::{
     call::Call,
     digest::Digest,
     ids::QuoteId,
+    ledger::CallState,
     money::AssetCode,
     proof::{
         Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
         mint, x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
-    refusal::{Code, Refusal},
+    refusal::{Charged, Code, Refusal},
     time::UnixMs,
     wire::{
         l402::{self, Credential, L402Id},
         x402::{PaymentPayload, Requirements},
     },
 };
-use countersign_store::{Attempt, Challenge as StoredChallenge, NewCredential};
+use countersign_store::{Attempt, CallView, Challenge as StoredChallenge, NewCredential};
 use serde_json::value::RawValue;
 use std::{
     collections::HashMap,
@@ -183,7 +184,7 @@ impl Gate {
         let x402 = self.x402_offer(call, &quote);
         let open = self.open_lightning(quote.id());
         let is_open = self.store.quote_by_id(quote.id())?.is_some();
-        let stored = self::attempt(call, identity.principal(), &quote);
+        let stored = self::attempt(call, identity.principal());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
         let is_complete = open.is_some() || !wants_lightning;
         if is_open && is_complete {
@@ -245,8 +246,14 @@ impl Gate {
             return Ok(None);
         }
         let key = nonce_key(&terms.domain(), authorization);
-        let stored = self.store.outcome_for(key, call.digest(identity.principal()))?;
-        stored.map(Done::replayed).transpose()
+        let digest = call.digest(identity.principal());
+        if let Some(stored) = self.store.outcome_for(key, digest)? {
+            return Done::replayed(stored).map(Some);
+        }
+        match self.store.standing_for(key, digest)? {
+            Some(earlier) => Err(unfinished(&earlier)),
+            None => Ok(None),
+        }
     }
 
     fn x402_offer(
@@ -336,12 +343,34 @@ impl X402Rail {
     }
 }
 
+/// What a repeated request under one payment is told while its call has no outcome. None of it
+/// asks for another payment.
+fn unfinished(earlier: &CallView) -> Refusal {
+    let is_settled = earlier.settlement.is_some();
+    let (code, charged) = match earlier.state {
+        CallState::Settling => (Code::SettlementUnknown, Charged::Unknown),
+        CallState::Finished if !is_settled => (Code::SettlementUnknown, Charged::Unknown),
+        CallState::InDoubt if is_settled => (Code::UpstreamTimeout, Charged::Yes),
+        CallState::InDoubt => (Code::UpstreamTimeout, Charged::No),
+        CallState::RefundDue => (Code::PaymentUsed, Charged::Yes),
+        CallState::Released | CallState::Refunded | CallState::Refused => {
+            (Code::PaymentUsed, Charged::No)
+        }
+        CallState::Reserved
+        | CallState::Settled
+        | CallState::Starting
+        | CallState::Finished
+        | CallState::Captured => (Code::InProgress, Charged::Unknown),
+    };
+    Refusal::new(code).charged(charged).with("earlier", earlier.call).retry_after_s(10)
+}
+
 /// The attempt as the store records it.
 #[must_use]
-pub fn attempt(call: &Call, principal: &Principal, quote: &Quote) -> Attempt {
+pub fn attempt(call: &Call, principal: &Principal) -> Attempt {
     Attempt {
         call: call.id,
-        call_digest: quote.call_digest(),
+        call_digest: call.digest(principal),
         principal: principal.clone(),
         tool: call.terms.tool.clone(),
         evidence: crate::conclude::evidence(call),
