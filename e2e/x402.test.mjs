@@ -273,7 +273,8 @@ for (const [name, gatewayOf] of [
       const payment = await payer(POOR).createPaymentPayload(challengeOf(asked.json.result));
       const answer = await moves(0n, at, () =>
         call(url, { token, name: 'get_a', args: { poor: name }, meta: { 'x402/payment': payment } }));
-      assert.equal(problemOf(answer)?.code, 'PAY-016', answer.text);
+      // The reference facilitator says only that a simulation failed.
+      assert.equal(problemOf(answer)?.code, at === builtin ? 'PAY-016' : 'PAY-009', answer.text);
       assert.equal(problemOf(answer).charged, 'no');
     });
 

@@ -9,13 +9,15 @@ import { freePort } from './process.mjs';
  * A proxy on loopback before `target()` (an address, asked for each request), passing everything
  * through as it comes.
  * @returns {url, seen, calls(tool), stop()}; `seen` grows by {method, path, headers, rawHeaders,
- * body, message} for each request, `message` being the body as JSON; `calls` counts tools/call.
+ * body, message, status} for each request, `message` being the body as JSON; `calls` counts each
+ * tools/call that the server did not turn away.
  */
 export async function startTap(target) {
   const seen = [];
   const server = createServer(async (request, response) => {
     const body = await readBody(request);
-    seen.push(exchange(request, body));
+    const entry = exchange(request, body);
+    seen.push(entry);
     const address = new URL(target());
     const onward = httpRequest(
       {
@@ -27,6 +29,7 @@ export async function startTap(target) {
         agent: false,
       },
       (answer) => {
+        entry.status = answer.statusCode;
         response.writeHead(answer.statusCode, answer.headers);
         response.flushHeaders();
         answer.pipe(response);
@@ -97,8 +100,8 @@ async function resultOf(message, { tools, answer, isModern }) {
 
 function observations(seen) {
   const calls = (tool) =>
-    seen.filter(({ message }) =>
-      message?.method === 'tools/call' && (!tool || message.params.name === tool)).length;
+    seen.filter(({ message, status }) => message?.method === 'tools/call' &&
+      (!tool || message.params.name === tool) && !(status >= 400)).length;
   return { seen, calls };
 }
 
