@@ -84,6 +84,12 @@ impl Call {
     }
 }
 
+/// The intent that free words declare: a word of the vocabulary, else as a tool's name is read.
+#[must_use]
+pub fn intent_of_words(words: &str) -> Intent {
+    Intent::from_text(words).unwrap_or_else(|| lexicon(words))
+}
+
 /// Intent of a tool's name, by whole tokens, never substrings; the most powerful token wins.
 fn lexicon(tool: &str) -> Intent {
     let token_intent = |token: &str| match token {

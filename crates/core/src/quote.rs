@@ -148,7 +148,8 @@ pub struct CallParts<'a> {
     pub tenant: &'a str,
 }
 
-/// `SHA-256(JCS({resource, tool, arguments, delegator, agent, tenant}))` (design §3). The members
+/// `SHA-256(JCS({resource, tool, arguments, delegator, agent, tenant}))` (design §3), the tool as
+/// `server/tool`. The members
 /// are written in their sorted order, so the canonical arguments are spliced in as they are.
 #[must_use]
 pub fn call_digest(parts: &CallParts<'_>) -> Digest {
@@ -161,7 +162,7 @@ pub fn call_digest(parts: &CallParts<'_>) -> Digest {
         text(parts.delegator.1),
         text(parts.resource),
         text(parts.tenant),
-        text(&parts.tool.tool),
+        text(&parts.tool.to_string()),
     );
     Digest::of(canonical.as_bytes())
 }

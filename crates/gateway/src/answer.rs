@@ -197,7 +197,15 @@ pub fn message_of(gate: &Gate, shape: &Shape, taken: &Result<Done, Refused>) -> 
             let charged = charged_text(*charged);
             result_message(shape, result, &[(CHARGED_META, charged.as_str())])
         }
-        Ok(Done::ProtocolError(error, _)) => {
+        Ok(Done::ProtocolError(error, charged)) => {
+            // What was taken must be said; an error that cost nothing passes as it came.
+            let error = match charged {
+                Charged::No => error.clone(),
+                Charged::Yes | Charged::Unknown | Charged::Unused => {
+                    let data = format!("{{{}:{}}}", quote(CHARGED_META), charged_text(*charged));
+                    with_members(error, &[("data", &data)])
+                }
+            };
             format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, shape.id.get())
         }
         Err(refused) => jsonrpc::result(&shape.id, &refused_result(shape, refused)),

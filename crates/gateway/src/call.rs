@@ -8,15 +8,14 @@ use crate::{
     answer::Done,
     conclude,
     gate::Gate,
-    prove::{Evidence, Known, payment::Challenge},
+    prove::{
+        Evidence, Known,
+        payment::{Challenge, prepaid},
+    },
     upstream::Progress,
 };
 use bytes::Bytes;
-use countersign_core::{
-    call::Call,
-    proof::Permit,
-    refusal::{Charged, Code, Refusal},
-};
+use countersign_core::{call::Call, proof::Permit, refusal::Refusal};
 use countersign_store::{Reserved, failpoint};
 use http::HeaderMap;
 use std::sync::Arc;
@@ -47,20 +46,18 @@ pub struct Refused {
     pub challenge: Option<Box<Challenge>>,
 }
 
-/// Takes a call from its evidence to its receipt.
+/// Takes a call from its evidence to its receipt. To be spawned: from the reservation on, nothing
+/// may end it with the client's connection.
 ///
 /// # Errors
 /// The refusal, recorded.
-pub async fn take(gate: Arc<Gate>, attempt: Arc<Attempt>) -> Result<Done, Refused> {
+pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
     let mut known = Known::default();
     let ended = match join(&gate, &attempt, &mut known).await {
         Ok(Joined::Before(done)) => Ok(*done),
         Ok(Joined::Now(permit)) => {
             known.is_permitted = true;
-            let running = tokio::spawn(execute(Arc::clone(&gate), Arc::clone(&attempt), permit));
-            running.await.unwrap_or_else(|_panicked| {
-                Err(Refusal::new(Code::InternalFault).charged(Charged::Unknown))
-            })
+            execute(&gate, &attempt, permit).await
         }
         Err(refusal) => Err(refusal),
     };
@@ -83,7 +80,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let (identity, credential) = gate.identify(call, evidence).await?;
     known.identified(&identity);
-    known.is_prepaid = matches!(credential, Some(Ok(_)));
+    known.prepaid = credential.as_ref().and_then(|c| c.as_ref().ok()).map(prepaid);
     gate.session(attempt, identity.principal())?;
     if let Some(done) = gate.replay(call, &identity, evidence)? {
         return Ok(Joined::Before(Box::new(done)));
@@ -101,22 +98,20 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
         .map(|permit| Joined::Now(Box::new(permit)))
 }
 
-/// Reserves, settles, runs and captures. Nothing here is cancelled by the client's leaving.
-async fn execute(
-    gate: Arc<Gate>,
-    attempt: Arc<Attempt>,
-    permit: Box<Permit>,
-) -> Result<Done, Refusal> {
+/// Reserves, settles, runs and captures.
+async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<Done, Refusal> {
     let charges = gate.charges(permit.identity().principal(), &permit.terms().tool);
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
     let hold = match gate.store.reserve(*permit, charges, &evidence).await? {
         Reserved::Replay(stored) => return Done::replayed(stored),
         Reserved::Run(hold) => hold,
-        Reserved::Settle(settling) => gate.settle_upfront(settling).await?,
+        Reserved::Settle(settling) => {
+            gate.settle_upfront(settling).await.map_err(conclude::truthful)?
+        }
     };
     failpoint("started");
-    let ran = gate.run(&hold, &attempt).await;
+    let ran = gate.run(&hold, attempt).await;
     failpoint("ran");
     gate.conclude(hold, ran).await.map_err(conclude::truthful)
 }

@@ -215,9 +215,12 @@ impl Gate {
             return Refused { refusal, challenge: None };
         };
         // A prepaid credential that was good is still good: nothing here has used it.
-        let is_spent = refusal.code() == Code::CredentialExhausted;
+        let is_unused = known.prepaid.is_some_and(|(key, uses)| {
+            refusal.code() != Code::CredentialExhausted
+                && self.store.uses_of(key).is_ok_and(|used| used < uses)
+        });
         let refusal = match refusal.is_charged() {
-            Charged::No if known.is_prepaid && !is_spent => refusal.charged(Charged::Unused),
+            Charged::No if is_unused => refusal.charged(Charged::Unused),
             Charged::No | Charged::Yes | Charged::Unknown | Charged::Unused => refusal,
         };
         // What was refused after its reservation has its records; the next attempt is asked anew.
@@ -228,16 +231,22 @@ impl Gate {
             return match self.challenge(attempt, &known, quote, &refusal).await {
                 Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
                 Err(cause) => {
-                    let refusal = cause.lights(refusal.proofs()).call(call.id);
+                    let charged = refusal.is_charged();
+                    let refusal = cause.lights(refusal.proofs()).charged(charged).call(call.id);
                     Refused { refusal, challenge: None }
                 }
             };
         }
-        // A call that was reserved has its records already: this is a no-op for it.
+        if is_reserved {
+            return Refused { refusal, challenge: None };
+        }
         let stored = payment::attempt(call, &principal);
         match self.store.refuse(&stored, known.quote.as_ref(), &refusal).await {
             Ok(()) => Refused { refusal, challenge: None },
-            Err(fault) => Refused { refusal: fault.call(call.id), challenge: None },
+            Err(fault) => Refused {
+                refusal: fault.lights(lights).charged(refusal.is_charged()).call(call.id),
+                challenge: None,
+            },
         }
     }
 }

@@ -6,7 +6,7 @@
 use crate::{
     answer::{self, Form, Shape, accepts_events},
     body::{self, Body, ReadError},
-    call::{self, Attempt},
+    call::{self, Attempt, Refused},
     config::Server,
     gate::Gate,
     problem,
@@ -17,10 +17,9 @@ use crate::{
 };
 use bytes::Bytes;
 use countersign_core::{
-    call::{Call, Declared, Era},
-    policy::Intent,
+    call::{Call, Declared, Era, intent_of_words},
     proof::Principal,
-    refusal::{Code, Refusal},
+    refusal::{Charged, Code, Refusal},
     terms::Terms,
     wire::{
         headers::Mirrors,
@@ -260,10 +259,7 @@ fn declared(meta: &Meta<'_>) -> Option<Declared> {
         purpose: Option<String>,
     }
     let raw: Raw = serde_json::from_str(meta.get(INTENT)?.get()).ok()?;
-    Some(Declared {
-        intent: raw.intent.as_deref().and_then(Intent::from_text),
-        purpose: raw.purpose,
-    })
+    Some(Declared { intent: raw.intent.as_deref().map(intent_of_words), purpose: raw.purpose })
 }
 
 /// Takes the path; answers with JSON, or with an event stream once progress has to be shown.
@@ -276,7 +272,8 @@ async fn run(
     let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers));
     let (progress, mut events) = mpsc::channel(64);
     attempt.progress = shape.can_stream().then_some(progress);
-    let mut taking = Box::pin(call::take(Arc::clone(&gate), Arc::new(attempt)));
+    let taking = tokio::spawn(call::take(Arc::clone(&gate), attempt));
+    let mut taking = Box::pin(async { taking.await.unwrap_or_else(|_panicked| Err(broken())) });
     tokio::select! {
         biased;
         taken = &mut taking => answer::of(&gate, &server, &shape, &taken),
@@ -297,6 +294,12 @@ async fn run(
             event_stream(Body::Events(body))
         }
     }
+}
+
+/// A call that broke in our hands: what became of its money is found at recovery.
+fn broken() -> Refused {
+    let refusal = Refusal::new(Code::InternalFault).charged(Charged::Unknown);
+    Refused { refusal, challenge: None }
 }
 
 fn event_stream(body: Body) -> Response<Body> {
@@ -332,6 +335,11 @@ async fn relay_bodiless(
     Ok(passed(answer))
 }
 
+/// How long a list of tools may take to arrive.
+const LIST_TIMEOUT: Duration = Duration::from_secs(30);
+/// The largest `initialize`: each is kept as long as its session.
+const INITIALIZE_BYTES_MAX: usize = 16 << 10;
+
 /// Relays any message but `tools/call`.
 async fn relay(
     gate: &Arc<Gate>,
@@ -349,6 +357,9 @@ async fn relay(
         if let Some(message) = without_credentials(request, &meta)? {
             forwarded = Bytes::from(message);
         }
+    }
+    if request.is_some_and(|r| r.method == "initialize") && bytes.len() > INITIALIZE_BYTES_MAX {
+        return Err(Code::TooLarge.into());
     }
     let session = session(gate, server, &head.headers, &principal)?;
     let relay = Relay {
@@ -443,8 +454,10 @@ async fn list_tools(
     answer: Response<Body>,
 ) -> Result<Response<Body>, Stopped> {
     let in_events = is_event_stream(&answer);
-    let bytes = body::read(answer.into_body(), gate.config.limits.result_bytes)
+    let reading = body::read(answer.into_body(), gate.config.limits.result_bytes);
+    let bytes = tokio::time::timeout(LIST_TIMEOUT, reading)
         .await
+        .map_err(|_| Code::UpstreamTimeout)?
         .map_err(|_| Code::UpstreamBroken)?;
     let json = if in_events { last_message(&bytes) } else { Some(bytes) };
     let json = json.ok_or(Code::UpstreamBroken)?;

@@ -15,6 +15,7 @@ pub mod policy;
 pub use evidence::Evidence;
 
 use countersign_core::{
+    digest::Digest,
     proof::{Consent, Identity, Payment, Principal},
     quote::Quote,
     refusal::{Code, Family, Light, Lights, Refusal},
@@ -29,8 +30,8 @@ pub struct Known {
     pub quote: Option<Quote>,
     /// The four lights.
     pub lights: Lights,
-    /// A prepaid credential came along, and is good.
-    pub is_prepaid: bool,
+    /// A good prepaid credential came along: its key and how many calls it pays for.
+    pub prepaid: Option<(Digest, u32)>,
     /// The four proofs were joined.
     pub is_permitted: bool,
 }
@@ -41,7 +42,7 @@ impl Default for Known {
             principal: None,
             quote: None,
             lights: Lights::DARK,
-            is_prepaid: false,
+            prepaid: None,
             is_permitted: false,
         }
     }

@@ -32,9 +32,15 @@ pub async fn round(gate: &Gate) -> Result<(), Refusal> {
     for item in gate.store.unfinished().await? {
         match item {
             Unfinished::Settling(item) | Unfinished::Finished(item) => settle(gate, item).await?,
-            // Only the caller's own request can run it again: it has what to send. Until then the
-            // call stays as it is, and the operator sees it.
-            Unfinished::Starting(_) => {}
+            // Only the caller's own request can run it again: it has what to send. Once its quote
+            // is over, nobody will.
+            Unfinished::Starting(item) => {
+                let opened = gate.store.call(item.call)?.map(|call| call.opened_at);
+                let patience = gate.config.limits.quote_ttl_ms;
+                if opened.is_some_and(|at| gate.world.now().since_ms(at) > patience) {
+                    gate.store.give_up(item.call).await?;
+                }
+            }
         }
     }
     Ok(())

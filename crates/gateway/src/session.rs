@@ -39,6 +39,9 @@ impl Session {
     }
 }
 
+/// The most sessions of one principal; its own longest idle one makes room.
+const EACH_MOST: usize = 256;
+
 /// All open sessions.
 #[derive(Debug)]
 pub struct Sessions {
@@ -83,8 +86,11 @@ impl Sessions {
             renewing: tokio::sync::Mutex::default(),
         });
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= self.most {
-            let idle = open.iter().min_by_key(|(_, (at, _))| *at).map(|(id, _)| id.clone());
+        let own = open.values().filter(|(_, open)| open.principal == principal).count();
+        if open.len() >= self.most || own >= EACH_MOST {
+            let is_own = |s: &Session| own < EACH_MOST || s.principal == principal;
+            let idle = open.iter().filter(|(_, (_, s))| is_own(s)).min_by_key(|(_, (at, _))| *at);
+            let idle = idle.map(|(id, _)| id.clone());
             idle.and_then(|id| open.remove(&id));
         }
         open.insert(id, (self.world.now(), Arc::clone(&session)));

@@ -49,6 +49,9 @@ pub const SESSION: HeaderName = HeaderName::from_static("mcp-session-id");
 /// Lets an upstream that knows it recognise a repeated call.
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
+/// How long the head of a relayed answer may take.
+const RELAY_TIMEOUT: Duration = Duration::from_secs(60);
+
 /// A message to relay: the client's headers (filtered on the way) and its body.
 #[derive(Clone, Debug)]
 pub struct Relay<'a> {
@@ -131,7 +134,12 @@ impl Upstream {
     /// # Errors
     /// [`Failure::NotExecuted`] or [`Failure::Broken`].
     pub async fn relay(&self, relay: &Relay<'_>) -> Result<Response<Body>, Failure> {
-        self.send_in_session(relay, None).await
+        let sending = self.send_in_session(relay, None);
+        // An event stream may stay silent for long; an answer may not.
+        if relay.method == Method::GET {
+            return sending.await;
+        }
+        tokio::time::timeout(RELAY_TIMEOUT, sending).await.unwrap_or(Err(Failure::Timeout))
     }
 
     /// Runs the tool. The only way to it.
@@ -162,7 +170,9 @@ impl Upstream {
     ) -> Result<Ran, Failure> {
         let key = HeaderValue::from_str(&hold.call().to_string()).ok();
         let answer = self.send_in_session(relay, key).await?;
-        if answer.status().is_client_error() {
+        // A proxy's own time-out says nothing of what the server did.
+        let is_late = [408, 499].contains(&answer.status().as_u16());
+        if answer.status().is_client_error() && !is_late {
             return self.refused(answer, &call.request_id).await;
         }
         if !answer.status().is_success() {
@@ -216,7 +226,7 @@ impl Upstream {
                 }
                 match answer_in(data.as_bytes(), id)? {
                     Some(ran) => return Ok(ran),
-                    None => pass_on(progress, block.without_id()).await,
+                    None => pass_on(progress, block.without_id()),
                 }
             }
         }
@@ -246,11 +256,12 @@ impl Upstream {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
         let session = match relay.session {
+            // Without a session the message itself was not taken: nothing ran.
             Some(session) => {
-                self.renew(session, relay).await?;
+                self.renew(session, relay).await.map_err(|_| Failure::NotExecuted)?;
                 Arc::clone(session)
             }
-            None => self.open(relay).await?,
+            None => self.open(relay).await.map_err(|_| Failure::NotExecuted)?,
         };
         let relay = Relay { session: Some(&session), ..relay.clone() };
         Ok(self.send(&relay, key).await?.map(Body::Relay))
@@ -409,9 +420,9 @@ fn answer_in(bytes: &[u8], id: &str) -> Result<Option<Ran>, Failure> {
     }
 }
 
-/// A client that does not read for a second loses this event.
-async fn pass_on(progress: Option<&Progress>, event: Bytes) {
+/// A client that does not read fast enough loses this event, and never slows the call.
+fn pass_on(progress: Option<&Progress>, event: Bytes) {
     if let Some(progress) = progress {
-        let _lost = progress.send_timeout(event, Duration::from_secs(1)).await;
+        let _lost = progress.try_send(event);
     }
 }

@@ -105,6 +105,40 @@ impl Store {
         found.map_or(Ok(None), |call| self.call(call))
     }
 
+    /// The payment as it was taken for this very call: canonical JSON.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn payload_of(
+        &self,
+        nonce: Digest,
+        call_digest: Digest,
+    ) -> Result<Option<String>, Refusal> {
+        self.read(|conn| {
+            let sql = "SELECT facts FROM calls WHERE id = (SELECT call FROM nonces
+                       WHERE key = ? AND call_digest = ? AND max_uses = 1)";
+            let found: Option<String> = conn
+                .prepare_cached(sql)?
+                .query_row((nonce.as_bytes(), call_digest.as_bytes()), |row| row.get(0))
+                .optional()?;
+            let Some(facts) = found else { return Ok(None) };
+            let facts: calls::CallFacts = json(&facts, "call facts")?;
+            Ok(facts.money.and_then(|money| money.payload).map(|payload| payload.to_string()))
+        })
+    }
+
+    /// How many calls have used a payment.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn uses_of(&self, nonce: Digest) -> Result<u32, Refusal> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT uses FROM nonces WHERE key = ?")?;
+            let uses = statement.query_row([nonce.as_bytes()], |row| row.get(0)).optional()?;
+            Ok(uses.unwrap_or(0))
+        })
+    }
+
     /// The outcome of the call that a payment paid for, for a request repeated after its quote.
     ///
     /// # Errors

@@ -19,6 +19,7 @@ use countersign_core::{
     ids::{CallId, TransferId},
     ledger::CallState,
     money::{Amount, Micros},
+    policy::Decision,
     proof::Permit,
     refusal::{Charged, Code, Refusal},
 };
@@ -165,12 +166,14 @@ fn settled(
     Ok(Ok(hold))
 }
 
+/// The longest that a settlement may take, in milliseconds, before its call is not run any more.
+const SETTLEMENT_MS: u64 = 60_000;
+
 /// What could have changed while the rail worked.
 fn may_start(batch: &Batch<'_>, permit: &Permit) -> Result<(), Refusal> {
-    if permit.identity().expires_at().is_some_and(|end| batch.now >= end) {
-        return Err(Code::TokenExpired.into());
-    }
-    if !permit.authorization().is_fresh(batch.now) {
+    // The rail may have taken its time, and the money: a token that ended meanwhile was good when
+    // the money left, and a decision is given the time of a settlement on top of its own.
+    if batch.now.since_ms(permit.at()) > Decision::VALID_MS + SETTLEMENT_MS {
         return Err(Code::DecisionStale.into());
     }
     match permit.consent().grant() {

@@ -101,12 +101,14 @@ impl Identity {
         Ok(Self { principal, reference: token.reference(), expires_at: Some(token.expires_at()) })
     }
 
-    /// From an L402 credential minted for an authenticated principal: its caveats carry them.
+    /// From an L402 credential minted for an authenticated principal and this tool.
     ///
     /// # Errors
-    /// [`Code::TokenMissing`] when the credential names nobody and the tool is not anonymous.
+    /// [`Code::TokenMissing`] when the credential names nobody here and the tool is not anonymous.
     pub fn of_credential(credential: &VerifiedCredential, terms: &Terms) -> Result<Self, Refusal> {
-        let Some(principal) = credential.principal() else {
+        // Audience and scopes of the token were checked for this very tool when it was minted.
+        let principal = credential.principal().filter(|_| credential.is_for(&terms.tool));
+        let Some(principal) = principal else {
             return Self::anonymous(terms);
         };
         require_human(principal, terms)?;

@@ -239,6 +239,13 @@ impl VerifiedCredential {
         self.expires_at
     }
 
+    /// Whether it was minted for this tool: only there does it say who comes.
+    #[must_use]
+    pub fn is_for(&self, tool: &ToolRef) -> bool {
+        self.restriction.server.as_deref() == Some(&*tool.server)
+            && self.restriction.tool.as_deref() == Some(&*tool.tool)
+    }
+
     /// Whether it pays for this call: same principal where it names one, same tool, same call
     /// where it pays for one, and the price it was sold at.
     ///

@@ -53,6 +53,10 @@ impl Gate {
             self.question(call, identity, quote, consent, remaining, fulfilled, has_paid, now);
         let decision = self.policy.decide(&question);
         if let Answer::Challenge(obligations) = &decision.answer {
+            // An approval is for somebody; nobody in particular cannot be approved.
+            if identity.is_anonymous() {
+                return Err(Code::TokenMissing.into());
+            }
             let pending = approval.filter(|a| a.status == ApprovalStatus::Pending);
             return Err(match pending {
                 Some(approval) => pending_refusal(&approval),

@@ -27,6 +27,7 @@ use countersign_core::{
     refusal::{Charged, Code, Refusal},
     time::UnixMs,
     wire::{
+        json::{self, Limits},
         l402::{self, Credential, L402Id},
         x402::{PaymentPayload, Requirements},
     },
@@ -183,7 +184,10 @@ impl Gate {
         let (identity, _) = self.identify(call, &attempt.evidence).await?;
         let x402 = self.x402_offer(call, &quote);
         let open = self.open_lightning(quote.id());
-        let is_open = self.store.quote_by_id(quote.id())?.is_some();
+        let now = self.world.now();
+        let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
+        let is_open = open_now.is_some_and(|open| open.quote.id() == quote.id());
+        let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
         let is_complete = open.is_some() || !wants_lightning;
@@ -191,9 +195,9 @@ impl Gate {
             self.store.refuse(&stored, Some(&quote), refusal).await?;
             return Ok(Challenge { quote, x402, l402: open });
         }
-        // Its Lightning offer is gone (a restart): the same price under a quote of its own.
-        let quote = if is_open { self.requote(&quote) } else { quote };
-        let x402 = if is_open { self.x402_offer(call, &quote) } else { x402 };
+        // It is over, or its Lightning offer is gone (a restart): the same price under a new one.
+        let quote = if is_known { self.requote(&quote) } else { quote };
+        let x402 = if is_known { self.x402_offer(call, &quote) } else { x402 };
         let (l402, credential) = self.lightning_offer(call, &identity, &quote).await.unzip();
         if x402.is_none() && l402.is_none() {
             return Err(Code::NoRail.into());
@@ -247,6 +251,13 @@ impl Gate {
         }
         let key = nonce_key(&terms.domain(), authorization);
         let digest = call.digest(identity.principal());
+        // An authorization is public once it is settled; the challenge that it echoes is not. Only
+        // who presents the payment as it was taken is told what became of it.
+        let payload = json::canonical(payment.to_json().as_bytes(), &Limits::PROOF);
+        let taken = self.store.payload_of(key, digest)?;
+        if taken.is_none() || taken != payload.ok().and_then(|p| String::from_utf8(p).ok()) {
+            return Ok(None);
+        }
         if let Some(stored) = self.store.outcome_for(key, digest)? {
             return Done::replayed(stored).map(Some);
         }
@@ -341,6 +352,12 @@ impl X402Rail {
         let offer = quote.offers().iter().find(|offer| offer.rail == Rail::X402)?;
         Some((offer, self.terms.get(&offer.amount.asset)?))
     }
+}
+
+/// Under which key a credential's uses are counted, and how many it has.
+#[must_use]
+pub fn prepaid(credential: &VerifiedCredential) -> (Digest, u32) {
+    (credential.key(), credential.uses())
 }
 
 /// What a repeated request under one payment is told while its call has no outcome. None of it
