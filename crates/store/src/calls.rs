@@ -216,14 +216,17 @@ impl CallFacts {
     }
 }
 
+/// How long a settlement belongs to whoever began it, in milliseconds.
+const ASKING_MS: u64 = 600_000;
+
 /// A call that has not ended.
 #[derive(Clone, Debug)]
 pub(crate) struct Live {
     /// Its row.
     pub(crate) n: i64,
     pub(crate) state: CallState,
-    /// Somebody holds its token.
-    pub(crate) owned: bool,
+    /// Since when somebody holds its token.
+    pub(crate) owned_at: Option<UnixMs>,
     /// What the rail said, once it took the money.
     pub(crate) receipt: Option<Arc<SettlementReceipt>>,
     pub(crate) facts: Arc<CallFacts>,
@@ -253,6 +256,13 @@ impl Change<'_> {
 impl Live {
     pub(crate) fn call(&self) -> CallId {
         self.entry.call
+    }
+
+    /// Whether somebody carries the call on. Whoever asks a rail is believed lost after a while:
+    /// settling again with the same authorization harms nobody. A tool that runs is not.
+    pub(crate) fn is_owned(&self, now: UnixMs) -> bool {
+        let is_asking = matches!(self.state, CallState::Settling | CallState::Finished);
+        self.owned_at.is_some_and(|since| !is_asking || now.since_ms(since) < ASKING_MS)
     }
 
     /// Whether the payer's money has moved.
@@ -429,7 +439,7 @@ pub(crate) fn load(conn: &Connection, state: &mut State) -> Result<(), Fault> {
         let live = Live {
             n: row.get(0)?,
             state: call_state,
-            owned: false,
+            owned_at: None,
             receipt: settlement.map(|text| schema::json(&text, "settlement")).transpose()?,
             entry: facts.entry(call),
             facts: Arc::new(facts),

@@ -150,7 +150,7 @@ impl Store {
     pub async fn finish(&self, hold: Hold, outcome: Outcome) -> Result<Finished, Refusal> {
         let salt = self.shared().world.random();
         let result = commitment(&salt, &outcome.result);
-        self.carry_on(move |batch| finish(batch, hold, outcome, (salt, result)), |_| None).await?
+        self.carry_on(move |batch| finish(batch, hold, outcome, (salt, result)), unreceived).await?
     }
 
     /// The rail took the money of a call that ran: posts it.
@@ -208,6 +208,17 @@ impl Store {
         let call = hold.call;
         self.carry_on(move |batch| fail(batch, call, cause), |_| None).await
     }
+}
+
+/// A token that nobody received: the settlement is recovery's.
+fn unreceived(finished: Result<Finished, Refusal>) -> Option<Job> {
+    let call = finished.ok()?.hold.call;
+    Some(Box::new(move |batch: &mut Batch<'_>| {
+        if let Some(live) = batch.state().calls.get_mut(&call) {
+            live.owned_at = None;
+        }
+        Ok(Answer::none())
+    }))
 }
 
 fn gone(call: CallId) -> Refusal {
@@ -315,6 +326,7 @@ fn finish(
     let minor = live.money.price.as_ref().map(|price| price.amount.minor);
     store_outcome(batch, &live, (&outcome.result, outcome.is_error, outcome.digest), minor)?;
     live.save(batch, &Change { result_salt: Some(&salt), ..Change::to(CallState::Finished) })?;
+    live.owned_at = Some(batch.now);
     batch.state().calls.insert(call, live);
     Ok(Ok(Finished { hold, outcome }))
 }
@@ -421,7 +433,7 @@ pub(crate) fn refund_due(
     live.record(batch, impact)?;
     let minor = live.money.price.as_ref().map(|price| price.amount.minor);
     live.save(batch, &Change { spent: Some((spent, minor)), ..Change::to(CallState::RefundDue) })?;
-    live.owned = false;
+    live.owned_at = None;
     batch.state().calls.insert(live.call(), live);
     Ok(())
 }
@@ -435,7 +447,7 @@ pub(crate) fn doubt(batch: &mut Batch<'_>, mut live: Live) -> Result<Charged, Fa
     }
     live.record(batch, result)?;
     live.save(batch, &Change::to(CallState::InDoubt))?;
-    live.owned = false;
+    live.owned_at = None;
     let charged = if live.is_settled() { Charged::Yes } else { Charged::No };
     batch.state().calls.insert(live.call(), live);
     Ok(charged)

@@ -278,6 +278,22 @@ impl Store {
         }
     }
 
+    /// The rail says that a credential's invoice was paid, whether or not it is ever used: what is
+    /// unused when it ends is owed back. `tenant` is whose books it enters.
+    ///
+    /// # Errors
+    /// `CredentialInvalid` when there is none.
+    pub async fn credential_paid(&self, key: Digest, tenant: &str) -> Result<(), Refusal> {
+        let tenant: Arc<str> = tenant.into();
+        self.enter(move |batch| {
+            let Some(found) = find(batch, key)? else {
+                return Ok(Err(Code::CredentialInvalid.into()));
+            };
+            present(batch, &found, &tenant).map(Ok)
+        })
+        .await?
+    }
+
     /// Ends a credential.
     ///
     /// # Errors

@@ -16,6 +16,7 @@ mod attempt;
 mod budgets;
 mod calls;
 mod capture;
+mod check;
 mod credentials;
 mod failpoint;
 mod fault;

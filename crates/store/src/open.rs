@@ -69,6 +69,8 @@ impl Store {
         ));
         let mut writer = Writer { conn, log, last };
         writer.recover(&shared)?;
+        // The names of new files are durable, too.
+        File::open(&dir)?.sync_all()?;
         let written = synced_size(&dir).min(published);
         let publisher =
             Publisher { options: options.log, dir, written, deferred: Vec::new(), rounds: 0 };

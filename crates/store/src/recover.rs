@@ -259,7 +259,8 @@ impl Store {
     pub async fn give_up(&self, call: CallId) -> Result<(), Refusal> {
         self.carry_on(
             move |batch| {
-                let unowned = batch.state().calls.get(&call).is_some_and(|live| !live.owned);
+                let unowned =
+                    batch.state().calls.get(&call).is_some_and(|live| live.owned_at.is_none());
                 match unowned.then(|| take(batch, call, CallState::Starting)).flatten() {
                     Some(live) => doubt(batch, live).map(drop),
                     None => Ok(()),
@@ -322,18 +323,19 @@ impl Store {
 }
 
 fn take_unowned(batch: &Batch<'_>) -> Vec<Unfinished> {
-    let mut state = batch.state();
-    let mut found: Vec<&mut Live> = state.calls.values_mut().filter(|live| !live.owned).collect();
+    let (mut state, now) = (batch.state(), batch.now);
+    let mut found: Vec<&mut Live> =
+        state.calls.values_mut().filter(|live| !live.is_owned(now)).collect();
     found.sort_by_key(|live| live.call());
     let mut items = Vec::new();
     for live in found {
         match live.state {
             CallState::Settling => {
-                live.owned = true;
+                live.owned_at = Some(now);
                 items.push(Unfinished::Settling(live.unsettled()));
             }
             CallState::Finished => {
-                live.owned = true;
+                live.owned_at = Some(now);
                 items.push(Unfinished::Finished(live.unsettled()));
             }
             CallState::Starting => {

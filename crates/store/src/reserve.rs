@@ -7,16 +7,16 @@
 //! after its transaction is durable.
 
 use crate::{
-    accounts::{AccountName, LARGEST_MINOR, Step},
+    accounts::{AccountName, Step},
     approvals,
     attempt::{Evidence, draft, entry_of},
     budgets::{self, grant_charges},
     calls::{self, CallFacts, Course, Live, NewRow, Price, Reservation, StoredOutcome},
     capture::{FailCause, fail_job},
+    check::{Admission, check, count_one_use},
     credentials::{self, Credential},
     fault::Fault,
     quotes::{self, quote_record},
-    reads::stored_outcome,
     schema::to_json,
     settle::Settling,
     store::Store,
@@ -25,16 +25,12 @@ use crate::{
 use countersign_core::{
     audit::record::{CallEntry, Kind, Outcome, ProofEntries, ProofEntry, ProofState, RecordDraft},
     digest::Digest,
-    grant::GrantStatus,
-    ids::{CallId, GrantId, TransferId},
+    ids::{CallId, TransferId},
     ledger::{CallState, Charge},
-    money::Micros,
-    proof::{Nonce, Permit, Settlement},
-    quote::Rail,
+    proof::{Permit, Settlement},
     refusal::{Charged, Code, Refusal},
     terms::{DoubtRule, Flow},
 };
-use rusqlite::OptionalExtension as _;
 use std::sync::Arc;
 
 /// What a reservation leads to.
@@ -72,23 +68,16 @@ impl Hold {
 }
 
 /// A reservation on its way to the writer.
-struct Request {
-    permit: Permit,
-    charges: Vec<Charge>,
-    entry: Arc<CallEntry>,
-    facts: Arc<CallFacts>,
-    money: Arc<Reservation>,
-    facts_json: String,
-    salt: [u8; 32],
-    drafts: Vec<RecordDraft>,
-    principal: Digest,
-}
-
-/// What the checks say.
-enum Admission {
-    Admit(Option<Arc<Credential>>),
-    Replay(StoredOutcome),
-    CarryOn(CallId),
+pub(crate) struct Request {
+    pub(crate) permit: Permit,
+    pub(crate) charges: Vec<Charge>,
+    pub(crate) entry: Arc<CallEntry>,
+    pub(crate) facts: Arc<CallFacts>,
+    pub(crate) money: Arc<Reservation>,
+    pub(crate) facts_json: String,
+    pub(crate) salt: [u8; 32],
+    pub(crate) drafts: Vec<RecordDraft>,
+    pub(crate) principal: Digest,
 }
 
 impl Store {
@@ -247,216 +236,6 @@ fn reserve(
     }
 }
 
-/// Everything that can say no, before anything is written. A repeated request is looked at
-/// first: what it did before has used its approvals and budgets already.
-fn check(batch: &Batch<'_>, request: &mut Request) -> Result<Result<Admission, Refusal>, Fault> {
-    let mut credential = None;
-    if let Some(nonce) = request.permit.payment().nonce() {
-        if let Some(earlier) = nonce_conflict(batch, request, nonce)? {
-            return Ok(earlier);
-        }
-        if request.money.course == Course::Prepaid {
-            match usable_credential(batch, nonce.key)? {
-                Ok(found) => {
-                    if request.money.share != found.minted.uses.max(1) {
-                        share_later(request, &found)?;
-                    }
-                    credential = Some(found);
-                }
-                Err(code) => return Ok(Err(code.into())),
-            }
-        }
-    }
-    if calls::exists(batch, request.permit.call())? {
-        return Ok(Err(Code::InternalFault.into()));
-    }
-    let checked = check_ages(batch, request)
-        .and_then(|()| check_size(batch, request))
-        .and_then(|()| check_grant(batch, request))
-        .and_then(|()| check_approvals(batch, request))
-        .and_then(|()| check_budgets(batch, request));
-    Ok(checked.map(|()| Admission::Admit(credential)))
-}
-
-/// What an earlier use of the payment means for this one; `None` when it may be used (again).
-fn nonce_conflict(
-    batch: &Batch<'_>,
-    request: &Request,
-    nonce: Nonce,
-) -> Result<Option<Result<Admission, Refusal>>, Fault> {
-    let mut statement =
-        batch.conn.prepare_cached("SELECT uses, call, call_digest FROM nonces WHERE key = ?")?;
-    let found = statement
-        .query_row([nonce.key.as_bytes()], |row| {
-            Ok((row.get::<_, i64>(0)?, row.get::<_, [u8; 16]>(1)?, row.get::<_, [u8; 32]>(2)?))
-        })
-        .optional()?;
-    let Some((uses, call, digest)) = found else { return Ok(None) };
-    if uses < i64::from(nonce.max_uses) {
-        return Ok(None);
-    }
-    let is_l402 = request.money.price.as_ref().is_some_and(|price| price.rail == Rail::L402);
-    let same_call = Digest::from_bytes(digest) == request.permit.quote().call_digest();
-    if nonce.max_uses == 1 && same_call {
-        return repeated(batch, CallId::from_bytes(call), &request.money).map(Some);
-    }
-    let code = if is_l402 { Code::CredentialExhausted } else { Code::IdempotencyConflict };
-    Ok(Some(Err(code.into())))
-}
-
-/// The same call under the same payment: where the first attempt stands decides. It is carried on
-/// only on the terms it began with.
-fn repeated(
-    batch: &Batch<'_>,
-    call: CallId,
-    money: &Reservation,
-) -> Result<Result<Admission, Refusal>, Fault> {
-    let live = batch.state().calls.get(&call).map(|live| {
-        let same_terms = live.money.quote == money.quote && live.money.course == money.course;
-        let may_resume = live.money.idempotent && live.starts < STARTS_MAX;
-        (live.state, !live.owned && same_terms, live.is_settled(), may_resume)
-    });
-    let Some((state, is_free, settled, may_resume)) = live else {
-        return Ok(match stored_outcome(batch.conn, call)? {
-            Some(outcome) => Ok(Admission::Replay(outcome)),
-            None => Err(Refusal::new(Code::PaymentUsed).with("call", call)),
-        });
-    };
-    let charged = if settled { Charged::Yes } else { Charged::No };
-    let refused = |code, charged| Ok(Err(Refusal::new(code).with("call", call).charged(charged)));
-    match state {
-        CallState::Settling if is_free => Ok(Ok(Admission::CarryOn(call))),
-        CallState::Starting if is_free && may_resume => Ok(Ok(Admission::CarryOn(call))),
-        CallState::Settling | CallState::Finished => {
-            refused(Code::SettlementUnknown, Charged::Unknown)
-        }
-        CallState::InDoubt => refused(Code::UpstreamTimeout, charged),
-        CallState::RefundDue => refused(Code::PaymentUsed, Charged::Yes),
-        CallState::Reserved
-        | CallState::Settled
-        | CallState::Starting
-        | CallState::Captured
-        | CallState::Released
-        | CallState::Refused
-        | CallState::Refunded => refused(Code::InProgress, Charged::Unknown),
-    }
-}
-
-/// Starts of one idempotent call.
-const STARTS_MAX: u32 = 8;
-
-fn usable_credential(
-    batch: &Batch<'_>,
-    key: Digest,
-) -> Result<Result<Arc<Credential>, Code>, Fault> {
-    Ok(match credentials::find(batch, key)? {
-        None => Err(Code::CredentialInvalid),
-        Some(found) if found.revoked => Err(Code::CredentialInvalid),
-        Some(found) if batch.now >= found.minted.expires_at => Err(Code::QuoteExpired),
-        Some(found) => Ok(found),
-    })
-}
-
-/// A credential's price is that of all its uses: a call holds and takes its share.
-fn count_one_use(money: &mut Reservation, credential: &Credential) {
-    let Some(price) = &mut money.price else { return };
-    money.share = credential.minted.uses.max(1);
-    price.amount.minor = credential.share_minor();
-    price.micros = Micros(price.micros.0.div_ceil(u64::from(money.share)));
-    money.held = price.micros;
-}
-
-/// The same for a credential that was not in memory.
-fn share_later(request: &mut Request, credential: &Credential) -> Result<(), Fault> {
-    let mut money = Reservation::clone(&request.money);
-    count_one_use(&mut money, credential);
-    let facts = CallFacts { money: Some(money.clone()), ..CallFacts::clone(&request.facts) };
-    request.facts_json = to_json(&facts)?;
-    request.facts = Arc::new(facts);
-    request.money = Arc::new(money);
-    Ok(())
-}
-
-fn check_ages(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let (now, permit) = (batch.now, &request.permit);
-    if permit.identity().expires_at().is_some_and(|end| now >= end) {
-        return Err(Code::TokenExpired.into());
-    }
-    if now >= permit.quote().expires_at() {
-        return Err(Code::QuoteExpired.into());
-    }
-    if permit.authorization().is_fresh(now) { Ok(()) } else { Err(Code::DecisionStale.into()) }
-}
-
-fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    // Calls that wait for a person are no load: they must not keep others out.
-    let most = batch.shared().limits.live_calls;
-    let state = batch.state();
-    let is_parked = |live: &&Live| matches!(live.state, CallState::InDoubt | CallState::RefundDue);
-    let is_full = state.calls.len() >= most
-        && state.calls.len() - state.calls.values().filter(is_parked).count() >= most;
-    drop(state);
-    if is_full {
-        return Err(Code::Overloaded.into());
-    }
-    let minor = request.money.price.as_ref().map_or(0, |price| price.amount.minor);
-    let fits = minor <= LARGEST_MINOR && i64::try_from(request.money.held.0).is_ok();
-    if fits { Ok(()) } else { Err(Refusal::new(Code::BudgetExceeded).with("limit", "amount")) }
-}
-
-fn check_grant(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let Some((id, version)) = request.permit.consent().grant() else { return Ok(()) };
-    check_grant_row(batch, id, version)?;
-    let state = batch.state();
-    let refused = |code| Err(Refusal::new(code).with("grant", id));
-    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
-    if let Err(code) = grant.leaves_room(request.money.held) {
-        return refused(code);
-    }
-    let windows = grant_charges(grant);
-    match state.counters.first_exceeded(&windows, request.money.held, batch.ledger_now) {
-        Some(_) => refused(Code::BudgetExceeded),
-        None => Ok(()),
-    }
-}
-
-/// Whether the grant still is what the proof was made from.
-pub(crate) fn check_grant_row(batch: &Batch<'_>, id: GrantId, version: u32) -> Result<(), Refusal> {
-    let state = batch.state();
-    let refused = |code| Err(Refusal::new(code).with("grant", id));
-    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
-    match grant.status {
-        GrantStatus::Revoked => refused(Code::GrantRevoked),
-        GrantStatus::Suspended => refused(Code::GrantSuspended),
-        GrantStatus::Active if grant.version != version => refused(Code::GrantSuspended),
-        GrantStatus::Active if batch.now >= grant.terms.expires_at => refused(Code::GrantExpired),
-        GrantStatus::Active => Ok(()),
-    }
-}
-
-fn check_approvals(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let state = batch.state();
-    let about = (request.principal, request.permit.quote().call_digest());
-    for id in request.permit.authorization().approvals() {
-        if let Err(code) = state.approvals.check(*id, about, batch.now) {
-            return Err(Refusal::new(code).with("approval", id));
-        }
-    }
-    Ok(())
-}
-
-fn check_budgets(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let state = batch.state();
-    let (held, now) = (request.money.held, batch.ledger_now);
-    match state.counters.first_exceeded(&request.charges, held, now) {
-        None => Ok(()),
-        Some(charge) => {
-            let name = charge.key.split('\u{1f}').next().unwrap_or_default();
-            Err(Refusal::new(Code::BudgetExceeded).with("budget", name))
-        }
-    }
-}
-
 /// Counts, books and records a call that passed every check.
 fn admit(
     batch: &mut Batch<'_>,
@@ -478,7 +257,7 @@ fn admit(
     let mut live = Live {
         n: 0,
         state,
-        owned: true,
+        owned_at: Some(batch.now),
         receipt: None,
         facts,
         money,
@@ -597,7 +376,7 @@ fn carry_on(
     let found = batch.state().calls.get(&call).cloned();
     let Some(mut live) = found else { return Ok(Err(Code::InProgress.into())) };
     let retry = request.permit.call();
-    live.owned = true;
+    live.owned_at = Some(batch.now);
     if live.state == CallState::Starting {
         let record = start_record(&live, Vec::new(), Some(retry));
         live.record(batch, record)?;

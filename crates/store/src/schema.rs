@@ -40,6 +40,9 @@ CREATE TABLE credentials (
   key BLOB PRIMARY KEY, body TEXT NOT NULL, root_key BLOB NOT NULL, revoked INTEGER NOT NULL,
   tenant TEXT, closed INTEGER NOT NULL, expires_at INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;
+CREATE INDEX credentials_used ON credentials (expires_at)
+  WHERE closed = 0 AND tenant IS NOT NULL;
+CREATE INDEX credentials_unused ON credentials (expires_at) WHERE tenant IS NULL;
 CREATE TABLE grants (
   id BLOB PRIMARY KEY, body TEXT NOT NULL, used INTEGER NOT NULL, calls INTEGER NOT NULL
 ) STRICT, WITHOUT ROWID;

@@ -8,8 +8,9 @@ use crate::{
     attempt::draft,
     calls::{Change, Live, Price, SettlementReceipt},
     capture::ending,
+    check::check_grant_row,
     fault::Fault,
-    reserve::{Hold, check_grant_row, start_record},
+    reserve::{Hold, start_record},
     schema::to_json,
     store::Store,
     writer::{Answer, Batch, Job},
@@ -122,7 +123,7 @@ impl Store {
         let disowned = self.carry_on(
             move |batch| {
                 if let Some(live) = batch.state().calls.get_mut(&call) {
-                    live.owned = false;
+                    live.owned_at = None;
                 }
                 Ok(())
             },
@@ -239,7 +240,7 @@ pub(crate) fn owe_back(
         ..Change::to(CallState::RefundDue)
     };
     live.save(batch, &change)?;
-    live.owned = false;
+    live.owned_at = None;
     batch.state().calls.insert(live.call(), live);
     Ok(())
 }

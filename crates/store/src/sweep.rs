@@ -11,6 +11,8 @@ use crate::{
 const ROWS: i64 = 4096;
 /// How long the row of an expired quote is kept, in milliseconds.
 const QUOTE_KEEP_MS: u64 = 7 * 24 * 3_600_000;
+/// How long the row of an expired credential that was never used is kept, in milliseconds.
+const CREDENTIAL_KEEP_MS: u64 = 30 * 24 * 3_600_000;
 /// How long the row of an ended approval is kept, in milliseconds.
 const APPROVAL_KEEP_MS: u64 = 90 * 24 * 3_600_000;
 
@@ -42,6 +44,11 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
             "DELETE FROM outcomes WHERE expires_at < ?2
                AND n IN (SELECT n FROM outcomes ORDER BY n LIMIT ?1)",
             now,
+        ),
+        (
+            "DELETE FROM credentials WHERE key IN (
+               SELECT key FROM credentials WHERE tenant IS NULL AND expires_at < ?2 LIMIT ?1)",
+            now.minus_ms(CREDENTIAL_KEEP_MS),
         ),
         (
             "DELETE FROM quotes WHERE expires_at < ?2

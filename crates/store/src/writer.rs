@@ -94,12 +94,16 @@ impl Writer {
             answers.push(job(&mut batch)?);
         }
         self.write_back(shared, ledger_now)?;
-        failpoint("store.commit");
+        let has_grown = shared.durable_size.load(Ordering::Acquire) < self.log.size();
+        if has_grown {
+            failpoint("store.commit");
+        }
         self.conn.prepare_cached("COMMIT")?.execute([])?;
-        if shared.durable_size.swap(self.log.size(), Ordering::AcqRel) < self.log.size() {
+        if has_grown {
+            failpoint("store.committed");
+            shared.durable_size.store(self.log.size(), Ordering::Release);
             shared.wake_publisher();
         }
-        failpoint("store.committed");
         Ok(answers)
     }
 

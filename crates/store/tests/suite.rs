@@ -300,18 +300,25 @@ async fn open_quotes_are_bounded() {
     let (dir, clock) = (Dir::new("quotes"), Clock::new());
     let mut options = options(&dir.0);
     options.limits.open_quotes_per_principal = 2;
+    options.limits.open_quotes = 8;
     let store = countersign_store::Store::open(options, clock.world()).unwrap();
-    let kind = kind(Pay::X402(Flow::Upfront));
-    let ask = async |arguments: &str| {
+    let (nobody, alice) = (kind(Pay::X402(Flow::Upfront)), kind(Pay::X402(Flow::Upfront)));
+    let alice = alice.by("alice");
+    let ask = async |kind: &Kind, arguments: &str| {
         let quote = kind.quote(arguments, clock.now());
-        store.challenge(challenge(&kind, &quote, arguments, None, clock.now())).await
+        store.challenge(challenge(kind, &quote, arguments, None, clock.now())).await
     };
-    ask("1").await.unwrap();
-    ask("2").await.unwrap();
-    assert_eq!(ask("3").await.unwrap_err().code(), Code::TooManyOpenQuotes);
+    ask(&alice, "1").await.unwrap();
+    ask(&alice, "2").await.unwrap();
+    assert_eq!(ask(&alice, "3").await.unwrap_err().code(), Code::TooManyOpenQuotes);
+    for n in 0..4 {
+        ask(&nobody, &n.to_string()).await.unwrap();
+    }
+    let full = ask(&nobody, "4").await.unwrap_err();
+    assert_eq!(full.code(), Code::TooManyOpenQuotes, "half of all");
     clock.pass(60_000);
-    ask("3").await.unwrap();
-    assert_eq!(store.log_size(), 6, "a quote and a refusal each");
+    ask(&alice, "3").await.unwrap();
+    assert_eq!(store.log_size(), 14, "a quote and a refusal each");
     assert_sound(&store);
 }
 
