@@ -5,7 +5,15 @@ import { after, before, describe, test } from 'node:test';
 
 import { startEverything } from './lib/everything.mjs';
 import {
-  Parts, assets, call, callOf, issuerConfig, post, postRaw, problemOf, textOf,
+  Parts,
+  assets,
+  call,
+  callOf,
+  issuerConfig,
+  post,
+  postRaw,
+  problemOf,
+  textOf,
 } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
@@ -23,23 +31,40 @@ const schema = { type: 'object' };
 const parts = new Parts();
 let everything, sandbox, tap, own, issuer, gateway, url, alice, bob;
 
-before(() => parts.starting(async () => {
-  const port = await freePort();
-  url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
-  everything = await parts.keep('everything', startEverything());
-  sandbox = await parts.keep('sandbox', startSandbox());
-  tap = await parts.keep('tap', startTap(() => everything.url));
-  own = await parts.keep('own', startOwnServer({
-    tools: ['plain', 'guarded', 'priced'].map((name) => ({ name, inputSchema: schema, 'x-own': 1 })),
-  }));
-  const resources = ['main', 'strict', 'direct', 'modern', 'own'].map(url);
-  issuer = await parts.keep('issuer', startIssuer({ resources }));
-  gateway = await parts.keep('gateway', startGateway({ port, config: configuration }));
-  alice = Object.fromEntries(await Promise.all(['main', 'strict', 'own'].map(
-    async (server) => [server, await issuer.userToken('alice', url(server))],
-  )));
-  bob = { strict: await issuer.userToken('bob', url('strict')) };
-}));
+before(() =>
+  parts.starting(async () => {
+    const port = await freePort();
+    url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
+    everything = await parts.keep('everything', startEverything());
+    sandbox = await parts.keep('sandbox', startSandbox());
+    tap = await parts.keep(
+      'tap',
+      startTap(() => everything.url),
+    );
+    own = await parts.keep(
+      'own',
+      startOwnServer({
+        tools: ['plain', 'guarded', 'priced'].map((name) => ({
+          name,
+          inputSchema: schema,
+          'x-own': 1,
+        })),
+      }),
+    );
+    const resources = ['main', 'strict', 'direct', 'modern', 'own'].map(url);
+    issuer = await parts.keep('issuer', startIssuer({ resources }));
+    gateway = await parts.keep('gateway', startGateway({ port, config: configuration }));
+    alice = Object.fromEntries(
+      await Promise.all(
+        ['main', 'strict', 'own'].map(async (server) => [
+          server,
+          await issuer.userToken('alice', url(server)),
+        ]),
+      ),
+    );
+    bob = { strict: await issuer.userToken('bob', url('strict')) };
+  }),
+);
 
 after(() => parts.stop());
 
@@ -100,7 +125,10 @@ describe('the legacy era, in front of server-everything', () => {
       const { tools } = await client.listTools();
       // trigger-elicitation-request is there for clients that can be asked only.
       assert.deepEqual(tools.map((tool) => tool.name).sort(), [
-        'echo', 'get-structured-content', 'get-sum', 'trigger-long-running-operation',
+        'echo',
+        'get-structured-content',
+        'get-sum',
+        'trigger-long-running-operation',
       ]);
       const priced = tools.find((tool) => tool.name === 'get-structured-content');
       assert.deepEqual(priced._meta['countersign/price'].price, ['0.01 USDC']);
@@ -143,9 +171,19 @@ describe('the legacy era, in front of server-everything', () => {
       );
       const ended = Date.now();
       assert.ok(!result.isError, JSON.stringify(result));
-      assert.deepEqual(heard.map(({ progress, total }) => [progress, total]),
-        [[1, 4], [2, 4], [3, 4], [4, 4]]);
-      assert.ok(ended - heard[0].at > 500, `first progress ${ended - heard[0].at} ms before the end`);
+      assert.deepEqual(
+        heard.map(({ progress, total }) => [progress, total]),
+        [
+          [1, 4],
+          [2, 4],
+          [3, 4],
+          [4, 4],
+        ],
+      );
+      assert.ok(
+        ended - heard[0].at > 500,
+        `first progress ${ended - heard[0].at} ms before the end`,
+      );
     }));
 
   test('the server asks the client in mid-call, and gets its answer', async () => {
@@ -187,10 +225,15 @@ describe('the legacy era, in front of server-everything', () => {
 
       assert.equal((await say('after')).content[0].text, 'Echo: after');
       const { tools } = await client.listTools();
-      assert.deepEqual(tools.map((tool) => tool.name), ['echo']);
+      assert.deepEqual(
+        tools.map((tool) => tool.name),
+        ['echo'],
+      );
       const methods = tap.seen.slice(earlier).map(({ message }) => message?.method);
       assert.equal(methods.filter((method) => method === 'initialize').length, 1, methods.join());
-      const later = tap.seen.slice(earlier).filter(({ message }) => message?.params?.name === 'echo');
+      const later = tap.seen
+        .slice(earlier)
+        .filter(({ message }) => message?.params?.name === 'echo');
       const sessions = later.map(({ headers }) => headers['mcp-session-id']);
       assert.equal(new Set(sessions).size, sessions.length, 'the forgotten one, then the new one');
       const seen = new Set(wire.map(({ headers }) => headers['mcp-session-id']).filter(Boolean));
@@ -225,9 +268,15 @@ describe('the legacy era, in front of server-everything', () => {
     test('somebody else lists', () =>
       refused(list, { ...bearer(bob.strict), 'mcp-session-id': session }));
     test('somebody else calls', () =>
-      refused(callOf('echo', { message: 'mine?' }), { ...bearer(bob.strict), 'mcp-session-id': session }));
+      refused(callOf('echo', { message: 'mine?' }), {
+        ...bearer(bob.strict),
+        'mcp-session-id': session,
+      }));
     test('one that never was', () =>
-      refused(callOf('echo', { message: 'x' }), { ...bearer(alice.strict), 'mcp-session-id': 'made-up' }));
+      refused(callOf('echo', { message: 'x' }), {
+        ...bearer(alice.strict),
+        'mcp-session-id': 'made-up',
+      }));
     test('somebody else ends it', async () => {
       const headers = { ...bearer(bob.strict), 'mcp-session-id': session };
       const answer = await fetch(url('strict'), { method: 'DELETE', headers });
@@ -243,7 +292,7 @@ describe('the legacy era, in front of server-everything', () => {
     });
   });
 
-  test('the session id is not the server\'s own', async () => {
+  test("the session id is not the server's own", async () => {
     const client = await legacyClient(url('main'));
     const inside = tap.seen.map(({ headers }) => headers['mcp-session-id']);
     assert.ok(!inside.includes(client.transport.sessionId));
@@ -256,7 +305,11 @@ describe('the modern era', () => {
     withClient(modernClient(url('modern')), async (client) => {
       assert.equal(client.getProtocolEra(), 'modern');
       const { tools } = await client.listTools();
-      assert.deepEqual(tools.map((tool) => tool.name).sort(), ['get_forecast', 'get_report', 'status']);
+      assert.deepEqual(tools.map((tool) => tool.name).sort(), [
+        'get_forecast',
+        'get_report',
+        'status',
+      ]);
       const priced = tools.find((tool) => tool.name === 'get_forecast');
       assert.deepEqual(priced._meta['countersign/price'].price, ['0.01 USDC']);
       assert.equal(priced.outputSchema, undefined);
@@ -298,7 +351,9 @@ describe('the modern era', () => {
       'io.modelcontextprotocol/clientCapabilities': {},
     };
     const right = {
-      'mcp-protocol-version': version, 'mcp-method': 'tools/call', 'mcp-name': 'plain',
+      'mcp-protocol-version': version,
+      'mcp-method': 'tools/call',
+      'mcp-name': 'plain',
     };
     const send = (headers, name = 'plain', withMeta = meta) =>
       post(url('own'), callOf(name, {}, withMeta), headers);
@@ -320,7 +375,8 @@ describe('the modern era', () => {
       'another method': { ...right, 'mcp-method': 'tools/list' },
       'another version': { ...right, 'mcp-protocol-version': '2025-11-25' },
       'another name, wrapped': {
-        ...right, 'mcp-name': `=?base64?${Buffer.from('guarded').toString('base64')}?=`,
+        ...right,
+        'mcp-name': `=?base64?${Buffer.from('guarded').toString('base64')}?=`,
       },
       'a wrapping that is none': { ...right, 'mcp-name': '=?base64?%%%?=' },
     };
@@ -354,7 +410,9 @@ describe('the modern era', () => {
 
 describe('nothing is lost on the way', () => {
   test('arguments, params and results keep their bytes', async () => {
-    const odd = '{"z":12345678901234567890123,"a":1.0,"e":1E+2,"nested":{"b":[9007199254740993],"a":"\\u00e9é"}}';
+    const odd =
+      '{"z":12345678901234567890123,"a":1.0,"e":1E+2,' +
+      '"nested":{"b":[9007199254740993],"a":"\\u00e9é"}}';
     const result =
       '{"content":[{"type":"text","text":"ok","annotations":{"x-new":1}}],' +
       '"structuredContent":{"big":18446744073709551616000,"f":2.0},"x-unknown":{"b":1,"a":2},' +
@@ -362,8 +420,9 @@ describe('nothing is lost on the way', () => {
     own.respond(() => result);
     const answer = await post(
       url('own'),
-      `{"jsonrpc":"2.0","id":"é-7","method":"tools/call","params":{"x-before":[1.10],"name":"plain",` +
-      `"arguments":${odd},"_meta":{"vendor/a":1e2,"progressToken":7,"traceparent":"00-${'1'.repeat(32)}-${'2'.repeat(16)}-01"}}}`,
+      '{"jsonrpc":"2.0","id":"é-7","method":"tools/call","params":{"x-before":[1.10],' +
+        `"name":"plain","arguments":${odd},"_meta":{"vendor/a":1e2,"progressToken":7,` +
+        `"traceparent":"00-${'1'.repeat(32)}-${'2'.repeat(16)}-01"}}}`,
     );
     const forwarded = own.seen.at(-1).body;
     assert.ok(forwarded.includes(`"arguments":${odd}`), forwarded);
@@ -371,9 +430,12 @@ describe('nothing is lost on the way', () => {
     assert.ok(forwarded.includes('"vendor/a":1e2,"progressToken":7,"traceparent"'), forwarded);
     assert.ok(answer.text.includes('"id":"é-7"'), answer.text);
     for (const piece of [
-      '"annotations":{"x-new":1}', '"structuredContent":{"big":18446744073709551616000,"f":2.0}',
-      '"x-unknown":{"b":1,"a":2}', '"vendor/thing":{"n":9007199254740993}',
-    ]) assert.ok(answer.text.includes(piece), `${piece} in ${answer.text}`);
+      '"annotations":{"x-new":1}',
+      '"structuredContent":{"big":18446744073709551616000,"f":2.0}',
+      '"x-unknown":{"b":1,"a":2}',
+      '"vendor/thing":{"n":9007199254740993}',
+    ])
+      assert.ok(answer.text.includes(piece), `${piece} in ${answer.text}`);
     own.respond();
   });
 
@@ -391,7 +453,7 @@ describe('nothing is lost on the way', () => {
     assert.ok(answer.json.result.tools.every((tool) => tool['x-own'] === 1));
   });
 
-  test('the server\'s own error, with its code and data', async () => {
+  test("the server's own error, with its code and data", async () => {
     own.respond(() => ({ error: '{"code":-32123,"message":"own","data":{"n":9007199254740993}}' }));
     const answer = await call(url('own'), { name: 'plain' });
     assert.equal(answer.json.error.code, -32123);
@@ -404,10 +466,15 @@ describe('nothing passes that must not', () => {
   test('neither token nor forged identity reaches a server', async () => {
     const earlier = own.seen.length;
     const forged = {
-      'txn-token': 'forged-canary', 'x-user': 'forged-canary', x_user: 'forged-canary',
-      'x-forwarded-user': 'forged-canary', 'cf-access-jwt-assertion': 'forged-canary',
-      'x-mcp-subject': 'forged-canary', 'idempotency-key': 'forged-canary',
-      forwarded: 'for=forged-canary', cookie: 'session=forged-canary',
+      'txn-token': 'forged-canary',
+      'x-user': 'forged-canary',
+      x_user: 'forged-canary',
+      'x-forwarded-user': 'forged-canary',
+      'cf-access-jwt-assertion': 'forged-canary',
+      'x-mcp-subject': 'forged-canary',
+      'idempotency-key': 'forged-canary',
+      forwarded: 'for=forged-canary',
+      cookie: 'session=forged-canary',
       'proxy-authorization': 'Basic forged-canary',
     };
     const token = alice.own;
@@ -416,7 +483,11 @@ describe('nothing passes that must not', () => {
     assert.ok(!called.json.result.isError, called.text);
     const list = { jsonrpc: '2.0', id: 1, method: 'tools/list' };
     await post(url('own'), list, { ...bearer(token), ...forged });
-    await post(url('own'), { jsonrpc: '2.0', method: 'notifications/initialized' }, { ...bearer(token), ...forged });
+    await post(
+      url('own'),
+      { jsonrpc: '2.0', method: 'notifications/initialized' },
+      { ...bearer(token), ...forged },
+    );
 
     const reached = own.seen.slice(earlier);
     assert.equal(reached.length, 3);
@@ -440,8 +511,10 @@ describe('nothing passes that must not', () => {
   test('nor does a payment, in a message that is only relayed', async () => {
     const earlier = own.seen.length;
     const _meta = {
-      'x402/payment': 'payment-canary', 'x402.payment': 'payment-canary',
-      'ai.bolthub/payment': { scheme: 'l402', proof: 'payment-canary' }, 'vendor/kept': 1,
+      'x402/payment': 'payment-canary',
+      'x402.payment': 'payment-canary',
+      'ai.bolthub/payment': { scheme: 'l402', proof: 'payment-canary' },
+      'vendor/kept': 1,
     };
     const read = { jsonrpc: '2.0', id: 1, method: 'resources/read', params: { uri: 'x:y', _meta } };
     const headers = { 'payment-signature': 'payment-canary', 'x-payment': 'payment-canary' };
@@ -453,14 +526,21 @@ describe('nothing passes that must not', () => {
     assert.ok(!said.includes('payment-canary'), said);
   });
 
-  test('a server cannot speak in the gateway\'s name', async () => {
+  test("a server cannot speak in the gateway's name", async () => {
     const forged = Object.fromEntries(
-      ['receipt', 'refusal', 'charged', 'replay-of', 'price'].map((k) => [`countersign/${k}`, 'forged']),
+      ['receipt', 'refusal', 'charged', 'replay-of', 'price'].map((k) => [
+        `countersign/${k}`,
+        'forged',
+      ]),
     );
     for (const isError of [false, true]) {
-      own.respond(() => JSON.stringify({
-        content: [], isError, _meta: { ...forged, 'x402/payment-response': 'forged', 'vendor/kept': 1 },
-      }));
+      own.respond(() =>
+        JSON.stringify({
+          content: [],
+          isError,
+          _meta: { ...forged, 'x402/payment-response': 'forged', 'vendor/kept': 1 },
+        }),
+      );
       const { json, text } = await call(url('own'), { name: 'plain' });
       assert.equal(json.result._meta['vendor/kept'], 1);
       assert.ok(!text.includes('forged'), text);
@@ -472,25 +552,41 @@ describe('nothing passes that must not', () => {
     const deep = (depth) => `${'['.repeat(depth)}${']'.repeat(depth)}`;
     const plain = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"plain"}}';
     const withArguments = (text) =>
-      `{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"plain","arguments":${text}}}`;
+      plain.replace('"name":"plain"', `"name":"plain","arguments":${text}`);
     const cases = {
       'no JSON': ['{"jsonrpc":', 400, 'REQ-001'],
-      'not UTF-8 text': ['{"jsonrpc":"2.0","id":1,"method":"\ud800"}'.replace('\ud800', '\\ud800'), 400, 'REQ-001'],
+      'not UTF-8 text': [
+        '{"jsonrpc":"2.0","id":1,"method":"\ud800"}'.replace('\ud800', '\\ud800'),
+        400,
+        'REQ-001',
+      ],
       'too large': [withArguments(`{"x":"${'y'.repeat(1 << 20)}"}`), 413, 'REQ-002'],
       'too deep': [withArguments(`{"x":${deep(80)}}`), 400, 'REQ-003'],
       'far too deep': [withArguments(`{"x":${deep(100_000)}}`), 400, 'REQ-003'],
       'the method twice': [plain.replace('"id":1', '"id":1,"method":"ping"'), 400, 'REQ-004'],
       'the name twice': [plain.replace('"name"', '"name":"priced","name"'), 400, 'REQ-004'],
-      'the name twice, escaped': [plain.replace('"name"', '"n\\u0061me":"priced","name"'), 400, 'REQ-004'],
+      'the name twice, escaped': [
+        plain.replace('"name"', '"n\\u0061me":"priced","name"'),
+        400,
+        'REQ-004',
+      ],
       'an argument twice': [withArguments('{"a":1,"a":2}'), 400, 'REQ-004'],
-      'an argument twice, deep inside': [withArguments('{"l":[{"a":1,"b":2,"a":3}]}'), 400, 'REQ-004'],
+      'an argument twice, deep inside': [
+        withArguments('{"l":[{"a":1,"b":2,"a":3}]}'),
+        400,
+        'REQ-004',
+      ],
       'a batch': [`[${plain}]`, 400, 'REQ-005'],
       'an empty batch': ['[]', 400, 'REQ-005'],
       'no JSON-RPC': ['{"hello":1}', 400, 'REQ-006'],
       'another version of JSON-RPC': [plain.replace('"2.0"', '"1.0"'), 400, 'REQ-006'],
       'an id that is an object': [plain.replace('"id":1', '"id":{}'), 400, 'REQ-006'],
       'a member in another case': [plain.replace('"name"', '"Name"'), 400, 'REQ-006'],
-      'two spellings of a member': [plain.replace('"name"', '"NAME":"priced","name"'), 400, 'REQ-006'],
+      'two spellings of a member': [
+        plain.replace('"name"', '"NAME":"priced","name"'),
+        400,
+        'REQ-006',
+      ],
       'arguments that are no object': [withArguments('[1]'), 400, 'REQ-006'],
       'a tool that is not there': [plain.replace('plain', 'PLAIN'), 404, 'REQ-015'],
     };
@@ -523,11 +619,19 @@ describe('nothing passes that must not', () => {
       });
     }
 
-    for (const name of ['mcp-session-id', 'authorization', 'payment-signature', 'x-mcp-auth-composite']) {
+    for (const name of [
+      'mcp-session-id',
+      'authorization',
+      'payment-signature',
+      'x-mcp-auth-composite',
+    ]) {
       test(`${name} twice`, async () => {
         const value = name === 'authorization' ? `Bearer ${alice.own}` : 'x';
         const earlier = own.seen.length;
-        const answer = await postRaw(url('own'), plain, [[name, value], [name, value]]);
+        const answer = await postRaw(url('own'), plain, [
+          [name, value],
+          [name, value],
+        ]);
         assert.equal(problemOf(answer)?.code, 'REQ-014', JSON.stringify(answer.json));
         assert.equal(answer.status, 400);
         assert.equal(own.seen.length, earlier);
@@ -573,7 +677,10 @@ describe('nothing passes that must not', () => {
       assert.equal(document.resource, url('own'));
       assert.deepEqual(document.authorization_servers, [issuer.url]);
     }
-    assert.equal((await post(url('strict'), { jsonrpc: '2.0', id: 1, method: 'tools/list' })).status, 401);
+    assert.equal(
+      (await post(url('strict'), { jsonrpc: '2.0', id: 1, method: 'tools/list' })).status,
+      401,
+    );
   });
 
   test('a token for another server, or without the scope', async () => {
@@ -588,7 +695,12 @@ describe('nothing passes that must not', () => {
   });
 
   test('the admin API is not on the public listener', async () => {
-    for (const path of ['/v1/grants', '/main/mcp/../v1/grants', '/%2e%2e/v1/status', '//v1/grants']) {
+    for (const path of [
+      '/v1/grants',
+      '/main/mcp/../v1/grants',
+      '/%2e%2e/v1/status',
+      '//v1/grants',
+    ]) {
       const response = await fetch(`http://127.0.0.1:${gateway.port}${path}`);
       assert.equal(response.status, 404, path);
     }

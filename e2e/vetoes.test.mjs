@@ -10,8 +10,20 @@ import { fileURLToPath } from 'node:url';
 import { startChain } from './lib/chain.mjs';
 import { startEverything } from './lib/everything.mjs';
 import {
-  Parts, assets, builtinFacilitator, buyL402, call, callOf, facilitatorEnv, grant, issuerConfig,
-  l402Meta, post, problemOf, receiptOf, textOf,
+  Parts,
+  assets,
+  builtinFacilitator,
+  buyL402,
+  call,
+  callOf,
+  facilitatorEnv,
+  grant,
+  issuerConfig,
+  l402Meta,
+  post,
+  problemOf,
+  receiptOf,
+  textOf,
 } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
@@ -29,24 +41,38 @@ const parts = new Parts();
 let chain, sandbox, own, tap, issuer, gateway, url;
 const token = {};
 
-before(() => parts.starting(async () => {
-  const port = await freePort();
-  url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
-  const everything = await parts.keep('everything', startEverything());
-  chain = await parts.keep('chain', startChain());
-  sandbox = await parts.keep('sandbox', startSandbox());
-  tap = await parts.keep('tap', startTap(() => everything.url));
-  own = await parts.keep('own', startOwnServer({
-    answer: ({ params }) => JSON.stringify({ content: [{ type: 'text', text: `ran ${params.name}` }] }),
-  }));
-  issuer = await parts.keep('issuer', startIssuer({ resources: ['main', 'own'].map(url) }));
-  gateway = await parts.keep('gateway', startGateway({
-    port, env: facilitatorEnv(chain), config: configuration(port),
-  }));
-  // Everybody below is a person of their own, so that no test sees another's grants.
-  token.main = await issuer.userToken('alice', url('main'));
-  token.machine = await issuer.clientCredentials(url('own'));
-}));
+before(() =>
+  parts.starting(async () => {
+    const port = await freePort();
+    url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
+    const everything = await parts.keep('everything', startEverything());
+    chain = await parts.keep('chain', startChain());
+    sandbox = await parts.keep('sandbox', startSandbox());
+    tap = await parts.keep(
+      'tap',
+      startTap(() => everything.url),
+    );
+    own = await parts.keep(
+      'own',
+      startOwnServer({
+        answer: ({ params }) =>
+          JSON.stringify({ content: [{ type: 'text', text: `ran ${params.name}` }] }),
+      }),
+    );
+    issuer = await parts.keep('issuer', startIssuer({ resources: ['main', 'own'].map(url) }));
+    gateway = await parts.keep(
+      'gateway',
+      startGateway({
+        port,
+        env: facilitatorEnv(chain),
+        config: configuration(port),
+      }),
+    );
+    // Everybody below is a person of their own, so that no test sees another's grants.
+    token.main = await issuer.userToken('alice', url('main'));
+    token.machine = await issuer.clientCredentials(url('own'));
+  }),
+);
 
 after(() => parts.stop());
 
@@ -75,7 +101,12 @@ const configuration = (port, changes = {}) => ({
     },
   },
   budgets: [
-    { name: 'limited', scope: { tool: 'own/get_limited', delegator: '*' }, limit: '0.02 USD', window: '24h' },
+    {
+      name: 'limited',
+      scope: { tool: 'own/get_limited', delegator: '*' },
+      limit: '0.02 USD',
+      window: '24h',
+    },
     { name: 'crowded', scope: { tool: 'own/get_crowded' }, limit: '0.07 USD', window: '24h' },
   ],
   ...changes,
@@ -84,7 +115,8 @@ const configuration = (port, changes = {}) => ({
 /** A person with a token, and a grant unless told otherwise. */
 async function person(login, terms = {}) {
   const token = await issuer.userToken(login, url('own'));
-  const given = terms && await grant(gateway, issuer, { server: 'own', subject: login, ...terms });
+  const given =
+    terms && (await grant(gateway, issuer, { server: 'own', subject: login, ...terms }));
   return { token, grant: given?.grant.id };
 }
 
@@ -93,7 +125,9 @@ const thing = (who, args, more = {}) =>
 
 /** Signs what a challenge asks for, whatever it is. */
 const x402For = async (answer) => ({
-  'x402/payment': await payer(chain.payer.key).createPaymentPayload(challengeOf(answer.json.result)),
+  'x402/payment': await payer(chain.payer.key).createPaymentPayload(
+    challengeOf(answer.json.result),
+  ),
 });
 
 /** Asserts a refusal with all that an agent needs of it; returns its problem object. */
@@ -109,7 +143,8 @@ async function refused(asking, { code, charged = 'no', actor, retry, proofs }, r
   assert.equal(problem.retryable, retry !== 'never');
   assert.deepEqual(
     ['identity', 'consent', 'payment', 'authorization'].map((light) => problem.proofs[light]),
-    proofs, 'lights',
+    proofs,
+    'lights',
   );
   assert.match(problem.call_id, /^call_[0-9a-f]{32}$/);
   assert.equal(own.calls(), runs, 'nothing ran');
@@ -131,15 +166,22 @@ async function costsNothing(step) {
 }
 
 describe('identity', () => {
-  test('no token', () => costsNothing(() => refused(() => thing({}, { n: 1 }), {
-    code: 'IDN-001', actor: 'client', retry: 'after_action',
-    proofs: ['missing', 'not_reached', 'not_reached', 'not_reached'],
-  })));
+  test('no token', () =>
+    costsNothing(() =>
+      refused(() => thing({}, { n: 1 }), {
+        code: 'IDN-001',
+        actor: 'client',
+        retry: 'after_action',
+        proofs: ['missing', 'not_reached', 'not_reached', 'not_reached'],
+      }),
+    ));
 
-  test('a program\'s token where a person is needed', async () => {
+  test("a program's token where a person is needed", async () => {
     const personal = (token) => call(url('own'), { token, name: 'get_personal' });
     const { answer } = await refused(() => personal(token.machine), {
-      code: 'IDN-011', actor: 'human', retry: 'after_action',
+      code: 'IDN-011',
+      actor: 'human',
+      retry: 'after_action',
       proofs: ['refused', 'not_reached', 'not_reached', 'not_reached'],
     });
     assert.equal(answer.status, 403);
@@ -148,15 +190,26 @@ describe('identity', () => {
   });
 
   test('an expired token, a token that was tampered with', async () => {
-    const claims = { aud: url('own'), sub: 'alice', client_id: 'web-agent', org_id: 'org_acme', auth_time: 1 };
+    const claims = {
+      aud: url('own'),
+      sub: 'alice',
+      client_id: 'web-agent',
+      org_id: 'org_acme',
+      auth_time: 1,
+    };
     const now = Math.floor(Date.now() / 1000);
     const expired = await issuer.sign({ ...claims, iat: now - 600, exp: now - 1 });
-    const identity = { actor: 'client', retry: 'after_action',
-      proofs: ['refused', 'not_reached', 'not_reached', 'not_reached'] };
+    const identity = {
+      actor: 'client',
+      retry: 'after_action',
+      proofs: ['refused', 'not_reached', 'not_reached', 'not_reached'],
+    };
     await refused(() => thing({ token: expired }), { code: 'IDN-004', ...identity });
     const good = await issuer.sign({ ...claims, iat: now, exp: now + 60 });
     const [head, , signature] = good.split('.');
-    const body = Buffer.from(JSON.stringify({ ...claims, iss: issuer.url, sub: 'bob', iat: now, exp: now + 60 }));
+    const body = Buffer.from(
+      JSON.stringify({ ...claims, iss: issuer.url, sub: 'bob', iat: now, exp: now + 60 }),
+    );
     const forged = [head, body.toString('base64url'), signature].join('.');
     await refused(() => thing({ token: forged }), { code: 'IDN-003', ...identity });
   });
@@ -164,18 +217,27 @@ describe('identity', () => {
 
 describe('consent', () => {
   const noConsent = (code, light = 'refused') => ({
-    code, actor: 'human', retry: 'after_action',
+    code,
+    actor: 'human',
+    retry: 'after_action',
     proofs: ['ok', light, 'not_reached', 'not_reached'],
   });
 
   test('no grant: what to approve, as a command that works', async () => {
     const carla = await person('carla', null);
     const { problem } = await costsNothing(() =>
-      refused(() => thing(carla, { n: 1 }), noConsent('CNS-001', 'missing')));
-    const words = problem.facts.approve_with.match(/'[^']*'|\S+/g).map((w) => w.replace(/^'|'$/g, ''));
+      refused(() => thing(carla, { n: 1 }), noConsent('CNS-001', 'missing')),
+    );
+    const words = problem.facts.approve_with
+      .match(/'[^']*'|\S+/g)
+      .map((w) => w.replace(/^'|'$/g, ''));
     assert.equal(words[0], 'countersign');
     await gateway.cli(...words.slice(1));
-    assert.equal(problemOf(await thing(carla, { n: 1 })).code, 'PAY-001', 'then money is asked for');
+    assert.equal(
+      problemOf(await thing(carla, { n: 1 })).code,
+      'PAY-001',
+      'then money is asked for',
+    );
   });
 
   test('by HTTP, the status says so', async () => {
@@ -188,8 +250,13 @@ describe('consent', () => {
 
   test('a grant to another agent, tool or person is none', async () => {
     const doris = await person('doris', null);
-    for (const other of [{ agent: 'agent-m2m' }, { tools: ['get_costly'] }, { subject: 'dora' },
-      { server: 'main' }, { tenant: 'org_other' }]) {
+    for (const other of [
+      { agent: 'agent-m2m' },
+      { tools: ['get_costly'] },
+      { subject: 'dora' },
+      { server: 'main' },
+      { tenant: 'org_other' },
+    ]) {
       await grant(gateway, issuer, { server: 'own', subject: 'doris', ...other });
       assert.equal(problemOf(await thing(doris, { n: 1 })).code, 'CNS-001', JSON.stringify(other));
     }
@@ -208,7 +275,10 @@ describe('consent', () => {
   test('the total is used up', async () => {
     const gina = await person('gina', { total: '0.01 USD' });
     const first = await thing(gina, { n: 1 });
-    assert.equal(textOf(await thing(gina, { n: 1 }, { meta: await x402For(first) })), 'ran get_thing');
+    assert.equal(
+      textOf(await thing(gina, { n: 1 }, { meta: await x402For(first) })),
+      'ran get_thing',
+    );
     await costsNothing(() => refused(() => thing(gina, { n: 2 }), noConsent('CNS-006')));
   });
 
@@ -220,12 +290,18 @@ describe('consent', () => {
     await gateway.cli('grant', 'suspend', hans.grant);
     await costsNothing(() => refused(() => thing(hans, { n: 1 }, { meta }), noConsent('CNS-004')));
     await gateway.cli('grant', 'resume', hans.grant);
-    assert.equal(textOf(await thing(hans, { n: 1 }, { meta })), 'ran get_thing', 'the payment was unused');
+    assert.equal(
+      textOf(await thing(hans, { n: 1 }, { meta })),
+      'ran get_thing',
+      'the payment was unused',
+    );
 
     const again = await thing(hans, { n: 2 });
     const second = await x402For(again);
     await gateway.cli('grant', 'revoke', hans.grant);
-    await costsNothing(() => refused(() => thing(hans, { n: 2 }, { meta: second }), noConsent('CNS-003')));
+    await costsNothing(() =>
+      refused(() => thing(hans, { n: 2 }, { meta: second }), noConsent('CNS-003')),
+    );
     await refused(() => thing(hans, { n: 3 }), noConsent('CNS-003'));
   });
 
@@ -239,10 +315,14 @@ describe('consent', () => {
 describe('payment', () => {
   test('none: asked for only when all else has said yes', async () => {
     const jack = await person('jack');
-    const { answer } = await costsNothing(() => refused(() => thing(jack, { n: 1 }), {
-      code: 'PAY-001', actor: 'client', retry: 'after_action',
-      proofs: ['ok', 'ok', 'missing', 'ok'],
-    }));
+    const { answer } = await costsNothing(() =>
+      refused(() => thing(jack, { n: 1 }), {
+        code: 'PAY-001',
+        actor: 'client',
+        retry: 'after_action',
+        proofs: ['ok', 'ok', 'missing', 'ok'],
+      }),
+    );
     assert.equal(challengeOf(answer.json.result).accepts.length, 1);
   });
 
@@ -255,17 +335,27 @@ describe('payment', () => {
 
     const dir = path.join(gateway.dir, 'policy');
     mkdirSync(dir);
-    for (const file of ['schema.cedarschema', 'policies.cedar']) cpSync(bundle + file, path.join(dir, file));
-    writeFileSync(path.join(dir, 'policies.cedar'), `${readFileSync(path.join(bundle, 'policies.cedar'))}
+    for (const file of ['schema.cedarschema', 'policies.cedar'])
+      cpSync(bundle + file, path.join(dir, file));
+    writeFileSync(
+      path.join(dir, 'policies.cedar'),
+      `${readFileSync(path.join(bundle, 'policies.cedar'))}
 @id("closed.today")
 @reason("CLOSED_TODAY")
 forbid (principal, action, resource == Tool::"own/get_thing");
-`);
+`,
+    );
     gateway.configure(configuration(gateway.port, { policy: { dir } }));
     await gateway.restart();
-    const { problem } = await costsNothing(() => refused(() => thing(kim, { n: 1 }, { meta }), {
-      code: 'POL-001', charged: 'unused', actor: 'operator', retry: 'never', proofs,
-    }));
+    const { problem } = await costsNothing(() =>
+      refused(() => thing(kim, { n: 1 }, { meta }), {
+        code: 'POL-001',
+        charged: 'unused',
+        actor: 'operator',
+        retry: 'never',
+        proofs,
+      }),
+    );
     assert.match(JSON.stringify(problem.facts), /CLOSED_TODAY/);
 
     gateway.configure(configuration(gateway.port));
@@ -284,10 +374,15 @@ forbid (principal, action, resource == Tool::"own/get_thing");
     const asked = await thing(leo, { n: 1 });
     const meta = l402Meta(await buyL402(asked, sandbox.pay));
     await gateway.cli('grant', 'revoke', leo.grant);
-    await costsNothing(() => refused(() => thing(leo, { n: 1 }, { meta }), {
-      code: 'CNS-003', charged: 'unused', actor: 'human', retry: 'after_action',
-      proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
-    }));
+    await costsNothing(() =>
+      refused(() => thing(leo, { n: 1 }, { meta }), {
+        code: 'CNS-003',
+        charged: 'unused',
+        actor: 'human',
+        retry: 'after_action',
+        proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
+      }),
+    );
     await grant(gateway, issuer, { server: 'own', subject: 'leo' });
     assert.equal(textOf(await costsNothing(() => thing(leo, { n: 1 }, { meta }))), 'ran get_thing');
   });
@@ -297,7 +392,10 @@ forbid (principal, action, resource == Tool::"own/get_thing");
     const asked = await thing(mara, { n: 1 });
     const meta = l402Meta(await buyL402(asked, sandbox.pay));
     await refused(() => thing(mara, { n: 2 }, { meta }), {
-      code: 'PAY-017', charged: 'unused', actor: 'client', retry: 'after_action',
+      code: 'PAY-017',
+      charged: 'unused',
+      actor: 'client',
+      retry: 'after_action',
       proofs: ['ok', 'ok', 'refused', 'ok'],
     });
     assert.equal(textOf(await thing(mara, { n: 1 }, { meta })), 'ran get_thing');
@@ -306,11 +404,14 @@ forbid (principal, action, resource == Tool::"own/get_thing");
 
 describe('policy', () => {
   test('forbids, with its reasons', async () => {
-    const { problem } = await costsNothing(() => refused(
-      () => call(url('own'), { token: token.machine, name: 'get_secret' }),
-      { code: 'POL-001', actor: 'operator', retry: 'never',
-        proofs: ['ok', 'not_required', 'not_reached', 'refused'] },
-    ));
+    const { problem } = await costsNothing(() =>
+      refused(() => call(url('own'), { token: token.machine, name: 'get_secret' }), {
+        code: 'POL-001',
+        actor: 'operator',
+        retry: 'never',
+        proofs: ['ok', 'not_required', 'not_reached', 'refused'],
+      }),
+    );
     assert.match(JSON.stringify(problem.facts), /SECRET_NEEDS_PERSON/);
   });
 
@@ -318,7 +419,9 @@ describe('policy', () => {
     const nora = await person('nora');
     const meta = { 'countersign/intent': { intent: 'read', purpose: 'just looking' } };
     await refused(() => call(url('own'), { token: nora.token, name: 'delete_thing', meta }), {
-      code: 'POL-004', actor: 'client', retry: 'never',
+      code: 'POL-004',
+      actor: 'client',
+      retry: 'never',
       proofs: ['ok', 'ok', 'not_reached', 'refused'],
     });
   });
@@ -326,7 +429,10 @@ describe('policy', () => {
 
 describe('budgets', () => {
   const exceeded = {
-    code: 'BUD-001', actor: 'human', retry: 'later', proofs: ['ok', 'ok', 'not_reached', 'refused'],
+    code: 'BUD-001',
+    actor: 'human',
+    retry: 'later',
+    proofs: ['ok', 'ok', 'not_reached', 'refused'],
   };
 
   test('used up: refused before money is asked for, for this person only', async () => {
@@ -345,7 +451,9 @@ describe('budgets', () => {
     const quinn = await person('quinn');
     const crowded = (n, meta) =>
       call(url('own'), { token: quinn.token, name: 'get_crowded', args: { n }, meta });
-    const paid = await Promise.all(Array.from({ length: 8 }, async (_, n) => x402For(await crowded(n))));
+    const paid = await Promise.all(
+      Array.from({ length: 8 }, async (_, n) => x402For(await crowded(n))),
+    );
     const [runs, before] = [own.calls('get_crowded'), await chain.balance(chain.payer.address)];
     const answers = await Promise.all(paid.map((meta, n) => crowded(n, meta)));
     const codes = answers.map((answer) => problemOf(answer)?.code ?? 'ran').sort();
@@ -359,14 +467,19 @@ describe('budgets', () => {
   test('a window of the grant', async () => {
     const rosa = await person('rosa', { windows: ['0.01 USD/24h'] });
     const first = await thing(rosa, { n: 1 });
-    assert.equal(textOf(await thing(rosa, { n: 1 }, { meta: await x402For(first) })), 'ran get_thing');
+    assert.equal(
+      textOf(await thing(rosa, { n: 1 }, { meta: await x402For(first) })),
+      'ran get_thing',
+    );
     await costsNothing(() => refused(() => thing(rosa, { n: 2 }), exceeded));
   });
 });
 
 describe('a person must approve', () => {
   const pending = {
-    code: 'CNS-008', actor: 'human', retry: 'after_action',
+    code: 'CNS-008',
+    actor: 'human',
+    retry: 'after_action',
     proofs: ['ok', 'ok', 'not_reached', 'pending'],
   };
   const asks = async (who, name, args) => {
@@ -387,7 +500,8 @@ describe('a person must approve', () => {
     assert.ok(!JSON.stringify(waiting).includes('"id":7'), 'arguments are not shown');
 
     await gateway.cli('approvals', 'approve', approval, '--reason', 'looked at it');
-    const other = () => call(url('own'), { token: sara.token, name: 'delete_thing', args: { id: 8 } });
+    const other = () =>
+      call(url('own'), { token: sara.token, name: 'delete_thing', args: { id: 8 } });
     await refused(other, pending);
     const asked = await asking();
     assert.equal(problemOf(asked).code, 'PAY-001', asked.text);
@@ -414,10 +528,14 @@ describe('a person must approve', () => {
     const ursula = await person('ursula');
     const { asking, approval } = await asks(ursula, 'delete_thing', { id: 9 });
     await gateway.cli('approvals', 'deny', approval, '--reason', 'that one is still needed');
-    const { answer, problem } = await costsNothing(() => refused(asking, {
-      code: 'CNS-009', actor: 'human', retry: 'never',
-      proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
-    }));
+    const { answer, problem } = await costsNothing(() =>
+      refused(asking, {
+        code: 'CNS-009',
+        actor: 'human',
+        retry: 'never',
+        proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
+      }),
+    );
     assert.equal(problem.facts.reason, 'that one is still needed');
     assert.match(textOf(answer), /that one is still needed/);
     const late = await gateway.cliRaw('approvals', 'approve', approval);
@@ -430,17 +548,24 @@ describe('a person must approve', () => {
     await gateway.cli('approvals', 'approve', approval);
     const meta = await x402For(await asking());
     await gateway.cli('grant', 'revoke', vera.grant);
-    await costsNothing(() => refused(() => asking(meta), {
-      code: 'CNS-003', actor: 'human', retry: 'after_action',
-      proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
-    }));
+    await costsNothing(() =>
+      refused(() => asking(meta), {
+        code: 'CNS-003',
+        actor: 'human',
+        retry: 'after_action',
+        proofs: ['ok', 'refused', 'not_reached', 'not_reached'],
+      }),
+    );
     await grant(gateway, issuer, { server: 'own', subject: 'vera' });
     assert.equal(textOf(await asking(meta)), 'ran delete_thing', 'the approval was not spent');
   });
 
   test('by HTTP, the status says so', async () => {
     const { token } = await person('walt');
-    const answer = await post(url('own'), callOf('delete_thing'), { ...bearer(token), accept: '*/*' });
+    const answer = await post(url('own'), callOf('delete_thing'), {
+      ...bearer(token),
+      accept: '*/*',
+    });
     assert.equal(answer.status, 403);
     assert.equal(answer.json.code, 'CNS-008');
     assert.equal(answer.json.proofs.authorization, 'pending');
@@ -448,11 +573,19 @@ describe('a person must approve', () => {
 });
 
 test('all four align, before the reference server', async () => {
-  await grant(gateway, issuer, { server: 'main', tools: ['echo'], 'per-call': '0.01 USD', expires: '1h' });
+  await grant(gateway, issuer, {
+    server: 'main',
+    tools: ['echo'],
+    'per-call': '0.01 USD',
+    expires: '1h',
+  });
   const client = await legacyClient(url('main'), { token: token.main });
   try {
     const before = await chain.balance(chain.payer.address);
-    const { result } = await callPaid(client, chain.payer.key, { name: 'echo', arguments: { message: 'yes' } });
+    const { result } = await callPaid(client, chain.payer.key, {
+      name: 'echo',
+      arguments: { message: 'yes' },
+    });
     assert.equal(textOf(result), 'Echo: yes');
     assert.equal(before - (await chain.balance(chain.payer.address)), CENT);
     assert.ok(receiptOf(result));

@@ -2,19 +2,33 @@
 // facilitator and by the reference one, and everything that must not count as payment.
 
 import assert from 'node:assert/strict';
+import { writeFileSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
+import { setTimeout as timeout } from 'node:timers/promises';
 
 import { NETWORK, USDC, startChain, usdcDomain } from './lib/chain.mjs';
 import { startEverything } from './lib/everything.mjs';
 import { startFacilitator } from './lib/facilitator.mjs';
 import {
-  Parts, assets, builtinFacilitator, buyL402, call, callOf, facilitatorEnv, grant, issuerConfig, l402Meta,
-  post, problemOf, receiptOf, textOf,
+  Parts,
+  assets,
+  builtinFacilitator,
+  buyL402,
+  call,
+  callOf,
+  facilitatorEnv,
+  grant,
+  issuerConfig,
+  l402Meta,
+  post,
+  problemOf,
+  receiptOf,
+  textOf,
 } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { cloudflareClient, legacyClient, modernClient } from './lib/mcpclients.mjs';
-import { freePort } from './lib/process.mjs';
+import { freePort, until } from './lib/process.mjs';
 import { pythonJson } from './lib/python.mjs';
 import { startSandbox } from './lib/sandbox.mjs';
 import { startOwnServer, startTap } from './lib/tap.mjs';
@@ -30,23 +44,39 @@ const parts = new Parts();
 let chain, sandbox, tap, own, issuer, reference;
 let builtin, remote;
 
-before(() => parts.starting(async () => {
-  const ports = [await freePort(), await freePort()];
-  const everything = await parts.keep('everything', startEverything());
-  chain = await parts.keep('chain', startChain());
-  sandbox = await parts.keep('sandbox', startSandbox());
-  tap = await parts.keep('tap', startTap(() => everything.url));
-  own = await parts.keep('own', startOwnServer({
-    tools: ['get_a', 'get_b', 'get_late'].map((name) => ({ name, inputSchema: { type: 'object' } })),
-    answer: (message) => JSON.stringify(
-      { resultType: 'complete', content: [{ type: 'text', text: `ran ${message.params.name}` }] }),
-  }));
-  reference = await parts.keep('reference', startFacilitator(chain));
-  const resources = ports.flatMap((port) => ['main', 'own'].map((server) => resource(port, server)));
-  issuer = await parts.keep('issuer', startIssuer({ resources }));
-  builtin = await open(ports[0], builtinFacilitator(chain), chain.merchant.address);
-  remote = await open(ports[1], { url: reference.url }, OTHER_PAYEE);
-}));
+before(() =>
+  parts.starting(async () => {
+    const ports = [await freePort(), await freePort()];
+    const everything = await parts.keep('everything', startEverything());
+    chain = await parts.keep('chain', startChain());
+    sandbox = await parts.keep('sandbox', startSandbox());
+    tap = await parts.keep(
+      'tap',
+      startTap(() => everything.url),
+    );
+    own = await parts.keep(
+      'own',
+      startOwnServer({
+        tools: ['get_a', 'get_b', 'get_late'].map((name) => ({
+          name,
+          inputSchema: { type: 'object' },
+        })),
+        answer: (message) =>
+          JSON.stringify({
+            resultType: 'complete',
+            content: [{ type: 'text', text: `ran ${message.params.name}` }],
+          }),
+      }),
+    );
+    reference = await parts.keep('reference', startFacilitator(chain));
+    const resources = ports.flatMap((port) =>
+      ['main', 'own'].map((server) => resource(port, server)),
+    );
+    issuer = await parts.keep('issuer', startIssuer({ resources }));
+    builtin = await open(ports[0], builtinFacilitator(chain), chain.merchant.address);
+    remote = await open(ports[1], { url: reference.url }, OTHER_PAYEE);
+  }),
+);
 
 after(() => parts.stop());
 
@@ -54,40 +84,43 @@ const resource = (port, server) => `http://127.0.0.1:${port}/${server}/mcp`;
 
 // A gateway with alice's tokens and her grant: what is missing is payment alone.
 async function open(port, facilitator, payTo) {
-  const gateway = await parts.keep(`gateway ${port}`, startGateway({
-    port,
-    env: facilitatorEnv(chain),
-    config: {
-      listen: `127.0.0.1:${port}`,
-      sandbox: true,
-      issuers: [issuerConfig(issuer)],
-      assets,
-      limits: { open_quotes_per_principal: 1000 },
-      rails: {
-        x402: { pay_to: payTo, facilitator },
-        l402: { source: { sandbox: sandbox.lightning } },
-      },
-      servers: {
-        main: {
-          upstream: tap.url,
-          tools: {
-            echo: { price: '0.01 USDC' },
-            'get-sum': { price: ['0.01 USDC', '16 sat'] },
-            'get-structured-content': { price: '0.01 USDC' },
-            'get-resource-links': { price: '0.01 USDC', flow: 'authorization' },
+  const gateway = await parts.keep(
+    `gateway ${port}`,
+    startGateway({
+      port,
+      env: facilitatorEnv(chain),
+      config: {
+        listen: `127.0.0.1:${port}`,
+        sandbox: true,
+        issuers: [issuerConfig(issuer)],
+        assets,
+        limits: { open_quotes_per_principal: 1000 },
+        rails: {
+          x402: { pay_to: payTo, facilitator },
+          l402: { source: { sandbox: sandbox.lightning } },
+        },
+        servers: {
+          main: {
+            upstream: tap.url,
+            tools: {
+              echo: { price: '0.01 USDC' },
+              'get-sum': { price: ['0.01 USDC', '16 sat'] },
+              'get-structured-content': { price: '0.01 USDC' },
+              'get-resource-links': { price: '0.01 USDC', flow: 'authorization' },
+            },
+          },
+          own: {
+            upstream: own.url,
+            tools: {
+              get_a: { price: '0.01 USDC' },
+              get_b: { price: '0.01 USDC' },
+              get_late: { price: '0.01 USDC', flow: 'authorization', deadline: '5s' },
+            },
           },
         },
-        own: {
-          upstream: own.url,
-          tools: {
-            get_a: { price: '0.01 USDC' },
-            get_b: { price: '0.01 USDC' },
-            get_late: { price: '0.01 USDC', flow: 'authorization', deadline: '5s' },
-          },
-        },
       },
-    },
-  }));
+    }),
+  );
   const [main, ours, bobs] = await Promise.all([
     issuer.userToken('alice', resource(port, 'main')),
     issuer.userToken('alice', resource(port, 'own')),
@@ -107,7 +140,8 @@ async function open(port, facilitator, payTo) {
 /** Runs `step`, and asserts what moved from the payer to the payee of `at`. */
 async function moves(amount, at, step) {
   const balances = async () => [
-    await chain.balance(chain.payer.address), await chain.balance(at.payTo),
+    await chain.balance(chain.payer.address),
+    await chain.balance(at.payTo),
   ];
   const [payer0, payee0] = await balances();
   const value = await step();
@@ -118,9 +152,11 @@ async function moves(amount, at, step) {
 
 /** The one transfer of a transaction, with the use of its authorization. */
 async function settlementOf(transaction) {
-  const [transfers, used] = await Promise.all(['Transfer', 'AuthorizationUsed'].map(
-    async (name) => (await chain.events(name)).filter((event) => event.transaction === transaction),
-  ));
+  const [transfers, used] = await Promise.all(
+    ['Transfer', 'AuthorizationUsed'].map(async (name) =>
+      (await chain.events(name)).filter((event) => event.transaction === transaction),
+    ),
+  );
   assert.equal(transfers.length, 1, `transfers of ${transaction}`);
   assert.equal(used.length, 1);
   assert.equal(used[0].args.authorizer, transfers[0].args.from);
@@ -154,7 +190,8 @@ const postCall = ({ token }, message) => ({
 });
 
 for (const [name, gatewayOf] of [
-  ['the built-in facilitator', () => builtin], ['the reference facilitator', () => remote],
+  ['the built-in facilitator', () => builtin],
+  ['the reference facilitator', () => remote],
 ]) {
   describe(`stock clients, settled by ${name}`, () => {
     let at;
@@ -165,25 +202,35 @@ for (const [name, gatewayOf] of [
       const earlier = tap.calls('echo');
       const response = await moves(CENT, at, () =>
         payingFetch(chain.payer.key, fetch)(
-          at.main.url, postCall(at.main, callOf('echo', { message: 'over HTTP' })),
-        ));
+          at.main.url,
+          postCall(at.main, callOf('echo', { message: 'over HTTP' })),
+        ),
+      );
       const answer = { json: await response.json() };
       assert.equal(response.status, 200, JSON.stringify(answer.json));
       assert.equal(textOf(answer), 'Echo: over HTTP');
       assert.ok(receiptOf(answer));
       assert.equal(tap.calls('echo') - earlier, 1);
-      assert.deepEqual(wire.map(({ status }) => status), [402, 200]);
+      assert.deepEqual(
+        wire.map(({ status }) => status),
+        [402, 200],
+      );
       assert.match(wire[0].responseHeaders['cache-control'], /no-store/);
-      await settledTo(at, decodeHeader(response.headers.get('payment-response')),
-        decodeHeader(wire[1].headers['payment-signature']));
+      await settledTo(
+        at,
+        decodeHeader(response.headers.get('payment-response')),
+        decodeHeader(wire[1].headers['payment-signature']),
+      );
     });
 
     test('x402 inside MCP, with the legacy SDK', async () => {
       const earlier = tap.seen.length;
       const { result, payment } = await withClient(
         legacyClient(at.main.url, { token: at.main.token }),
-        (client) => moves(CENT, at, () =>
-          callPaid(client, chain.payer.key, { name: 'echo', arguments: { message: 'in MCP' } })),
+        (client) =>
+          moves(CENT, at, () =>
+            callPaid(client, chain.payer.key, { name: 'echo', arguments: { message: 'in MCP' } }),
+          ),
       );
       assert.equal(textOf(result), 'Echo: in MCP');
       await settledTo(at, result._meta['x402/payment-response'], payment);
@@ -197,7 +244,8 @@ for (const [name, gatewayOf] of [
     test('x402 inside MCP, with the modern SDK', () =>
       withClient(modernClient(at.own.url, { token: at.own.token }), async (client) => {
         const { result, payment } = await moves(CENT, at, () =>
-          callPaid(client, chain.payer.key, { name: 'get_a', arguments: { era: 'modern' } }));
+          callPaid(client, chain.payer.key, { name: 'get_a', arguments: { era: 'modern' } }),
+        );
         assert.equal(textOf(result), 'ran get_a');
         await settledTo(at, result._meta['x402/payment-response'], payment);
       }));
@@ -207,18 +255,24 @@ for (const [name, gatewayOf] of [
         await client.listTools();
         const { result } = await moves(CENT, at, () =>
           callPaid(client, chain.payer.key, {
-            name: 'get-structured-content', arguments: { location: 'Chicago' },
-          }));
+            name: 'get-structured-content',
+            arguments: { location: 'Chicago' },
+          }),
+        );
         assert.equal(typeof result.structuredContent.temperature, 'number');
       }));
 
     test('x402 inside MCP, from Python', async () => {
-      const { tools, results } = await moves(CENT, at, () => pythonJson('x402_mcp.py', {
-        job: {
-          url: at.main.url, token: at.main.token, key: chain.payer.key,
-          calls: [{ tool: 'echo', arguments: { message: 'from Python' } }],
-        },
-      }));
+      const { tools, results } = await moves(CENT, at, () =>
+        pythonJson('x402_mcp.py', {
+          job: {
+            url: at.main.url,
+            token: at.main.token,
+            key: chain.payer.key,
+            calls: [{ tool: 'echo', arguments: { message: 'from Python' } }],
+          },
+        }),
+      );
       assert.ok(tools.includes('echo'));
       const [result] = results;
       assert.equal(result.is_error, false, JSON.stringify(result));
@@ -231,10 +285,12 @@ for (const [name, gatewayOf] of [
       withClient(legacyClient(at.main.url, { token: at.main.token }), async (inner) => {
         const client = await cloudflareClient(inner, { key: chain.payer.key });
         const offered = [];
-        const result = await moves(CENT, at, () => client.callTool(
-          (offers) => offered.push(...offers) > 0,
-          { name: 'echo', arguments: { message: 'from agents' } },
-        ));
+        const result = await moves(CENT, at, () =>
+          client.callTool((offers) => offered.push(...offers) > 0, {
+            name: 'echo',
+            arguments: { message: 'from agents' },
+          }),
+        );
         assert.equal(offered.length, 1);
         assert.equal(textOf(result), 'Echo: from agents');
         await settledTo(at, result._meta['x402/payment-response']);
@@ -243,7 +299,11 @@ for (const [name, gatewayOf] of [
     test('a tool that runs before the money is taken', () =>
       withClient(legacyClient(at.main.url, { token: at.main.token }), async (client) => {
         const { result, challenge, payment } = await moves(CENT, at, () =>
-          callPaid(client, chain.payer.key, { name: 'get-resource-links', arguments: { count: 1 } }));
+          callPaid(client, chain.payer.key, {
+            name: 'get-resource-links',
+            arguments: { count: 1 },
+          }),
+        );
         assert.ok(['authorization', undefined].includes(challenge.accepts[0].extra.paymentFlow));
         assert.ok(!result.isError, JSON.stringify(result));
         await settledTo(at, result._meta['x402/payment-response'], payment);
@@ -256,10 +316,14 @@ for (const [name, gatewayOf] of [
         return '{"resultType":"complete","content":[]}';
       });
       await withClient(modernClient(at.own.url, { token: at.own.token }), async (client) => {
-        for (const [tool, before] of [['get_a', CENT], ['get_late', 0n]]) {
+        for (const [tool, before] of [
+          ['get_a', CENT],
+          ['get_late', 0n],
+        ]) {
           const earlier = await chain.balance(at.payTo);
           const { result } = await moves(CENT, at, () =>
-            callPaid(client, chain.payer.key, { name: tool, arguments: { when: 'now' } }));
+            callPaid(client, chain.payer.key, { name: tool, arguments: { when: 'now' } }),
+          );
           assert.ok(!result.isError, JSON.stringify(result));
           assert.equal(balances.at(-1) - earlier, before, tool);
         }
@@ -268,41 +332,60 @@ for (const [name, gatewayOf] of [
     });
 
     test('a payer without money', async () => {
-      const { gateway: _, own: { url, token } } = at;
+      const {
+        gateway: _,
+        own: { url, token },
+      } = at;
       const asked = await call(url, { token, name: 'get_a', args: { poor: name } });
       const payment = await payer(POOR).createPaymentPayload(challengeOf(asked.json.result));
       const answer = await moves(0n, at, () =>
-        call(url, { token, name: 'get_a', args: { poor: name }, meta: { 'x402/payment': payment } }));
+        call(url, {
+          token,
+          name: 'get_a',
+          args: { poor: name },
+          meta: { 'x402/payment': payment },
+        }),
+      );
       // The reference facilitator says only that a simulation failed.
       assert.equal(problemOf(answer)?.code, at === builtin ? 'PAY-016' : 'PAY-009', answer.text);
       assert.equal(problemOf(answer).charged, 'no');
     });
 
     test('the payer takes the authorization back before the call', async () => {
-      const { own: { url, token } } = at;
+      const {
+        own: { url, token },
+      } = at;
       const args = { cancelled: name };
       const asked = await call(url, { token, name: 'get_a', args });
-      const payment = await payer(chain.payer.key).createPaymentPayload(challengeOf(asked.json.result));
+      const payment = await payer(chain.payer.key).createPaymentPayload(
+        challengeOf(asked.json.result),
+      );
       await chain.cancel(payment.payload.authorization.nonce);
       const runs = own.calls();
       const answer = await moves(0n, at, () =>
-        call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } }));
+        call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } }),
+      );
       assert.match(problemOf(answer).code, /^PAY-00[89]$/, answer.text);
       assert.equal(problemOf(answer).charged, 'no');
       assert.equal(own.calls(), runs);
     });
 
     test('the payer takes it back while the tool runs: the result is withheld', async () => {
-      const { own: { url, token } } = at;
+      const {
+        own: { url, token },
+      } = at;
       const args = { withheld: name };
       const asked = await call(url, { token, name: 'get_late', args });
-      const payment = await payer(chain.payer.key).createPaymentPayload(challengeOf(asked.json.result));
+      const payment = await payer(chain.payer.key).createPaymentPayload(
+        challengeOf(asked.json.result),
+      );
       own.respond(async () => {
         await chain.cancel(payment.payload.authorization.nonce);
         return '{"content":[{"type":"text","text":"the secret"}]}';
       });
       const runs = own.calls('get_late');
-      const pay = () => call(url, { token, name: 'get_late', args, meta: { 'x402/payment': payment } });
+      const pay = () =>
+        call(url, { token, name: 'get_late', args, meta: { 'x402/payment': payment } });
       const answer = await moves(0n, at, pay);
       own.respond();
       assert.equal(own.calls('get_late') - runs, 1);
@@ -323,9 +406,13 @@ test('the reference facilitator is asked to verify and to settle, once each', as
   const { url, token } = remote.own;
   const earlier = reference.asked.length;
   await withClient(legacyClient(url, { token }), (client) =>
-    callPaid(client, chain.payer.key, { name: 'get_a', arguments: { once: 'each' } }));
+    callPaid(client, chain.payer.key, { name: 'get_a', arguments: { once: 'each' } }),
+  );
   const asked = reference.asked.slice(earlier);
-  assert.deepEqual(asked.map(({ endpoint }) => endpoint), ['verify', 'settle']);
+  assert.deepEqual(
+    asked.map(({ endpoint }) => endpoint),
+    ['verify', 'settle'],
+  );
   for (const { body } of asked) {
     assert.equal(body.x402Version, 2);
     assert.equal(body.paymentRequirements.amount, '10000');
@@ -347,8 +434,18 @@ describe('one payment is one execution', () => {
     const at = builtin;
     const payment = await buy(at.own, 'get_a', { n: 0 });
     const runs = own.calls();
-    const answers = await moves(CENT, at, () => Promise.all(Array.from({ length: 32 }, (_, n) =>
-      call(at.own.url, { token: at.own.token, name: 'get_a', args: { n }, meta: meta(payment) }))));
+    const answers = await moves(CENT, at, () =>
+      Promise.all(
+        Array.from({ length: 32 }, (_, n) =>
+          call(at.own.url, {
+            token: at.own.token,
+            name: 'get_a',
+            args: { n },
+            meta: meta(payment),
+          }),
+        ),
+      ),
+    );
     assert.equal(own.calls() - runs, 1);
     assert.deepEqual(codes(answers), ['ran', ...Array(31).fill('PAY-006')]);
     assert.ok(answers.slice(1).every((answer) => problemOf(answer).charged === 'no'));
@@ -359,11 +456,22 @@ describe('one payment is one execution', () => {
     const payment = await buy(at.own, 'get_a', { h: 0 });
     const signature = Buffer.from(JSON.stringify(payment)).toString('base64');
     const runs = own.calls();
-    const answers = await moves(CENT, at, () => Promise.all(Array.from({ length: 32 }, (_, h) =>
-      post(at.own.url, callOf('get_a', { h }),
-        { ...bearer(at.own.token), accept: '*/*', 'payment-signature': signature }))));
+    const answers = await moves(CENT, at, () =>
+      Promise.all(
+        Array.from({ length: 32 }, (_, h) =>
+          post(at.own.url, callOf('get_a', { h }), {
+            ...bearer(at.own.token),
+            accept: '*/*',
+            'payment-signature': signature,
+          }),
+        ),
+      ),
+    );
     assert.equal(own.calls() - runs, 1);
-    assert.deepEqual(answers.map(({ status }) => status), [200, ...Array(31).fill(402)]);
+    assert.deepEqual(
+      answers.map(({ status }) => status),
+      [200, ...Array(31).fill(402)],
+    );
   });
 
   test('32 times the same call at once', async () => {
@@ -371,8 +479,13 @@ describe('one payment is one execution', () => {
     const args = { same: true };
     const payment = await buy(at.own, 'get_a', args);
     const runs = own.calls();
-    const answers = await moves(CENT, at, () => Promise.all(Array.from({ length: 32 }, () =>
-      call(at.own.url, { token: at.own.token, name: 'get_a', args, meta: meta(payment) }))));
+    const answers = await moves(CENT, at, () =>
+      Promise.all(
+        Array.from({ length: 32 }, () =>
+          call(at.own.url, { token: at.own.token, name: 'get_a', args, meta: meta(payment) }),
+        ),
+      ),
+    );
     assert.equal(own.calls() - runs, 1);
     for (const answer of answers) {
       const code = problemOf(answer)?.code;
@@ -383,7 +496,10 @@ describe('one payment is one execution', () => {
     assert.ok(codes(answers).includes('ran'), codes(answers).join());
   });
 
-  for (const [flow, tool] of [['upfront', 'get_a'], ['authorization', 'get_late']]) {
+  for (const [flow, tool] of [
+    ['upfront', 'get_a'],
+    ['authorization', 'get_late'],
+  ]) {
     test(`the same call again gets the stored outcome: ${flow}`, async () => {
       const at = builtin;
       const args = { again: flow };
@@ -400,8 +516,10 @@ describe('one payment is one execution', () => {
       assert.equal(run, 1);
       const { result } = second.json;
       assert.match(result._meta['countersign/replay-of'], /^call_/);
-      assert.deepEqual(result._meta['x402/payment-response'],
-        first.json.result._meta['x402/payment-response']);
+      assert.deepEqual(
+        result._meta['x402/payment-response'],
+        first.json.result._meta['x402/payment-response'],
+      );
       await at.gateway.restart();
       assert.equal(textOf(await moves(0n, at, () => send())), 'run 1', 'after a restart too');
     });
@@ -412,13 +530,15 @@ describe('one payment is one execution', () => {
     const payment = await buy(at.own, 'get_a', { x: 1 });
     const runs = own.calls();
     const answer = await moves(0n, at, () =>
-      call(at.own.url, { token: at.own.token, name: 'get_b', args: { x: 1 }, meta: meta(payment) }));
+      call(at.own.url, { token: at.own.token, name: 'get_b', args: { x: 1 }, meta: meta(payment) }),
+    );
     assert.equal(problemOf(answer)?.code, 'PAY-006');
     assert.equal(problemOf(answer).charged, 'no');
     assert.ok(challengeOf(answer.json.result), 'the right offer comes with the refusal');
     assert.equal(own.calls(), runs);
     const right = await moves(CENT, at, () =>
-      call(at.own.url, { token: at.own.token, name: 'get_a', args: { x: 1 }, meta: meta(payment) }));
+      call(at.own.url, { token: at.own.token, name: 'get_a', args: { x: 1 }, meta: meta(payment) }),
+    );
     assert.equal(textOf(right), 'ran get_a', 'and the payment is still good for its own call');
   });
 
@@ -427,16 +547,27 @@ describe('one payment is one execution', () => {
     const payment = await buy(at.own, 'get_a', { mine: 1 });
     const runs = own.calls();
     const answer = await moves(0n, at, () =>
-      call(at.bob.url, { token: at.bob.token, name: 'get_a', args: { mine: 1 }, meta: meta(payment) }));
+      call(at.bob.url, {
+        token: at.bob.token,
+        name: 'get_a',
+        args: { mine: 1 },
+        meta: meta(payment),
+      }),
+    );
     assert.equal(problemOf(answer)?.code, 'PAY-006');
     assert.equal(own.calls(), runs);
   });
 
   test('paid at one gateway, used at another', async () => {
     const payment = await buy(builtin.own, 'get_a', { elsewhere: 1 });
-    const answer = await moves(0n, remote, () => call(remote.own.url, {
-      token: remote.own.token, name: 'get_a', args: { elsewhere: 1 }, meta: meta(payment),
-    }));
+    const answer = await moves(0n, remote, () =>
+      call(remote.own.url, {
+        token: remote.own.token,
+        name: 'get_a',
+        args: { elsewhere: 1 },
+        meta: meta(payment),
+      }),
+    );
     assert.equal(problemOf(answer)?.code, 'PAY-005', answer.text);
   });
 
@@ -446,7 +577,13 @@ describe('one payment is one execution', () => {
     await chain.settle(payment.payload);
     const runs = own.calls();
     const answer = await moves(0n, at, () =>
-      call(at.own.url, { token: at.own.token, name: 'get_a', args: { spent: 1 }, meta: meta(payment) }));
+      call(at.own.url, {
+        token: at.own.token,
+        name: 'get_a',
+        args: { spent: 1 },
+        meta: meta(payment),
+      }),
+    );
     assert.equal(problemOf(answer)?.code, 'PAY-008', answer.text);
     assert.equal(own.calls(), runs);
   });
@@ -455,9 +592,14 @@ describe('one payment is one execution', () => {
     const at = builtin;
     const payment = await buy(at.own, 'get_late', { fails: 1 });
     own.respond(() => '{"content":[{"type":"text","text":"no luck"}],"isError":true}');
-    const answer = await moves(0n, at, () => call(at.own.url, {
-      token: at.own.token, name: 'get_late', args: { fails: 1 }, meta: meta(payment),
-    }));
+    const answer = await moves(0n, at, () =>
+      call(at.own.url, {
+        token: at.own.token,
+        name: 'get_late',
+        args: { fails: 1 },
+        meta: meta(payment),
+      }),
+    );
     own.respond();
     assert.equal(textOf(answer), 'no luck');
     assert.equal(answer.json.result._meta['countersign/charged'], 'no');
@@ -469,9 +611,14 @@ describe('one payment is one execution', () => {
     const at = builtin;
     const payment = await buy(at.own, 'get_a', { fails: 2 });
     own.respond(() => '{"content":[{"type":"text","text":"no luck"}],"isError":true}');
-    const answer = await moves(CENT, at, () => call(at.own.url, {
-      token: at.own.token, name: 'get_a', args: { fails: 2 }, meta: meta(payment),
-    }));
+    const answer = await moves(CENT, at, () =>
+      call(at.own.url, {
+        token: at.own.token,
+        name: 'get_a',
+        args: { fails: 2 },
+        meta: meta(payment),
+      }),
+    );
     own.respond();
     assert.equal(answer.json.result._meta['countersign/charged'], 'yes', answer.text);
     const { refunds_due } = await at.gateway.cli('status');
@@ -491,7 +638,10 @@ describe('what is no payment', () => {
       resource: challenge.resource,
       accepted: { ...offer, ...accepted },
       payload: await signTransfer(chain.payer.key, {
-        to: offer.payTo, value: offer.amount, validBefore: now() + 60, ...changes,
+        to: offer.payTo,
+        value: offer.amount,
+        validBefore: now() + 60,
+        ...changes,
       }),
       extensions: challenge.extensions,
     };
@@ -503,46 +653,73 @@ describe('what is no payment', () => {
   const cases = {
     'a unit more': ['PAY-004', (c) => signed(c, { value: 10_001 })],
     'a unit less': ['PAY-004', (c) => signed(c, { value: 9_999 })],
-    'nothing': ['PAY-004', (c) => signed(c, { value: 0 })],
+    nothing: ['PAY-004', (c) => signed(c, { value: 0 })],
     'a thousand times as much': ['PAY-004', (c) => signed(c, { value: 10_000_000 })],
     'less, and the offer says so too': ['PAY-004', (c) => signed(c, { value: 1 }, { amount: '1' })],
     'more, and the offer says so too': [
-      'PAY-004', (c) => signed(c, { value: 20_000 }, { amount: '20000' })],
+      'PAY-004',
+      (c) => signed(c, { value: 20_000 }, { amount: '20000' }),
+    ],
     'to somebody else': ['PAY-005', (c) => signed(c, { to: other })],
     'to somebody else, and the offer says so too': [
-      'PAY-005', (c) => signed(c, { to: other }, { payTo: other })],
+      'PAY-005',
+      (c) => signed(c, { to: other }, { payTo: other }),
+    ],
     'on another network': ['PAY-005', (c) => signed(c, {}, { network: 'eip155:8453' })],
     'in another token': ['PAY-005', (c) => signed(c, {}, { asset: other })],
     'another scheme': ['PAY-005', (c) => signed(c, {}, { scheme: 'upto' })],
-    'a longer time than we asked for': ['PAY-005', (c) => signed(c, {}, { maxTimeoutSeconds: 3600 })],
-    'another flow than ours': ['PAY-005', (c) =>
-      signed(c, {}, { extra: { ...c.accepts[0].extra, paymentFlow: 'authorization' } })],
-    'a member of extra that is not ours': ['PAY-005', (c) =>
-      signed(c, {}, { extra: { ...c.accepts[0].extra, assetTransferMethod: 'permit2' } })],
-    'expired': ['PAY-007', (c) => signed(c, { validBefore: now() - 1 })],
+    'a longer time than we asked for': [
+      'PAY-005',
+      (c) => signed(c, {}, { maxTimeoutSeconds: 3600 }),
+    ],
+    'another flow than ours': [
+      'PAY-005',
+      (c) => signed(c, {}, { extra: { ...c.accepts[0].extra, paymentFlow: 'authorization' } }),
+    ],
+    'a member of extra that is not ours': [
+      'PAY-005',
+      (c) => signed(c, {}, { extra: { ...c.accepts[0].extra, assetTransferMethod: 'permit2' } }),
+    ],
+    expired: ['PAY-007', (c) => signed(c, { validBefore: now() - 1 })],
     'about to expire': ['PAY-007', (c) => signed(c, { validBefore: now() + 3 })],
     'not valid yet': ['PAY-007', (c) => signed(c, { validAfter: now() + 30 })],
     'valid for a year': ['PAY-007', (c) => signed(c, { validBefore: now() + 365 * 86_400 })],
     'valid for ever': ['PAY-007', (c) => signed(c, { validBefore: (1n << 63n) - 1n })],
-    'without the challenge': ['PAY-006', (c) => {
-      const { challenge: _, ...extra } = c.accepts[0].extra;
-      return signed({ ...c, extensions: undefined }, {}, { extra });
-    }],
+    'without the challenge': [
+      'PAY-006',
+      (c) => {
+        const { challenge: _, ...extra } = c.accepts[0].extra;
+        return signed({ ...c, extensions: undefined }, {}, { extra });
+      },
+    ],
     'with a made-up challenge': ['PAY-006', (c) => signed(edited(c, 'ab'.repeat(32)))],
-    'with a challenge changed in one place': ['PAY-006', (c) =>
-      signed({ ...c, extensions: edited(c, 'ab'.repeat(32)).extensions })],
-    'signed by somebody else': ['PAY-003', async (c) => {
-      const payment = await signed(c);
-      const foreign = await signTransfer(chain.merchant.key, { to: c.accepts[0].payTo, value: 10_000 });
-      return { ...payment, payload: { ...payment.payload, signature: foreign.signature } };
-    }],
-    'signed for another chain': ['PAY-003', (c) =>
-      signed(c, { domain: { ...usdcDomain, chainId: 8453 } })],
-    'changed after it was signed': ['PAY-003', async (c) => {
-      const payment = await signed(c);
-      payment.payload.authorization.nonce = `0x${'5'.repeat(64)}`;
-      return payment;
-    }],
+    'with a challenge changed in one place': [
+      'PAY-006',
+      (c) => signed({ ...c, extensions: edited(c, 'ab'.repeat(32)).extensions }),
+    ],
+    'signed by somebody else': [
+      'PAY-003',
+      async (c) => {
+        const payment = await signed(c);
+        const foreign = await signTransfer(chain.merchant.key, {
+          to: c.accepts[0].payTo,
+          value: 10_000,
+        });
+        return { ...payment, payload: { ...payment.payload, signature: foreign.signature } };
+      },
+    ],
+    'signed for another chain': [
+      'PAY-003',
+      (c) => signed(c, { domain: { ...usdcDomain, chainId: 8453 } }),
+    ],
+    'changed after it was signed': [
+      'PAY-003',
+      async (c) => {
+        const payment = await signed(c);
+        payment.payload.authorization.nonce = `0x${'5'.repeat(64)}`;
+        return payment;
+      },
+    ],
     'of version 1': ['PAY-019', async (c) => ({ ...(await signed(c)), x402Version: 1 })],
     'no object': ['PAY-002', () => 7],
     'half of it': ['PAY-002', async (c) => ({ ...(await signed(c)), payload: {} })],
@@ -558,7 +735,8 @@ describe('what is no payment', () => {
       const payment = await make(challengeOf(asked.json.result));
       const runs = own.calls();
       const answer = await moves(0n, at(), () =>
-        call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } }));
+        call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } }),
+      );
       const problem = problemOf(answer);
       assert.equal(problem?.code, code, answer.text.slice(0, 1500));
       assert.equal(problem.charged, 'no');
@@ -578,21 +756,34 @@ describe('what is no payment', () => {
     const args = { two: 'payments' };
     const challenge = challengeOf((await call(url, { token, name: 'get_a', args })).json.result);
     const [one, two] = [await signed(challenge), await signed(challenge)];
-    const answer = await moves(0n, at(), () => call(url, {
-      token, name: 'get_a', args, meta: { 'x402/payment': one },
-      headers: { 'payment-signature': Buffer.from(JSON.stringify(two)).toString('base64') },
-    }));
+    const answer = await moves(0n, at(), () =>
+      call(url, {
+        token,
+        name: 'get_a',
+        args,
+        meta: { 'x402/payment': one },
+        headers: { 'payment-signature': Buffer.from(JSON.stringify(two)).toString('base64') },
+      }),
+    );
     assert.equal(problemOf(answer)?.code, 'REQ-013');
-    const same = await moves(CENT, at(), () => call(url, {
-      token, name: 'get_a', args, meta: { 'x402/payment': one },
-      headers: { 'payment-signature': Buffer.from(JSON.stringify(one)).toString('base64') },
-    }));
+    const same = await moves(CENT, at(), () =>
+      call(url, {
+        token,
+        name: 'get_a',
+        args,
+        meta: { 'x402/payment': one },
+        headers: { 'payment-signature': Buffer.from(JSON.stringify(one)).toString('base64') },
+      }),
+    );
     assert.equal(textOf(same), 'ran get_a', 'the same one twice is one');
   });
 
   test('a payment in the header that is no base64', async () => {
     const { url, token } = at().own;
-    const answer = await post(url, callOf('get_a'), { ...bearer(token), 'payment-signature': '%%%' });
+    const answer = await post(url, callOf('get_a'), {
+      ...bearer(token),
+      'payment-signature': '%%%',
+    });
     assert.equal(answer.status, 400);
     assert.equal(problemOf(answer)?.code, 'PAY-002');
   });
@@ -610,12 +801,18 @@ describe('two rails in one challenge', () => {
     assert.equal(offer.amount, 16);
     assert.match(offer.invoice, /^lnbcrt/);
 
-    const overHttp = await post(url, callOf('get-sum', { a: 1, b: 1 }), { ...bearer(token), accept: '*/*' });
+    const overHttp = await post(url, callOf('get-sum', { a: 1, b: 1 }), {
+      ...bearer(token),
+      accept: '*/*',
+    });
     assert.equal(overHttp.status, 402);
     const required = decodeHeader(overHttp.headers.get('payment-required'));
     assert.deepEqual(required.accepts, challenge.accepts, 'asking again shows the same offer');
     const line = overHttp.headers.get('www-authenticate');
-    assert.match(line, /^L402 macaroon="([^"]+)", invoice="(lnbcrt[^"]+)", version="0", token="\1"$/);
+    assert.match(
+      line,
+      /^L402 macaroon="([^"]+)", invoice="(lnbcrt[^"]+)", version="0", token="\1"$/,
+    );
     assert.ok(line.includes(offer.invoice), 'and the same invoice');
   });
 
@@ -627,13 +824,17 @@ describe('two rails in one challenge', () => {
     const proof = await buyL402(asked, sandbox.pay);
     const byLightning = await moves(0n, builtin, () =>
       withClient(legacyClient(url, { token }), (client) =>
-        client.callTool({ name: 'get-sum', arguments: args, _meta: l402Meta(proof) })));
+        client.callTool({ name: 'get-sum', arguments: args, _meta: l402Meta(proof) }),
+      ),
+    );
     assert.match(textOf(byLightning), /42/);
     assert.equal(wallet.wallet_msat - (await sandbox.balances()).wallet_msat, 16_000);
 
     const byChain = await withClient(legacyClient(url, { token }), (client) =>
       moves(CENT, builtin, () =>
-        callPaid(client, chain.payer.key, { name: 'get-sum', arguments: { a: 40, b: 2 } })));
+        callPaid(client, chain.payer.key, { name: 'get-sum', arguments: { a: 40, b: 2 } }),
+      ),
+    );
     assert.match(textOf(byChain.result), /42/);
     assert.equal(wallet.wallet_msat - (await sandbox.balances()).wallet_msat, 16_000);
   });
@@ -643,14 +844,22 @@ describe('two rails in one challenge', () => {
     const args = { a: 1, b: 41 };
     const asked = await call(url, { token, name: 'get-sum', args });
     const proof = await buyL402(asked, sandbox.pay);
-    const payment = await payer(chain.payer.key).createPaymentPayload(challengeOf(asked.json.result));
-    const both = await moves(0n, builtin, () => call(url, {
-      token, name: 'get-sum', args, meta: { 'x402/payment': payment, ...l402Meta(proof) },
-    }));
+    const payment = await payer(chain.payer.key).createPaymentPayload(
+      challengeOf(asked.json.result),
+    );
+    const both = await moves(0n, builtin, () =>
+      call(url, {
+        token,
+        name: 'get-sum',
+        args,
+        meta: { 'x402/payment': payment, ...l402Meta(proof) },
+      }),
+    );
     assert.equal(problemOf(both).code, 'REQ-013', both.text);
     await withClient(legacyClient(url, { token }), async (client) => {
       const result = await moves(0n, builtin, () =>
-        client.callTool({ name: 'get-sum', arguments: args, _meta: l402Meta(proof) }));
+        client.callTool({ name: 'get-sum', arguments: args, _meta: l402Meta(proof) }),
+      );
       assert.match(textOf(result), /42/);
     });
   });
@@ -660,7 +869,9 @@ describe('a facilitator that cannot be trusted', () => {
   const buy = async (args) => {
     const { url, token } = remote.own;
     const asked = await call(url, { token, name: 'get_a', args });
-    const payment = await payer(chain.payer.key).createPaymentPayload(challengeOf(asked.json.result));
+    const payment = await payer(chain.payer.key).createPaymentPayload(
+      challengeOf(asked.json.result),
+    );
     return () => call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } });
   };
   after(() => reference.misbehave());
@@ -680,7 +891,8 @@ describe('a facilitator that cannot be trusted', () => {
   test('settles and does not say so: unknown, never asked to pay again', async () => {
     const pay = await buy({ silent: 1 });
     reference.misbehave((endpoint, body) =>
-      endpoint === 'settle' ? { status: 500, body: {} } : { status: 200, body });
+      endpoint === 'settle' ? { status: 500, body: {} } : { status: 200, body },
+    );
     const runs = own.calls();
     const answer = await moves(CENT, remote, pay);
     const again = await moves(0n, remote, pay);
@@ -698,7 +910,8 @@ describe('a facilitator that cannot be trusted', () => {
   test('says that somebody else paid: not believed', async () => {
     const pay = await buy({ lies: 1 });
     reference.misbehave((endpoint, body) => ({
-      status: 200, body: { ...body, payer: '0x70997970C51812dc3A010C7d01b50e0d17dc79C8' },
+      status: 200,
+      body: { ...body, payer: '0x70997970C51812dc3A010C7d01b50e0d17dc79C8' },
     }));
     const runs = own.calls();
     const answer = await moves(0n, remote, pay);
@@ -708,18 +921,70 @@ describe('a facilitator that cannot be trusted', () => {
   });
 });
 
+test('a settlement that stays unmined: unknown, until the request is repeated', async () => {
+  const at = builtin;
+  const { url, token } = at.own;
+  const args = { slow: 'block' };
+  const asked = await call(url, { token, name: 'get_a', args });
+  const payment = await payer(chain.payer.key).createPaymentPayload(challengeOf(asked.json.result));
+  const repeat = () => call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } });
+  const runs = own.calls();
+  await chain.automine(false);
+  try {
+    const waiting = await moves(0n, at, repeat);
+    assert.equal(problemOf(waiting)?.code, 'PAY-010', waiting.text);
+    assert.equal(problemOf(waiting).charged, 'unknown');
+    const again = await moves(0n, at, () => Promise.race([repeat(), timeout(2_000)]));
+    if (again) assert.equal(challengeOf(again.json.result ?? {}), undefined, again.text);
+    assert.equal(own.calls(), runs);
+  } finally {
+    await chain.automine(true);
+    await chain.mine();
+  }
+  const settled = await moves(0n, at, () =>
+    until(
+      'the same request gets its result',
+      async () => {
+        const answer = await repeat();
+        assert.equal(challengeOf(answer.json.result ?? {}), undefined, answer.text);
+        return problemOf(answer)?.code === 'PAY-010' ? undefined : answer;
+      },
+      { every_ms: 500 },
+    ),
+  );
+  assert.equal(textOf(settled), 'ran get_a', settled.text);
+  assert.equal(own.calls() - runs, 1);
+  const { from, nonce } = payment.payload.authorization;
+  const used = (await chain.events('AuthorizationUsed')).filter(
+    (event) => event.args.nonce === nonce,
+  );
+  assert.deepEqual(
+    used.map((event) => event.args.authorizer),
+    [from],
+    'settled once',
+  );
+});
+
 test('receipts verify with the public key alone, and balances agree with the ledger', async () => {
-  const { gateway, own: { url, token } } = builtin;
+  const {
+    gateway,
+    own: { url, token },
+  } = builtin;
   const { result } = await withClient(legacyClient(url, { token }), (client) =>
-    callPaid(client, chain.payer.key, { name: 'get_a', arguments: { for: 'a receipt' } }));
-  const { writeFileSync } = await import('node:fs');
+    callPaid(client, chain.payer.key, { name: 'get_a', arguments: { for: 'a receipt' } }),
+  );
   const file = `${gateway.dir}/receipt.jwt`;
   writeFileSync(file, receiptOf(result));
   const read = await gateway.cli('receipt', 'verify', file);
-  assert.equal(JSON.stringify(read).includes(result._meta['x402/payment-response'].transaction), true);
-  writeFileSync(file, receiptOf(result).replace(/.$/, (last) => (last === 'A' ? 'B' : 'A')));
+  assert.equal(
+    JSON.stringify(read).includes(result._meta['x402/payment-response'].transaction),
+    true,
+  );
+  writeFileSync(
+    file,
+    receiptOf(result).replace(/.$/, (last) => (last === 'A' ? 'B' : 'A')),
+  );
   assert.notEqual((await gateway.cliRaw('receipt', 'verify', file)).code, 0);
   const log = await gateway.cliRaw('audit', 'verify');
   assert.equal(log.code, 0, log.stdout + log.stderr);
 });
-

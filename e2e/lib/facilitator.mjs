@@ -48,12 +48,21 @@ async function answerOf(facilitator, endpoint, body) {
   const { paymentPayload, paymentRequirements } = body ?? {};
   try {
     switch (endpoint) {
-      case 'verify': return await facilitator.verify(paymentPayload, paymentRequirements);
-      case 'settle': return await facilitator.settle(paymentPayload, paymentRequirements);
-      default: return facilitator.getSupported();
+      case 'verify':
+        return await facilitator.verify(paymentPayload, paymentRequirements);
+      case 'settle':
+        return await facilitator.settle(paymentPayload, paymentRequirements);
+      default:
+        return facilitator.getSupported();
     }
   } catch (error) {
-    return { isValid: false, success: false, errorReason: String(error), transaction: '', network: '' };
+    return {
+      isValid: false,
+      success: false,
+      errorReason: String(error),
+      transaction: '',
+      network: '',
+    };
   }
 }
 
@@ -66,7 +75,10 @@ function scheme({ rpc, chainId, network }) {
     rpcUrls: { default: { http: [rpc] } },
   });
   const viem = createWalletClient({
-    account, chain, transport: http(rpc), pollingInterval: 50,
+    account,
+    chain,
+    transport: http(rpc),
+    pollingInterval: 50,
   }).extend(publicActions);
   const signer = toFacilitatorEvmSigner({
     address: account.address,

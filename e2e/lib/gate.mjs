@@ -45,7 +45,12 @@ export const issuerConfig = (issuer) => ({
 
 export const assets = {
   USDC: {
-    network: NETWORK, address: USDC, decimals: 6, name: 'USDC', version: '2', rate: '1 USD',
+    network: NETWORK,
+    address: USDC,
+    decimals: 6,
+    name: 'USDC',
+    version: '2',
+    rate: '1 USD',
   },
   BTC: { network: 'lightning', rate: '60000 USD' },
 };
@@ -56,7 +61,7 @@ export const builtinFacilitator = (chain) => ({
 });
 export const facilitatorEnv = (chain) => ({ E2E_FACILITATOR_KEY: chain.facilitator.key });
 
-/** A JSON-RPC message to an MCP endpoint. `body` may be text, for what no serializer would write. */
+/** Posts to an MCP endpoint. `body` may be text, for what no serializer would write. */
 export async function post(url, body, headers = {}) {
   const response = await fetch(url, {
     method: 'POST',
@@ -69,14 +74,24 @@ export async function post(url, body, headers = {}) {
   });
   const text = await response.text();
   return {
-    status: response.status, headers: response.headers, text, json: parsed(text, response),
+    status: response.status,
+    headers: response.headers,
+    text,
+    json: parsed(text, response),
   };
 }
 
 function parsed(text, response) {
   try {
     const isStream = response.headers.get('content-type')?.startsWith('text/event-stream');
-    return JSON.parse(isStream ? text.match(/^data: ?(.*)$/gm).at(-1).slice(5) : text);
+    return JSON.parse(
+      isStream
+        ? text
+            .match(/^data: ?(.*)$/gm)
+            .at(-1)
+            .slice(5)
+        : text,
+    );
   } catch {
     return undefined;
   }
@@ -90,7 +105,13 @@ export function postRaw(url, body, lines) {
       let text = '';
       answer.setEncoding('utf8').on('data', (part) => (text += part));
       answer.on('end', () =>
-        resolve({ status: answer.statusCode, headers: answer.headers, text, json: JSON.parse(text) }));
+        resolve({
+          status: answer.statusCode,
+          headers: answer.headers,
+          text,
+          json: JSON.parse(text),
+        }),
+      );
     });
     sent.on('error', reject).end(body);
   });
@@ -157,7 +178,8 @@ export function grant(gateway, issuer, changes = {}) {
   };
   const { tools, intents, windows = [], ...rest } = terms;
   return gateway.cli(
-    'grant', 'create',
+    'grant',
+    'create',
     ...tools.flatMap((tool) => ['--tool', tool]),
     ...intents.flatMap((intent) => ['--intent', intent]),
     ...windows.flatMap((window) => ['--window', window]),

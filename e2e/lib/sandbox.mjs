@@ -6,9 +6,14 @@ import { start, until } from './process.mjs';
 
 /** @returns {lightning, facilitator, issuer, server, pay(invoice), balances(), stop()} */
 export async function startSandbox() {
-  const ports = ['lightning', 'facilitator', 'issuer', 'server'].flatMap((part) => [`--${part}`, '0']);
+  const ports = ['lightning', 'facilitator', 'issuer', 'server'].flatMap((part) => [
+    `--${part}`,
+    '0',
+  ]);
   const part = start(gatewayBinary, ['sandbox', ...ports]);
-  const urls = await until('the sandbox says where it is', () => JSON.parse(part.stdout()), { part });
+  const urls = await until('the sandbox says where it is', () => JSON.parse(part.stdout()), {
+    part,
+  });
   return {
     ...urls,
     async balances() {

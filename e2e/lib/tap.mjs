@@ -100,8 +100,12 @@ async function resultOf(message, { tools, answer, isModern }) {
 
 function observations(seen) {
   const calls = (tool) =>
-    seen.filter(({ message, status }) => message?.method === 'tools/call' &&
-      (!tool || message.params.name === tool) && !(status >= 400)).length;
+    seen.filter(
+      ({ message, status }) =>
+        message?.method === 'tools/call' &&
+        (!tool || message.params.name === tool) &&
+        !(status >= 400),
+    ).length;
   return { seen, calls };
 }
 
