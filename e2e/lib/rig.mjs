@@ -3,6 +3,7 @@
 
 import { createHash } from 'node:crypto';
 import http from 'node:http';
+import { setTimeout as sleep } from 'node:timers/promises';
 
 import { startGateway } from './gateway.mjs';
 import { legacyClient } from './mcpclients.mjs';
@@ -211,7 +212,19 @@ export async function buy(parts, gateway, at, tool, args, options) {
 export const l402 = ({ token, preimage }) => ({ authorization: `L402 ${token}:${preimage}` });
 
 /** The admin API: {status, body}. `raw` is a body sent as it is. */
-export function admin(gateway, path, { method = 'GET', body, headers = {}, raw } = {}) {
+export async function admin(gateway, path, options = {}) {
+  // Its socket is there a moment after the public listener; a dead process has left one behind.
+  for (let tries = 0; ; tries++) {
+    try {
+      return await ask(gateway, path, options);
+    } catch (error) {
+      if (tries === 50 || !['ECONNREFUSED', 'ENOENT'].includes(error.code)) throw error;
+      await sleep(50);
+    }
+  }
+}
+
+function ask(gateway, path, { method = 'GET', body, headers = {}, raw }) {
   return new Promise((resolve, reject) => {
     const sent = raw ?? (body === undefined ? undefined : JSON.stringify(body));
     const json = sent === undefined ? {} : { 'content-type': 'application/json' };
