@@ -224,7 +224,9 @@ fn result_message(shape: &Shape, result: &str, entries: &[(&str, &str)]) -> Stri
 }
 
 /// `_meta` keys in which only the gateway speaks.
-const OURS: [&str; 7] = [
+const OURS: [&str; 9] = [
+    "countersign/price",
+    "countersign/intent",
     RECEIPT_META,
     problem::REFUSAL_META,
     CHARGED_META,

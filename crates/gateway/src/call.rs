@@ -7,15 +7,19 @@
 use crate::{
     answer::Done,
     conclude,
-    gate::Gate,
+    gate::{Gate, Presented},
     prove::{
         Evidence, Known,
-        payment::{Challenge, prepaid},
+        payment::{Challenge, Earlier, Repeat, prepaid, unfinished},
     },
     upstream::Progress,
 };
 use bytes::Bytes;
-use countersign_core::{call::Call, proof::Permit, refusal::Refusal};
+use countersign_core::{
+    call::Call,
+    proof::{Identity, Permit},
+    refusal::Refusal,
+};
 use countersign_store::{Reserved, failpoint};
 use http::HeaderMap;
 use std::sync::Arc;
@@ -82,16 +86,36 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     known.identified(&identity);
     known.prepaid = credential.as_ref().and_then(|c| c.as_ref().ok()).map(prepaid);
     gate.session(attempt, identity.principal())?;
-    if let Some(done) = gate.replay(call, &identity, evidence)? {
-        return Ok(Joined::Before(Box::new(done)));
-    }
-    let quote = gate.quote(call, &identity)?;
+    let earlier = match gate.repeat(call, &identity, evidence, credential.as_ref())? {
+        Repeat::Fresh => None,
+        Repeat::Done(done) => return Ok(Joined::Before(done)),
+        Repeat::Again(earlier) => Some(earlier),
+    };
+    let proven = prove(gate, attempt, known, (identity, credential), earlier.as_deref()).await;
+    // A call that was begun is never asked for anything again.
+    proven.map_err(|refusal| earlier.map_or(refusal, |earlier| unfinished(&earlier.call)))
+}
+
+/// The quote, the other three proofs, and the permit.
+async fn prove(
+    gate: &Gate,
+    attempt: &Attempt,
+    known: &mut Known,
+    (identity, credential): (Identity, Option<Presented>),
+    earlier: Option<&Earlier>,
+) -> Result<Joined, Refusal> {
+    let (call, evidence) = (&attempt.call, &attempt.evidence);
+    let quote = match earlier {
+        Some(earlier) => earlier.quote.clone(),
+        None => gate.quote(call, &identity)?,
+    };
     known.quote = Some(quote.clone());
     let consent = gate.consent(call, &identity, &quote)?;
     known.consented(&consent);
     let authorization = gate.decide(call, &identity, &quote, &consent, evidence).await?;
     known.authorized();
-    let payment = gate.pay(call, &identity, &quote, credential, evidence).await?;
+    let is_repeated = earlier.is_some();
+    let payment = gate.pay(call, &identity, &quote, credential, evidence, is_repeated).await?;
     known.paid(&payment);
     let (now, terms) = (gate.world.now(), Arc::clone(&call.terms));
     Permit::join(call.id, terms, quote, identity, consent, payment, authorization, now)

@@ -145,7 +145,8 @@ async fn admin_failure(administering: &mut JoinHandle<std::io::Result<()>>) -> a
 /// Whoever sees the public listener answer finds the admin API too.
 async fn wait_for(socket: &std::path::Path, administering: &JoinHandle<std::io::Result<()>>) {
     for _ in 0..250 {
-        if socket.exists() || administering.is_finished() {
+        let is_there = tokio::net::UnixStream::connect(socket).await.is_ok();
+        if is_there || administering.is_finished() {
             return;
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

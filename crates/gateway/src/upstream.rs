@@ -168,8 +168,9 @@ impl Upstream {
         relay: &Relay<'_>,
         progress: Option<&Progress>,
     ) -> Result<Ran, Failure> {
-        let key = HeaderValue::from_str(&hold.call().to_string()).ok();
-        let answer = self.send_in_session(relay, key).await?;
+        let key = HeaderValue::from_str(&hold.call().to_string());
+        let key = key.map_err(|_| Failure::NotExecuted)?;
+        let answer = self.send_in_session(relay, Some(key)).await?;
         // A proxy's own time-out says nothing of what the server did.
         let is_late = [408, 499].contains(&answer.status().as_u16());
         if answer.status().is_client_error() && !is_late {
@@ -241,13 +242,16 @@ impl Upstream {
         relay: &Relay<'_>,
         key: Option<HeaderValue>,
     ) -> Result<Response<Body>, Failure> {
+        // Only a call is worth a session of ours: who speaks MCP opens its own.
+        let is_call = key.is_some();
         let own = match relay.session {
-            None => self.own.find(&own_id(relay.principal), &self.name, relay.principal),
-            Some(_) => None,
+            None if is_call => self.own.find(&own_id(relay.principal), &self.name, relay.principal),
+            None | Some(_) => None,
         };
         let relay = &Relay { session: relay.session.or(own.as_ref()), ..relay.clone() };
         let answer = self.send(relay, key.clone()).await?;
-        if !may_mean_forgotten(answer.status()) {
+        let may_open = relay.session.is_some() || is_call;
+        if !may_open || !may_mean_forgotten(answer.status()) {
             return Ok(answer.map(Body::Relay));
         }
         let (head, body) = answer.into_parts();

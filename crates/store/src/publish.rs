@@ -87,6 +87,8 @@ impl Publisher {
     pub(crate) fn run(mut self, shared: &Shared, wake: &Receiver<()>, stop: &Receiver<()>) {
         let mut swept = shared.world.now();
         let interval = Duration::from_millis(self.options.interval_ms.max(1));
+        // A log without records has a checkpoint too: whoever looks can tell it from a lost one.
+        let _later = self.round(shared, false);
         loop {
             let woken = wake.recv_timeout(Duration::from_secs(60));
             if self.round(shared, false).is_err() {
@@ -110,7 +112,8 @@ impl Publisher {
 
     fn round(&mut self, shared: &Shared, is_last: bool) -> Result<(), Failure> {
         let size = shared.durable_size.load(Ordering::Acquire);
-        if self.written < size || shared.published.size() < size {
+        let is_first = size == 0 && !self.dir.join(LOG_DIR).join(CHECKPOINT_PATH).exists();
+        if self.written < size || shared.published.size() < size || is_first {
             let now = shared.world.now();
             shared.read(|conn| Ok(self.publish(conn, size, now)))??;
             shared.published.size.store(size, Ordering::Release);

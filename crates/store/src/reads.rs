@@ -14,6 +14,7 @@ use countersign_core::{
     ids::CallId,
     ledger::CallState,
     money::{Amount, Micros},
+    quote::Quote,
     refusal::Refusal,
 };
 use rusqlite::{Connection, OptionalExtension as _};
@@ -125,6 +126,23 @@ impl Store {
             let facts: calls::CallFacts = json(&facts, "call facts")?;
             Ok(facts.money.and_then(|money| money.payload).map(|payload| payload.to_string()))
         })
+    }
+
+    /// The quote that a call was reserved under.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn quote_of(&self, call: CallId) -> Result<Option<Quote>, Refusal> {
+        let id = self.read(|conn| {
+            let mut statement = conn.prepare_cached("SELECT facts FROM calls WHERE id = ?")?;
+            let found: Option<String> =
+                statement.query_row([call.as_bytes()], |row| row.get(0)).optional()?;
+            let Some(facts) = found else { return Ok(None) };
+            let facts: calls::CallFacts = json(&facts, "call facts")?;
+            Ok(facts.money.map(|money| money.quote))
+        })?;
+        let open = id.map(|id| self.quote_by_id(id)).transpose()?;
+        Ok(open.flatten().map(|open| open.quote.clone()))
     }
 
     /// How many calls have used a payment.

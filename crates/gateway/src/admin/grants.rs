@@ -200,7 +200,9 @@ fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Micros, Denied
         let assets = &gate.config.assets;
         assets.parse(text).ok().and_then(|amount| assets.micros(&amount))
     };
-    let parsed = parse_micros(text).ok().or_else(in_asset);
+    // As in the configuration: money has a unit.
+    let in_reference = parse_micros(text).ok().filter(|_| text.contains(' '));
+    let parsed = in_reference.or_else(in_asset);
     parsed.ok_or_else(|| Denied::invalid(member, "expected an amount such as `0.05 USD`"))
 }
 

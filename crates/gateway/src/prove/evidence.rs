@@ -23,8 +23,8 @@ pub struct Evidence {
     pub bearer: Option<String>,
     /// An L402 credential.
     pub l402: Option<Credential>,
-    /// An x402 payment.
-    pub x402: Option<PaymentPayload>,
+    /// An x402 payment, or why it can be none of ours: said where a payment is wanted.
+    pub x402: Option<Result<PaymentPayload, Refusal>>,
 }
 
 impl fmt::Debug for Evidence {
@@ -61,7 +61,11 @@ impl Evidence {
             meta: meta.get("x402/payment"),
             meta_v1: meta.get("x402.payment"),
         };
-        evidence.x402 = found.payment().map_err(refused_x402)?;
+        evidence.x402 = match found.payment() {
+            Ok(payment) => payment.map(Ok),
+            Err(x402::X402Error::Differ) => return Err(refused_x402(x402::X402Error::Differ)),
+            Err(error) => Some(Err(refused_x402(error))),
+        };
         if evidence.x402.is_some() && evidence.l402.is_some() {
             return Err(Code::AmbiguousPayment.into());
         }

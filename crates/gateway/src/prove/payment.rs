@@ -119,12 +119,14 @@ impl Gate {
         quote: &Quote,
         credential: Option<Presented>,
         evidence: &Evidence,
+        is_repeated: bool,
     ) -> Result<Payment, Refusal> {
         if quote.is_free() {
             return Payment::not_required(quote);
         }
         if let Some(payment) = &evidence.x402 {
-            let paid = self.verify_x402(call, payment, quote).await?;
+            let payment = payment.as_ref().map_err(Clone::clone)?;
+            let paid = self.verify_x402(call, payment, quote, is_repeated).await?;
             return Payment::x402(paid, quote, call.terms.flow);
         }
         let credential = credential.ok_or(Code::PaymentRequired)??;
@@ -137,6 +139,7 @@ impl Gate {
         call: &Call,
         payment: &PaymentPayload,
         quote: &Quote,
+        is_repeated: bool,
     ) -> Result<PaidX402, Refusal> {
         let rail = self.rails.x402.as_ref().ok_or(Code::PaymentTerms)?;
         let (offer, terms) = rail.offer_of(quote).ok_or(Code::PaymentTerms)?;
@@ -144,6 +147,10 @@ impl Gate {
         let now = self.world.now();
         let terms = terms.for_tool(&call.terms);
         let paid = PaidX402::verify(payment, quote, offer, &terms, &challenge, now, recover)?;
+        // What we took already, the facilitator would only call used.
+        if is_repeated {
+            return Ok(paid);
+        }
         let signed = SignedPayment::from_stored(paid.payload()).ok_or(Code::InternalFault)?;
         match rail.facilitator.verify(&signed).await {
             VerifyOutcome::Valid => Ok(paid),
@@ -224,47 +231,57 @@ impl Gate {
         Quote::new(id, quote.call_digest(), quote.offers().to_vec(), now, expires)
     }
 
-    /// The outcome of this very call under this very payment, if it ran before: found even when
-    /// the quote and the payment's window are over, so that a lost answer is never paid twice.
+    /// What became of this very call under this very payment before: its outcome, found even when
+    /// the quote and the payment's window are over, so that a lost answer is never paid twice; or
+    /// the quote under which it can be carried on.
     ///
     /// # Errors
-    /// [`Code::StoreFault`]; [`Code::ResultTooLarge`] when the outcome was too large to keep.
-    pub fn replay(
+    /// [`Code::StoreFault`]; [`Code::ResultTooLarge`] when the outcome was too large to keep; where
+    /// the earlier call stands, when nobody can carry it on.
+    pub fn repeat(
         &self,
         call: &Call,
         identity: &Identity,
         evidence: &Evidence,
-    ) -> Result<Option<Done>, Refusal> {
-        let (Some(payment), Some(rail)) = (&evidence.x402, &self.rails.x402) else {
-            return Ok(None);
+        credential: Option<&Presented>,
+    ) -> Result<Repeat, Refusal> {
+        let digest = call.digest(identity.principal());
+        let key = match (&evidence.x402, credential) {
+            (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
+            (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
+            _ => None,
         };
+        let Some(key) = key else { return Ok(Repeat::Fresh) };
+        if let Some(stored) = self.store.outcome_for(key, digest)? {
+            return Done::replayed(stored).map(|done| Repeat::Done(Box::new(done)));
+        }
+        let Some(call) = self.store.standing_for(key, digest)? else { return Ok(Repeat::Fresh) };
+        match (call.state, self.store.quote_of(call.call)?) {
+            (CallState::Settling | CallState::Starting, Some(quote)) => {
+                Ok(Repeat::Again(Box::new(Earlier { call, quote })))
+            }
+            _ => Err(unfinished(&call)),
+        }
+    }
+
+    /// The key of an x402 payment that was taken for this very call, as it was taken: an
+    /// authorization is public once it is settled, the challenge that it echoes is not, and only
+    /// who presents both is told what became of it.
+    fn taken_before(
+        &self,
+        payment: &PaymentPayload,
+        digest: Digest,
+    ) -> Result<Option<Digest>, Refusal> {
+        let Some(rail) = &self.rails.x402 else { return Ok(None) };
         let Ok(evm) = payment.accepted.evm() else { return Ok(None) };
         let terms =
             rail.terms.values().find(|t| t.token == evm.asset && t.chain_id == evm.chain_id);
         let Some(terms) = terms else { return Ok(None) };
-        let authorization = &payment.payload.authorization;
-        let signature = payment.payload.signature.to_recoverable();
-        if recover(&authorization.digest(&terms.domain()), &signature)
-            != Some(*authorization.from.as_bytes())
-        {
-            return Ok(None);
-        }
-        let key = nonce_key(&terms.domain(), authorization);
-        let digest = call.digest(identity.principal());
-        // An authorization is public once it is settled; the challenge that it echoes is not. Only
-        // who presents the payment as it was taken is told what became of it.
+        let key = nonce_key(&terms.domain(), &payment.payload.authorization);
         let payload = json::canonical(payment.to_json().as_bytes(), &Limits::PROOF);
+        let payload = payload.ok().and_then(|payload| String::from_utf8(payload).ok());
         let taken = self.store.payload_of(key, digest)?;
-        if taken.is_none() || taken != payload.ok().and_then(|p| String::from_utf8(p).ok()) {
-            return Ok(None);
-        }
-        if let Some(stored) = self.store.outcome_for(key, digest)? {
-            return Done::replayed(stored).map(Some);
-        }
-        match self.store.standing_for(key, digest)? {
-            Some(earlier) => Err(unfinished(&earlier)),
-            None => Ok(None),
-        }
+        Ok((taken.is_some() && taken == payload).then_some(key))
     }
 
     fn x402_offer(
@@ -360,9 +377,30 @@ pub fn prepaid(credential: &VerifiedCredential) -> (Digest, u32) {
     (credential.key(), credential.uses())
 }
 
+/// What became of a call under the payment that came with it.
+#[derive(Debug)]
+pub enum Repeat {
+    /// Nothing: it is new.
+    Fresh,
+    /// It ran: its outcome.
+    Done(Box<Done>),
+    /// It was begun, and may be carried on.
+    Again(Box<Earlier>),
+}
+
+/// A call that was begun.
+#[derive(Debug)]
+pub struct Earlier {
+    /// Where it stands.
+    pub call: CallView,
+    /// The quote that was paid.
+    pub quote: Quote,
+}
+
 /// What a repeated request under one payment is told while its call has no outcome. None of it
 /// asks for another payment.
-fn unfinished(earlier: &CallView) -> Refusal {
+#[must_use]
+pub fn unfinished(earlier: &CallView) -> Refusal {
     let is_settled = earlier.settlement.is_some();
     let (code, charged) = match earlier.state {
         CallState::Settling => (Code::SettlementUnknown, Charged::Unknown),
