@@ -376,11 +376,13 @@ describe('a credential', () => {
 
   test('is not used up by a tool that fails', async () => {
     const paid = await buy(parts, gateway, 'open', 'get_broken', {});
-    const { value, ran } = await effect('get_broken', () =>
-      callTool(gateway, 'open', 'get_broken', {}, { headers: l402(paid) }));
-    assert.equal(value.result.isError, true);
-    assert.equal(value.result._meta['countersign/charged'], 'unused', value.text);
-    assert.equal(ran, 1);
+    for (const time of ['first', 'second']) {
+      const { value, ran } = await effect('get_broken', () =>
+        callTool(gateway, 'open', 'get_broken', {}, { headers: l402(paid) }));
+      assert.equal(value.result?.isError, true, `${time}: ${value.text}`);
+      assert.equal(value.result._meta['countersign/charged'], 'unused', value.text);
+      assert.equal(ran, 1, time);
+    }
   });
 });
 
