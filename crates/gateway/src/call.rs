@@ -18,7 +18,7 @@ use bytes::Bytes;
 use countersign_core::{
     call::Call,
     proof::{Identity, Permit},
-    refusal::Refusal,
+    refusal::{Family, Refusal},
 };
 use countersign_store::{Reserved, failpoint};
 use http::HeaderMap;
@@ -86,14 +86,21 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     known.identified(&identity);
     known.prepaid = credential.as_ref().and_then(|c| c.as_ref().ok()).map(prepaid);
     gate.session(attempt, identity.principal())?;
-    let earlier = match gate.repeat(call, &identity, evidence, credential.as_ref())? {
+    let earlier = match gate.repeat(call, identity.principal(), evidence, credential.as_ref())? {
         Repeat::Fresh => None,
         Repeat::Done(done) => return Ok(Joined::Before(done)),
         Repeat::Again(earlier) => Some(earlier),
     };
+    let principal = identity.principal().clone();
     let proven = prove(gate, attempt, known, (identity, credential), earlier.as_deref()).await;
-    // A call that was begun is never asked for anything again.
-    proven.map_err(|refusal| earlier.map_or(refusal, |earlier| unfinished(&earlier.call)))
+    match (proven, earlier) {
+        // A call that was begun is never asked for anything again.
+        (Err(_), Some(earlier)) => Err(unfinished(&earlier.call)),
+        (Err(refusal), None) if refusal.code().row().family == Family::Payment => {
+            gate.twin(call, &principal, evidence, refusal).map(Joined::Before)
+        }
+        (proven, _) => proven,
+    }
 }
 
 /// The quote, the other three proofs, and the permit.

@@ -241,11 +241,11 @@ impl Gate {
     pub fn repeat(
         &self,
         call: &Call,
-        identity: &Identity,
+        principal: &Principal,
         evidence: &Evidence,
         credential: Option<&Presented>,
     ) -> Result<Repeat, Refusal> {
-        let digest = call.digest(identity.principal());
+        let digest = call.digest(principal);
         let key = match (&evidence.x402, credential) {
             (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
             (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
@@ -261,6 +261,25 @@ impl Gate {
                 Ok(Repeat::Again(Box::new(Earlier { call, quote })))
             }
             _ => Err(unfinished(&call)),
+        }
+    }
+
+    /// A refused payment may have been taken by the same call's twin meanwhile: then that one's
+    /// outcome, or where it stands, is the answer.
+    ///
+    /// # Errors
+    /// `refusal`, or where the twin stands.
+    pub fn twin(
+        &self,
+        call: &Call,
+        principal: &Principal,
+        evidence: &Evidence,
+        refusal: Refusal,
+    ) -> Result<Box<Done>, Refusal> {
+        match self.repeat(call, principal, evidence, None)? {
+            Repeat::Fresh => Err(refusal),
+            Repeat::Done(done) => Ok(done),
+            Repeat::Again(earlier) => Err(unfinished(&earlier.call)),
         }
     }
 
@@ -401,7 +420,8 @@ pub struct Earlier {
 /// asks for another payment.
 #[must_use]
 pub fn unfinished(earlier: &CallView) -> Refusal {
-    let is_settled = earlier.settlement.is_some();
+    // Plain Lightning money has moved before the call came.
+    let is_settled = earlier.settlement.is_some() || earlier.rail == Some(Rail::L402);
     let (code, charged) = match earlier.state {
         CallState::Settling => (Code::SettlementUnknown, Charged::Unknown),
         CallState::Finished if !is_settled => (Code::SettlementUnknown, Charged::Unknown),
