@@ -96,11 +96,15 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     match (proven, earlier) {
         // A call that was begun is never asked for anything again.
         (Err(_), Some(earlier)) => Err(unfinished(&earlier.call)),
-        (Err(refusal), None) if refusal.code().row().family == Family::Payment => {
-            gate.twin(call, &principal, evidence, refusal).map(Joined::Before)
+        (Err(refusal), None) if evidence.x402.is_some() && is_about_payment(&refusal) => {
+            gate.twin(call, &principal, evidence, refusal).await.map(Joined::Before)
         }
         (proven, _) => proven,
     }
+}
+
+fn is_about_payment(refusal: &Refusal) -> bool {
+    refusal.code().row().family == Family::Payment
 }
 
 /// The quote, the other three proofs, and the permit.

@@ -42,7 +42,10 @@ impl Gate {
     /// what the re-check found, money to be given back.
     pub async fn settle_upfront(&self, settling: Settling) -> Result<Hold, Refusal> {
         failpoint("settling");
-        let settled = self.settle(settling.payload(), Try::First).await;
+        // A call that is carried on keeps its first attempt's id: something may be on its way.
+        let is_first = settling.call() == settling.permit().call();
+        let attempt = if is_first { Try::First } else { Try::Again };
+        let settled = self.settle(settling.payload(), attempt).await;
         failpoint("settled");
         match settled {
             Settled::Taken(receipt) => self.store.settled(settling, receipt).await,

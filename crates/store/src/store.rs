@@ -200,6 +200,15 @@ impl Store {
         let _ = ended.await;
     }
 
+    /// Waits until everything that memory shows now is on disk, for a read of the disk that must
+    /// not be behind it.
+    ///
+    /// # Errors
+    /// `Overloaded`, `StoreFault`.
+    pub async fn catch_up(&self) -> Result<(), Refusal> {
+        self.enter(|_| Ok(())).await
+    }
+
     /// A verb that begins something: refused at once when the queue is full.
     pub(crate) async fn enter<T: Send + 'static>(
         &self,

@@ -269,13 +269,14 @@ impl Gate {
     ///
     /// # Errors
     /// `refusal`, or where the twin stands.
-    pub fn twin(
+    pub async fn twin(
         &self,
         call: &Call,
         principal: &Principal,
         evidence: &Evidence,
         refusal: Refusal,
     ) -> Result<Box<Done>, Refusal> {
+        self.store.catch_up().await?;
         match self.repeat(call, principal, evidence, None)? {
             Repeat::Fresh => Err(refusal),
             Repeat::Done(done) => Ok(done),
