@@ -121,7 +121,9 @@ pub(crate) fn targets(sections: &[Section]) {
 fn spread(values: &[f64]) -> Option<[f64; 3]> {
     let mut sorted = values.to_vec();
     sorted.sort_by(f64::total_cmp);
-    Some([*sorted.first()?, *sorted.get(sorted.len() / 2)?, *sorted.last()?])
+    let (below, above) = (sorted.len().saturating_sub(1) / 2, sorted.len() / 2);
+    let median = (sorted.get(below)? + sorted.get(above)?) / 2.0;
+    Some([*sorted.first()?, median, *sorted.last()?])
 }
 
 /// Medians of the CPU by thread name, the largest first.

@@ -249,6 +249,7 @@ impl Upstream {
             None | Some(_) => None,
         };
         let relay = &Relay { session: relay.session.or(own.as_ref()), ..relay.clone() };
+        let used = relay.session.map(|session| session.upstream());
         let answer = self.send(relay, key.clone()).await?;
         let may_open = relay.session.is_some() || is_call;
         if !may_open || !may_mean_forgotten(answer.status()) {
@@ -259,10 +260,10 @@ impl Upstream {
         if !is_forgotten(head.status, &bytes, relay.session.is_some()) {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
-        let session = match relay.session {
+        let session = match relay.session.zip(used) {
             // Without a session the message itself was not taken: nothing ran.
-            Some(session) => {
-                self.renew(session, relay).await.map_err(|_| Failure::NotExecuted)?;
+            Some((session, used)) => {
+                self.renew(session, &used, relay).await.map_err(|_| Failure::NotExecuted)?;
                 Arc::clone(session)
             }
             None => self.open(relay).await.map_err(|_| Failure::NotExecuted)?,
@@ -311,11 +312,16 @@ impl Upstream {
         })
     }
 
-    /// Opens a new upstream session with the client's own `initialize`.
-    async fn renew(&self, session: &Arc<Session>, relay: &Relay<'_>) -> Result<(), Failure> {
-        let stale = session.upstream();
+    /// Opens a new upstream session with the client's own `initialize`, unless somebody else has
+    /// renewed the one that was `used` meanwhile.
+    async fn renew(
+        &self,
+        session: &Arc<Session>,
+        used: &HeaderValue,
+        relay: &Relay<'_>,
+    ) -> Result<(), Failure> {
         let _one_at_a_time = session.renewing.lock().await;
-        if session.upstream() != stale {
+        if session.upstream() != *used {
             return Ok(());
         }
         session.renew(self.initialize(&session.initialize, relay).await?);
