@@ -174,11 +174,11 @@ fn nothing_here_speaks_of_the_machine_it_was_made_on() {
         concat!("/wo", "rk/"),
         concat!("/ro", "ot/"),
         concat!("/ho", "me/"),
-        concat!("registry.npm", "js.org"),
+        concat!("registry", ".npmjs", ".org"),
         concat!("files.python", "hosted.org"),
         concat!("pypi", ".org"),
         concat!("index.crates", ".io"),
-        concat!("static.crates", ".io"),
+        concat!("static", ".crates", ".io"),
     ];
     for (path, text) in files("") {
         // Ada is a person of our examples.
