@@ -513,7 +513,7 @@ describe('a receipt', () => {
       paid.map(({ rail, amount, grant }) => [rail, amount.asset, amount.minor, Boolean(grant)]),
       [['l402', 'BTC', '3000', false], ['l402', 'BTC', '3000', true], ['x402', 'USDC', '10000', true]],
     );
-    for (const { payment_ref, rail } of paid) assert.equal(Boolean(payment_ref), rail === 'x402');
+    for (const { payment_ref } of paid) assert.ok(payment_ref);
   });
 
   test('that was changed, or is of another, does not verify', async () => {

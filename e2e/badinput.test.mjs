@@ -44,7 +44,14 @@ before(async () => {
   const weather = `http://127.0.0.1:${port}/weather/mcp`;
   issuer = await startIssuer({ resources: [weather] });
   gateway = await startBefore(parts, {
-    servers,
+    servers: {
+      ...servers,
+      // Its name has only addresses that it may not have.
+      closed: {
+        upstream: parts.server.replace('127.0.0.1', 'localhost'), allow_private_network: false,
+        tools: { delete_report: { price: 'free', intent: 'read', ...anonymous } },
+      },
+    },
     issuers: [issuer.url],
     limits: { open_quotes_per_principal: 4096, header_timeout: '2s', body_timeout: '2s', headers: '16 KiB' },
   }, { port });
@@ -200,6 +207,7 @@ describe('headers', () => {
       ['a sentinel that lies', { 'mcp-name': '=?base64?c3RhdHVz?=' }, 'REQ-007'],
       ['a sentinel that is broken', { 'mcp-name': '=?base64?%%%?=' }, 'REQ-007'],
       ['bytes', { 'mcp-name': 'get_forecast\u00ff' }, 'REQ-007'],
+      ['a parameter that no argument says', { 'mcp-param-city': 'Atlantis' }, 'REQ-007'],
     ]) {
       isRefused(await send(message({}), headers), 400, code, what);
     }
@@ -618,6 +626,7 @@ describe('configurations', () => {
       ['a deadline that is none', tool({ price: 'free', deadline: '1 fortnight' }), /deadline/],
       ['a deadline beyond the limit', tool({ price: 'free', deadline: '1h' }), /deadline/],
       ['an upstream with a user', { servers: { open: { upstream: 'http://u:p@127.0.0.1/mcp', tools: {} } } }, /upstream/],
+      ['an upstream at a forbidden address', { servers: { open: { upstream: 'http://10.1.2.3/mcp', allow_private_network: false, tools: {} } } }, /upstream/],
       ['an upstream that is none', { servers: { open: { upstream: 'stdio', tools: {} } } }, /upstream/],
       ['a server in capitals', { servers: { Open: { upstream: 'http://127.0.0.1:9/mcp' } } }, /Open/],
       ['a secret in the file', { servers: { open: { upstream: 'http://127.0.0.1:9/mcp', headers: { 'x-key': 'hunter2' } } } }, /x-key/],
@@ -741,6 +750,13 @@ describe('the command line', () => {
     assert.match(error.message, /XYZ-999/);
     assert.match(error.next, /countersign refusals/);
   });
+});
+
+test('a server whose name leads into the private network is not called', async () => {
+  const ran = await parts.ran('delete_report');
+  const refused = await callTool(gateway, 'closed', 'delete_report', {});
+  assert.deepEqual([refused.code, refused.problem.charged], ['UPS-001', 'no'], refused.text);
+  assert.equal(await parts.ran('delete_report'), ran);
 });
 
 test('after all that, a paid call runs, the accounts balance, and it ends in order', async () => {

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests run against, as pinned in e2e/: npm packages into
-# e2e/node_modules, PyPI packages into e2e/.venv. Does nothing when both are already what the pins
+# e2e/node_modules, PyPI packages into e2e/.venv; as root also Debian's chromium. Does nothing when both are already what the pins
 # say. Fails when a part is missing or does not run.
 set -euo pipefail
 
@@ -28,6 +28,13 @@ if ! fresh node_modules/.installed "$npm_pins"; then
   node check-parts.mjs
   echo "$npm_pins" >node_modules/.installed
 fi
+
+# The browser comes from Debian; as another user than root it must be there already.
+if ! command -v chromium >/dev/null && [[ $(id -u) == 0 ]]; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
+fi
+command -v chromium >/dev/null || echo "install-e2e: no chromium: the console's tests need it" >&2
 
 pip_pins=$(fingerprint requirements.txt)
 if ! fresh .venv/.installed "$pip_pins"; then

@@ -12,7 +12,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{
     digest::Digest,
     ids::{CallId, DecisionId, GrantId, QuoteId},
-    ledger::Charge,
+    ledger::{Charge, Spender},
     policy::{Answer, Decision, Intent},
     proof::{
         Authorization, Consent, Expected, Identity, Mint, Payment, Permit, Principal, Profile,
@@ -30,6 +30,7 @@ use countersign_store::{
 };
 use serde_json::json;
 use std::{
+    num::NonZeroU32,
     path::Path,
     str::FromStr,
     sync::{
@@ -156,14 +157,19 @@ impl Caller {
         let identity = identity(token.as_ref(), &terms, world)?;
         let principal = identity.principal();
         let arguments = messages::arguments(index);
-        let charges =
-            |budget: &countersign_core::ledger::Budget| budget.charge(principal, &terms.tool);
+        let spender = Spender {
+            principal,
+            tool: &terms.tool,
+            intent: Intent::Read,
+            session: "bench",
+            grant: None,
+        };
         let mut caller = Self {
             store: store.clone(),
             world: world.clone(),
             digest: digest(principal, &terms, &arguments),
             offers: offers(config, &terms)?,
-            charges: config.budgets.iter().filter_map(charges).collect(),
+            charges: config.budgets.iter().flat_map(|b| b.charges(&spender)).collect(),
             quote_ttl_ms: config.limits.quote_ttl_ms,
             evidence: Evidence {
                 attempt: 1,
@@ -210,13 +216,14 @@ impl Caller {
         .map_err(refused)?;
         let macaroon_bytes = macaroon.encode();
         let shown = Credential { macaroon, id, macaroon_bytes, preimage };
-        let verified = VerifiedCredential::verify(&shown, &root_key, &minted, now);
+        let verified = VerifiedCredential::verify(&shown, &root_key, &minted);
         let attempt = Attempt {
             call: CallId::new(now, self.world.random()),
             call_digest: self.digest,
             principal: identity.principal().clone(),
             tool: self.terms.tool.clone(),
             evidence: self.evidence.clone(),
+            decided: None,
         };
         let bolt11 = "lnbcrt".repeat(50);
         let credential =
@@ -241,6 +248,7 @@ impl Caller {
             reasons: Vec::new(),
             bundle: Digest::from_bytes([1; 32]),
             at: now,
+            input: Default::default(),
         };
         let authorization = Authorization::of(decision, Vec::new())?;
         let call = CallId::new(now, self.world.random());
@@ -262,8 +270,15 @@ impl Caller {
         };
         let identity = Identity::of_token(token, terms, now)?;
         let grant = self.store.grant(*grant).ok_or(Code::NoGrant)?;
-        let consent = Consent::by_grant(&grant, terms, &identity, &quote, Intent::Read, now)?;
-        let payment = Payment::l402(credential, identity.principal(), terms, &quote)?;
+        let consent = Consent::by_grant(
+            &grant,
+            terms,
+            &identity,
+            &quote,
+            &countersign_core::grant::Asked::of(Intent::Read),
+            now,
+        )?;
+        let payment = Payment::l402(credential, identity.principal(), terms, &quote, now)?;
         let terms = Arc::clone(terms);
         Permit::join(call, terms, quote, identity, consent, payment, authorization, now)
     }
@@ -316,7 +331,14 @@ fn offers(config: &Config, terms: &Terms) -> Result<Vec<Offer>> {
     let amounts = terms.price_for(TENANT, AGENT).context("no price")?;
     let offer = |amount: &countersign_core::money::Amount| {
         let micros = config.assets.micros(amount)?;
-        Some(Offer { rail: Rail::L402, amount: amount.clone(), payee: "sandbox".into(), micros })
+        let (amount, payee) = (amount.clone(), "sandbox".to_owned());
+        Some(Offer {
+            rail: Rail::L402,
+            amount,
+            payee,
+            micros,
+            uses: NonZeroU32::new(terms.uses.0)?,
+        })
     };
     amounts.iter().map(|amount| offer(amount).context("no rate")).collect()
 }

@@ -279,11 +279,12 @@ pub(crate) async fn grant(
         windows: vec![WindowLimit { length_ms: 3_600_000, limit: PLENTY }],
         total: Some(PLENTY),
         max_calls: None,
+        bounds: countersign_core::grant::Bounds::default(),
         purpose: "measuring".to_owned(),
         not_before: UnixMs(now.0.saturating_sub(1_000)),
         expires_at: now.plus_ms(86_400_000),
     };
-    let new = NewGrant { id, terms, approved_by: "bench".to_owned() };
+    let new = NewGrant { id, terms, approved_by: "bench".to_owned(), brought: None };
     store.grant_create(new).await.map_err(|refusal| anyhow!("granting: {refusal}"))?;
     Ok(id)
 }

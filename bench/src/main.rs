@@ -1,5 +1,6 @@
 //! Side-by-side benchmarks, in one run: `countersign-bench [--seconds N] [--rounds N] [--quick]
 //! [--only relay|free|paid] [--callers N,N] [--gateway PATH] [--dir DIR]`.
+//! `countersign-bench decide` measures decisions alone.
 //!
 //! Owns the plan: what is measured beside what, in which order. The process starts itself again in
 //! other roles (upstream, bare proxy, gateway, store alone), so that each one's CPU time can be
@@ -18,6 +19,7 @@
 mod alone;
 mod child;
 mod cpu;
+mod decide;
 mod disk;
 mod gateway;
 mod load;
@@ -54,6 +56,7 @@ fn main() -> ExitCode {
 /// A role of its own, or the whole run.
 fn begin(words: &[&str]) -> Result<()> {
     match words {
+        ["decide"] => decide::role(),
         ["upstream"] => upstream::role(),
         ["proxy", upstream] => proxy::role(upstream),
         ["gateway", config] => gateway::role(Path::new(config)),

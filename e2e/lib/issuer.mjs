@@ -12,6 +12,8 @@ import { Provider, errors } from 'oidc-provider';
 import { freePort } from './process.mjs';
 
 export const SCOPES = ['mcp:tools', 'mcp:call', 'pay:spend'];
+/** Types of authorization details (RFC 9396) that may be asked for: the gateway's, and another. */
+export const DETAIL_TYPES = ['urn:countersign:mcp-spend:1', 'urn:example:other:1'];
 const MACHINE = { id: 'agent-m2m', secret: 'agent-m2m-secret' };
 const WEB = { id: 'web-agent' };
 
@@ -22,12 +24,16 @@ const WEB = { id: 'web-agent' };
  * - `machines`: further client_credentials clients, {id, secret}
  * - `claims(token)`: what goes into every access token beside the standard claims; `token` is
  *   {subject, client}
+ * - `consoles`: clients at which people sign in with a browser, {id, secret, redirectUri}
+ * - `people(login)`: what goes into their ID tokens: `name`, `roles`, `org_id`
  * - `jwks`: private keys, to start again with the same ones (default: fresh ones)
  */
 export async function startIssuer({
   port,
   resources = [],
   machines = [],
+  consoles = [],
+  people = (login) => ({ name: login }),
   claims = () => ({ org_id: 'org_acme', acr: 'urn:example:acr:mfa' }),
   jwks,
 } = {}) {
@@ -53,10 +59,19 @@ export async function startIssuer({
         response_types: [],
         redirect_uris: [],
       })),
+      ...consoles.map(({ id, secret, redirectUri: uri }) => ({
+        client_id: id,
+        client_secret: secret,
+        application_type: 'native',
+        grant_types: ['authorization_code'],
+        response_types: ['code'],
+        redirect_uris: [uri],
+      })),
       {
         client_id: WEB.id,
         token_endpoint_auth_method: 'none',
         application_type: 'native',
+        authorization_details_types: DETAIL_TYPES,
         grant_types: ['authorization_code', 'refresh_token'],
         response_types: ['code'],
         redirect_uris: [redirectUri],
@@ -64,14 +79,19 @@ export async function startIssuer({
     ],
     scopes: ['openid', 'offline_access', ...SCOPES],
     ttl: {
-      AccessToken: (ctx, token) => token.resourceServer.accessTokenTTL,
+      AccessToken: (ctx, token) => token.resourceServer?.accessTokenTTL ?? 600,
       ClientCredentials: (ctx, token) => token.resourceServer.accessTokenTTL,
       ...Object.fromEntries(
         ['Grant', 'IdToken', 'Interaction', 'RefreshToken', 'Session'].map((kind) => [kind, 3600]),
       ),
     },
     pkce: { required: () => true },
-    findAccount: (ctx, id) => ({ accountId: id, claims: async () => ({ sub: id }) }),
+    claims: { openid: ['sub'], profile: ['name', 'roles', 'org_id'] },
+    conformIdTokenClaims: false,
+    findAccount: (ctx, id) => ({
+      accountId: id,
+      claims: async () => ({ sub: id, ...people(id) }),
+    }),
     extraTokenClaims: (ctx, token) => ({
       ...(token.accountId ? { auth_time: Math.floor(Date.now() / 1000) } : {}),
       ...claims({ subject: token.accountId ?? token.clientId, client: token.clientId }),
@@ -79,6 +99,13 @@ export async function startIssuer({
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
+      richAuthorizationRequests: {
+        enabled: true,
+        types: Object.fromEntries(DETAIL_TYPES.map((type) => [type, { validate() {} }])),
+        authorizationDetailsForGrantSource: (ctx) => ctx.oidc.grant.rar,
+        authorizationDetailsForAccessToken: (ctx, token, source) => source?.rar,
+        authorizationDetailsForIntrospection: (ctx, token) => token.rar,
+      },
       resourceIndicators: {
         enabled: true,
         defaultResource: (ctx, client, oneOf) => oneOf,
@@ -108,8 +135,15 @@ export async function startIssuer({
     userToken: async (login, resource, scope = 'mcp:tools mcp:call pay:spend') =>
       (await authorizationCode({ url, redirectUri, login, resource, scope })).access_token,
     /** The whole token response; with `openid offline_access` in the scope, also the ID token. */
-    userTokens: (login, resource, scope) =>
-      authorizationCode({ url, redirectUri, login, resource, scope }),
+    userTokens: (login, resource, scope, details) =>
+      authorizationCode({ url, redirectUri, login, resource, scope, details }),
+    /** A token for which the person also agreed to these authorization details. */
+    consentedToken: async (login, resource, details, scope = 'mcp:tools mcp:call pay:spend') =>
+      (await authorizationCode({ url, redirectUri, login, resource, scope, details })).access_token,
+    refresh: (refresh_token, resource) =>
+      post(`${url}/token`, {
+        grant_type: 'refresh_token', client_id: WEB.id, refresh_token, resource,
+      }),
     /** Signs any claims at all with one of this issuer's keys. */
     sign: (payload, options) => sign(jwks, { iss: url, ...payload }, options),
     async stop() {
@@ -130,7 +164,7 @@ async function clientCredentials(url, client, resource, scope) {
 }
 
 // Authorization code with PKCE: fills in the login and the consent form as a browser would.
-async function authorizationCode({ url, redirectUri, login, resource, scope }) {
+async function authorizationCode({ url, redirectUri, login, resource, scope, details }) {
   const verifier = randomBytes(32).toString('base64url');
   const state = randomBytes(8).toString('hex');
   const authorization = new URLSearchParams({
@@ -142,6 +176,7 @@ async function authorizationCode({ url, redirectUri, login, resource, scope }) {
     state,
     prompt: 'consent',
     code_challenge_method: 'S256',
+    ...(details ? { authorization_details: JSON.stringify(details) } : {}),
     code_challenge: createHash('sha256').update(verifier).digest('base64url'),
   });
   const answer = await submitForms(`${url}/auth?${authorization}`, redirectUri, login);

@@ -240,7 +240,7 @@ function ask(gateway, path, { method = 'GET', body, headers = {}, raw }) {
       response.setEncoding('utf8').on('data', (part) => (text += part));
       response.on('end', () => {
         const isJson = /json/.test(response.headers['content-type'] ?? '');
-        resolve({ status: response.statusCode, body: isJson ? JSON.parse(text) : text });
+        resolve({ status: response.statusCode, headers: response.headers, body: isJson ? JSON.parse(text) : text });
       });
     });
     request.on('error', reject);

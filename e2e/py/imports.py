@@ -6,6 +6,7 @@ from importlib.metadata import version
 MODULES = [
     "bolthub",
     "cryptography.hazmat.primitives.asymmetric.ec",
+    "cvc5",
     "eth_account",
     "joserfc.jws",
     "jwt",

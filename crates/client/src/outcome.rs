@@ -120,7 +120,7 @@ pub mod exit {
 #[must_use]
 pub const fn family_exit_code(family: Family) -> u8 {
     match family {
-        Family::Request => exit::REQUEST,
+        Family::Request | Family::Admin => exit::REQUEST,
         Family::Identity => exit::IDENTITY,
         Family::Consent => exit::CONSENT,
         Family::Payment => exit::PAYMENT,

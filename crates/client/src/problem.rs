@@ -47,6 +47,7 @@ struct Wire {
     code: String,
     #[serde(default)]
     title: String,
+    detail: Option<String>,
     status: Option<u16>,
     charged: Option<String>,
     #[serde(default)]
@@ -75,7 +76,10 @@ impl Problem {
             family: family.or_else(|| wire.status.map(family_of_status))?,
             known,
             code: wire.code,
-            title: wire.title,
+            title: match wire.detail {
+                Some(detail) => format!("{}: {detail}", wire.title),
+                None => wire.title,
+            },
             status: wire.status,
             charged: wire.charged.as_deref().map(charged_of),
             retryable: wire.retryable,
@@ -174,6 +178,7 @@ fn family_of_prefix(code: &str) -> Option<Family> {
         "BUD" => Some(Family::Budget),
         "UPS" => Some(Family::Upstream),
         "SYS" => Some(Family::Fault),
+        "ADM" => Some(Family::Admin),
         _ => None,
     }
 }

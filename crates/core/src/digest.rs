@@ -45,6 +45,16 @@ impl Digest {
         hex::encode(self.0)
     }
 
+    /// As [`Self::to_hex`], without an allocation: leaves are made of these.
+    fn hex_in(self, text: &mut [u8; 64]) -> &str {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
+            let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or(b'0');
+            *pair = [digit(byte >> 4), digit(byte & 15)];
+        }
+        std::str::from_utf8(text).unwrap_or_default()
+    }
+
     /// Parses 64 hex characters of either case.
     ///
     /// # Errors
@@ -58,7 +68,7 @@ impl Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.to_hex())
+        f.write_str(self.hex_in(&mut [0; 64]))
     }
 }
 
@@ -70,7 +80,7 @@ impl fmt::Debug for Digest {
 
 impl Serialize for Digest {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(&self.to_hex())
+        serializer.serialize_str(self.hex_in(&mut [0; 64]))
     }
 }
 

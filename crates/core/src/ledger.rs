@@ -1,8 +1,11 @@
 //! The ledger's vocabulary: states of a call, budgets, transfers.
 
-use crate::{money::Micros, proof::Principal, terms::ToolRef};
-use serde::{Deserialize, Serialize};
-use std::sync::Arc;
+use crate::{
+    ids::GrantId, money::Micros, policy::Intent, proof::Principal, terms::ToolRef, time::UnixMs,
+};
+use jiff::{Span, Timestamp, tz::TimeZone};
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
+use std::{fmt, sync::Arc};
 
 /// Where a call stands, durably. External effects happen only between a durable intent and a
 /// durable outcome; what each state means after a crash is in [`CallState::recovery`].
@@ -109,30 +112,169 @@ impl CallState {
     }
 }
 
-/// The part of a principal that a budget counts.
+/// The calls that a budget counts. A value counts that one, `*` each one by itself, nothing all
+/// together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
 pub struct BudgetScope {
-    /// This tenant, or each (`*`).
+    /// Tenant.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tenant: Option<Arc<str>>,
-    /// This delegator (`iss|sub`), or each.
+    /// Team: a role or group of the delegator. Who has several is counted in each.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub team: Option<Arc<str>>,
+    /// Delegator (`iss|sub`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub delegator: Option<Arc<str>>,
-    /// This agent, or each.
+    /// Agent.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub agent: Option<Arc<str>>,
-    /// This tool (`server/tool`), or each.
+    /// Server.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub server: Option<Arc<str>>,
+    /// Tool (`server/tool`).
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub tool: Option<Arc<str>>,
+    /// Intent, by its word.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub intent: Option<Arc<str>>,
+    /// Grant, by its identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Arc<str>>,
+}
+
+impl BudgetScope {
+    /// Each dimension with what is wanted of it.
+    #[must_use]
+    pub fn parts(&self) -> [(&'static str, &Option<Arc<str>>); 8] {
+        [
+            ("tenant", &self.tenant),
+            ("team", &self.team),
+            ("delegator", &self.delegator),
+            ("agent", &self.agent),
+            ("server", &self.server),
+            ("tool", &self.tool),
+            ("intent", &self.intent),
+            ("grant", &self.grant),
+        ]
+    }
+}
+
+/// How often a fixed window begins anew, at the start of the day in its zone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Every {
+    /// Each day.
+    Day,
+    /// Each Monday.
+    Week,
+    /// On the first of each month.
+    Month,
+}
+
+/// A time zone of the IANA database, by its name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Zone(TimeZone);
+
+impl std::str::FromStr for Zone {
+    type Err = ();
+
+    fn from_str(name: &str) -> Result<Self, ()> {
+        TimeZone::get(name).map(Self).map_err(|_| ())
+    }
+}
+
+impl fmt::Display for Zone {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0.iana_name().unwrap_or("UTC"))
+    }
+}
+
+impl Serialize for Zone {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Zone {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let name = String::deserialize(deserializer)?;
+        name.parse().map_err(|()| D::Error::custom("unknown time zone"))
+    }
+}
+
+/// A window of the calendar.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Calendar {
+    /// How often it begins.
+    pub every: Every,
+    /// Where.
+    pub zone: Zone,
+}
+
+impl Calendar {
+    /// When the window that `now` lies in began; the epoch where the calendar ends, so that
+    /// everything counts.
+    #[must_use]
+    pub fn start(&self, now: UnixMs) -> UnixMs {
+        self.started(now).unwrap_or_default()
+    }
+
+    fn started(&self, now: UnixMs) -> Option<UnixMs> {
+        let now = Timestamp::from_millisecond(i64::try_from(now.0).ok()?).ok()?;
+        let date = self.zone.0.to_datetime(now).date();
+        let first = match self.every {
+            Every::Day => date,
+            Every::Week => {
+                let days = i64::from(date.weekday().to_monday_zero_offset());
+                date.checked_sub(Span::new().days(days)).ok()?
+            }
+            Every::Month => date.first_of_month(),
+        };
+        let start = first.to_zoned_datetime(self.zone.0.clone()).ok()?.timestamp().as_millisecond();
+        u64::try_from(start).ok().map(UnixMs)
+    }
+
+    /// No window of this kind is longer, in milliseconds.
+    #[must_use]
+    pub const fn longest_ms(&self) -> u64 {
+        const DAY_MS: u64 = 86_400_000;
+        match self.every {
+            Every::Day => 2 * DAY_MS,
+            Every::Week => 8 * DAY_MS,
+            Every::Month => 32 * DAY_MS,
+        }
+    }
 }
 
 /// How a budget's window moves.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Window {
+    /// One call.
+    PerCall,
     /// Any span of this many milliseconds.
     Rolling(u64),
+    /// By the calendar.
+    Fixed(Calendar),
     /// From the beginning.
     Lifetime,
+    /// From the beginning of the caller's session: the MCP session, else the access token.
+    Session,
 }
 
-/// A configured budget.
+/// What happens when a budget would be exceeded.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OnExceed {
+    /// The call is refused.
+    #[default]
+    Deny,
+    /// A person must confirm this very call.
+    Confirm,
+}
+
+/// A budget.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Budget {
     /// Its name.
@@ -143,6 +285,12 @@ pub struct Budget {
     pub limit: Micros,
     /// The window.
     pub window: Window,
+    /// What happens beyond.
+    #[serde(default)]
+    pub on_exceed: OnExceed,
+    /// Percent of the limit at which it is noted, from 1 to 99.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warn_percent: Option<u8>,
 }
 
 /// One budget as it applies to one call: a counter's key and its limit.
@@ -154,29 +302,118 @@ pub struct Charge {
     pub limit: Micros,
     /// The window.
     pub window: Window,
+    /// What happens beyond.
+    pub on_exceed: OnExceed,
+    /// Percent of the limit at which it is noted.
+    pub warn_percent: Option<u8>,
+}
+
+impl Charge {
+    /// A charge that is refused beyond its limit.
+    #[must_use]
+    pub const fn hard(key: String, limit: Micros, window: Window) -> Self {
+        Self { key, limit, window, on_exceed: OnExceed::Deny, warn_percent: None }
+    }
+
+    /// The budget's name.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        let name = self.key.split('\u{1f}').next().unwrap_or_default();
+        name.strip_prefix("budget:").unwrap_or(name)
+    }
+
+    /// Whether using `used` of the limit is to be noted.
+    #[must_use]
+    pub fn warns_at(&self, used: Micros) -> bool {
+        let Some(percent) = self.warn_percent else { return false };
+        u128::from(used.0) * 100 >= u128::from(self.limit.0) * u128::from(percent)
+    }
+}
+
+/// What budgets know of a call.
+#[derive(Clone, Copy, Debug)]
+pub struct Spender<'a> {
+    /// Whose call.
+    pub principal: &'a Principal,
+    /// What is called.
+    pub tool: &'a ToolRef,
+    /// What it does.
+    pub intent: Intent,
+    /// In which session: the MCP session, else the access token.
+    pub session: &'a str,
+    /// Under which grant.
+    pub grant: Option<GrantId>,
 }
 
 impl Budget {
-    /// The counter this call falls into, or `None` when the budget is not about it.
+    /// The counters this call falls into: none when the budget is not about it, several when its
+    /// delegator is in several teams.
     #[must_use]
-    pub fn charge(&self, principal: &Principal, tool: &ToolRef) -> Option<Charge> {
-        let mut key = format!("budget:{}", self.name);
-        let delegator = principal.delegator_text();
-        let tool = tool.to_string();
-        let parts = [
-            (&self.scope.tenant, &*principal.tenant),
-            (&self.scope.delegator, &*delegator),
-            (&self.scope.agent, &*principal.agent),
-            (&self.scope.tool, &*tool),
-        ];
-        for (wanted, actual) in parts {
-            let Some(wanted) = wanted else { continue };
-            if &**wanted != "*" && &**wanted != actual {
-                return None;
+    pub fn charges(&self, spender: &Spender<'_>) -> Vec<Charge> {
+        let scope = &self.scope;
+        let (principal, tool) = (spender.principal, spender.tool);
+        let no_team: &[Option<&str>] = &[None];
+        let roles: Vec<Option<&str>> = principal.roles.iter().map(|role| Some(&**role)).collect();
+        let teams = if scope.team.is_some() { roles.as_slice() } else { no_team };
+        let values = |name: &str, team: Option<&str>| -> Option<Arc<str>> {
+            match name {
+                "tenant" => Some(Arc::clone(&principal.tenant)),
+                "team" => team.map(Arc::from),
+                "delegator" => Some(principal.delegator_text()),
+                "agent" => Some(Arc::clone(&principal.agent)),
+                "server" => Some(Arc::clone(&tool.server)),
+                "tool" => Some(tool.to_string().into()),
+                "intent" => Some(spender.intent.text().into()),
+                _ => spender.grant.map(|grant| grant.to_string().into()),
             }
-            key.push('\u{1f}');
-            key.push_str(actual);
-        }
-        Some(Charge { key, limit: self.limit, window: self.window })
+        };
+        let key = |team: Option<&str>| {
+            let mut key = format!("budget:{}", self.name);
+            for (name, wanted) in scope.parts() {
+                let Some(wanted) = wanted else { continue };
+                let actual = values(name, team).filter(|a| &**wanted == "*" || a == wanted)?;
+                key.push_str(&format!("\u{1f}{name}={actual}"));
+            }
+            if self.window == Window::Session {
+                key.push_str(&format!("\u{1f}session={}", spender.session));
+            }
+            Some(key)
+        };
+        let charge = |key| Charge {
+            key,
+            limit: self.limit,
+            // A session's counter is its own: it counts from its beginning.
+            window: if self.window == Window::Session {
+                Window::Lifetime
+            } else {
+                self.window.clone()
+            },
+            on_exceed: self.on_exceed,
+            warn_percent: self.warn_percent,
+        };
+        teams.iter().filter_map(|team| key(*team)).map(charge).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn start(every: Every, zone: &str, at: &str) -> String {
+        let at = u64::try_from(at.parse::<Timestamp>().unwrap().as_millisecond()).unwrap();
+        Calendar { every, zone: zone.parse().unwrap() }.start(UnixMs(at)).rfc3339()
+    }
+
+    #[test]
+    fn windows_of_the_calendar_begin_where_people_live() {
+        let berlin = |every, at| start(every, "Europe/Berlin", at);
+        assert_eq!(berlin(Every::Day, "2026-06-10T21:59:59Z"), "2026-06-09T22:00:00.000Z");
+        assert_eq!(berlin(Every::Day, "2026-06-10T22:00:00Z"), "2026-06-10T22:00:00.000Z");
+        // The clocks go back on 25 October 2026: a day of 25 hours.
+        assert_eq!(berlin(Every::Day, "2026-10-25T22:59:59Z"), "2026-10-24T22:00:00.000Z");
+        assert_eq!(berlin(Every::Week, "2026-06-14T21:59:59Z"), "2026-06-07T22:00:00.000Z");
+        assert_eq!(berlin(Every::Month, "2026-11-24T01:00:00Z"), "2026-10-31T23:00:00.000Z");
+        assert_eq!(start(Every::Month, "UTC", "2026-03-01T00:00:00Z"), "2026-03-01T00:00:00.000Z");
+        assert!("Europe/Atlantis".parse::<Zone>().is_err());
     }
 }

@@ -6,6 +6,7 @@
 //! INVARIANT: nothing here performs I/O, reads a clock or draws randomness.
 #![deny(missing_docs)]
 
+pub mod approval;
 pub mod audit;
 pub mod call;
 pub mod digest;
@@ -13,6 +14,7 @@ pub mod grant;
 pub mod ids;
 pub mod ledger;
 pub mod money;
+pub mod person;
 pub mod policy;
 pub mod proof;
 pub mod quote;

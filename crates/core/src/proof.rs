@@ -20,7 +20,7 @@ pub use l402::{Mint, Minted, VerifiedCredential, mint};
 pub use payment::{Nonce, Payment, Settlement};
 pub use permit::Permit;
 pub use token::{
-    Algorithm, Expected, Header, MAX_TOKEN_BYTES, Profile, TenantRule, TokenError, TypRule,
-    UnverifiedToken, VerifiedToken,
+    Algorithm, Expected, ExpectedId, Header, MAX_TOKEN_BYTES, Profile, SignIn, SignedIn,
+    TenantRule, TokenError, TypRule, UnverifiedToken, VerifiedToken,
 };
 pub use x402::{Binding, Challenge as X402Challenge, PaidX402, X402Terms};

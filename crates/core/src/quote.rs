@@ -8,6 +8,7 @@ use crate::{
     time::UnixMs,
 };
 use serde::{Deserialize, Serialize};
+use std::num::NonZeroU32;
 
 /// A way to pay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -41,6 +42,16 @@ pub struct Offer {
     pub payee: String,
     /// Value in reference micros.
     pub micros: Micros,
+    /// Calls that it pays for; at least one.
+    pub uses: NonZeroU32,
+}
+
+impl Offer {
+    /// What one call counts for, in reference micros, rounded against the spender.
+    #[must_use]
+    pub fn share(&self) -> Micros {
+        Micros(self.micros.0.div_ceil(u64::from(self.uses.get())))
+    }
 }
 
 /// A price for one call.
@@ -92,9 +103,16 @@ impl Quote {
         self.offers.is_empty()
     }
 
-    /// The most it can cost, in reference micros: what holds and caps count.
+    /// The most that this call can cost, in reference micros: what holds, caps and policy count.
     #[must_use]
     pub fn micros(&self) -> Micros {
+        self.offers.iter().map(Offer::share).max().unwrap_or_default()
+    }
+
+    /// The most that is asked for at once, in reference micros: more than one call's price where
+    /// an offer pays for several.
+    #[must_use]
+    pub fn asked(&self) -> Micros {
         self.offers.iter().map(|offer| offer.micros).max().unwrap_or_default()
     }
 
@@ -125,6 +143,7 @@ fn quote_digest(id: QuoteId, call: Digest, offers: &[Offer], expires_at: UnixMs)
         parts.push(offer.amount.asset.0.as_bytes().to_vec());
         parts.push(offer.amount.minor.to_be_bytes().to_vec());
         parts.push(offer.payee.clone().into_bytes());
+        parts.push(offer.uses.get().to_be_bytes().to_vec());
     }
     parts.push(expires_at.0.to_be_bytes().to_vec());
     let slices: Vec<&[u8]> = parts.iter().map(Vec::as_slice).collect();

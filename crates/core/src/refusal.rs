@@ -107,6 +107,8 @@ pub enum Family {
     Upstream,
     /// The gateway itself.
     Fault,
+    /// People who administer it.
+    Admin,
 }
 
 /// One row of the table.
@@ -163,7 +165,7 @@ codes! {
     HeaderMismatch = "REQ-007" Request 400 Never Client "a mirrored header disagrees with the body"; "send MCP-Protocol-Version, Mcp-Method and Mcp-Name equal to the body";
     ForeignOrigin = "REQ-008" Request 403 Never Operator "the request comes from a foreign origin"; "add the origin to `allowed_origins` or call from an allowed one";
     UnknownServer = "REQ-009" Request 404 Never Client "no MCP server has this path"; "use `/{server}/mcp` with a configured server";
-    MethodNotAllowed = "REQ-010" Request 405 Never Client "this HTTP method is not allowed here"; "use POST";
+    MethodNotAllowed = "REQ-010" Request 405 Never Client "this HTTP method is not allowed here"; "use a method that the Allow header names";
     UnsupportedMedia = "REQ-011" Request 415 Never Client "the content type is not application/json"; "send `content-type: application/json`";
     UnknownSession = "REQ-012" Request 404 AfterAction Client "the session is unknown or has ended"; "send `initialize` again";
     AmbiguousPayment = "REQ-013" Request 400 Never Client "two payment credentials differ"; "send one payment in one place";
@@ -173,6 +175,7 @@ codes! {
     IdempotencyConflict = "REQ-017" Request 409 Never Client "the same payment was used for another call"; "pay for this call with a payment of its own";
     HeadersTooLarge = "REQ-018" Request 431 Never Client "the headers are larger than the limit"; "send smaller headers";
     TooManyOpenQuotes = "REQ-019" Request 429 Later Client "too many unpaid quotes are open for this principal"; "pay or wait until open quotes expire";
+    RequestState = "REQ-020" Request 400 Never Client "the request state is not of this call, was used, or has ended"; "send the call again without `requestState` and `inputResponses`";
 
     TokenMissing = "IDN-001" Identity 401 AfterAction Client "an access token is required"; "get a token from the authorization server named in the resource metadata";
     TokenMalformed = "IDN-002" Identity 401 AfterAction Client "the access token is malformed"; "send one compact JWT as `Authorization: Bearer`";
@@ -191,6 +194,7 @@ codes! {
     TokenTooLarge = "IDN-015" Identity 401 AfterAction Client "the access token is too large"; "get a smaller token";
     TokenInQuery = "IDN-016" Identity 400 Never Client "an access token was sent in the query"; "send it in the Authorization header only, and revoke this one";
     TenantUnknown = "IDN-017" Identity 403 Never Operator "the token names no known tenant"; "map the issuer's tenant claim in the configuration";
+    StepUpRequired = "IDN-018" Identity 401 AfterAction Human "this call needs a new or stronger sign-in"; "sign in again as the challenge says, and retry with the new token";
 
     NoGrant = "CNS-001" Consent 403 AfterAction Human "no grant covers this call"; "approve a grant for this agent and tool";
     GrantExpired = "CNS-002" Consent 403 AfterAction Human "the grant has expired"; "approve a new grant";
@@ -203,6 +207,12 @@ codes! {
     ApprovalDenied = "CNS-009" Consent 403 Never Human "a person denied this call"; "do not retry; ask the person why";
     ApprovalExpired = "CNS-010" Consent 403 AfterAction Human "the approval expired before the call"; "retry to ask again";
     PurposeNotGranted = "CNS-011" Consent 403 AfterAction Human "the grant is for another purpose"; "declare the granted purpose or approve a new grant";
+    ApproverNotEligible = "CNS-012" Consent 403 Never Human "this person may not answer this request"; "let somebody else answer";
+    PayeeNotGranted = "CNS-013" Consent 403 AfterAction Human "the grant does not let this payee be paid"; "approve a grant that lists the payee";
+    PayerNotGranted = "CNS-014" Consent 403 AfterAction Human "the grant does not let this wallet pay"; "pay from a wallet that the grant lists, on a rail that tells the payer";
+    ArgumentsNotGranted = "CNS-015" Consent 403 AfterAction Human "the grant does not cover these arguments"; "call with arguments that the grant allows, or approve a new grant";
+    ConsentEvidence = "CNS-016" Consent 403 AfterAction Human "the consent that came along is not acceptable"; "bring it in the documented form, within what its signer may say, or approve a grant";
+    PayerNotLinked = "CNS-017" Consent 403 AfterAction Human "the wallet that pays is not linked to the person"; "link the wallet to the person, or pay from one that is linked";
 
     PaymentRequired = "PAY-001" Payment 402 AfterAction Client "payment is required"; "pay one of the offers and retry with the proof";
     PaymentMalformed = "PAY-002" Payment 400 Never Client "the payment credential is malformed"; "send the credential in one of the documented forms";
@@ -231,6 +241,8 @@ codes! {
     UnknownObligation = "POL-003" Policy 503 Never Operator "policy asks for an obligation that cannot be met"; "tell the operator";
     IntentMismatch = "POL-004" Policy 403 Never Client "the declared intent does not cover what the tool does"; "declare the intent the tool really has";
     DecisionStale = "POL-005" Policy 503 Later Client "the decision grew too old before the call could start"; "retry";
+    ExternalDenied = "POL-006" Policy 403 Never Operator "the external policy service denies this call"; "ask the operator of that service if this is wrong";
+    ExternalUnavailable = "POL-007" Policy 503 Later Operator "the external policy service gave no usable answer"; "try again later";
 
     BudgetExceeded = "BUD-001" Budget 429 Later Human "a budget would be exceeded"; "wait for the window to pass or raise the budget";
     AssetUnknown = "BUD-002" Budget 403 Never Operator "the asset has no reference rate"; "configure a rate for the asset";
@@ -247,6 +259,18 @@ codes! {
     InternalFault = "SYS-003" Fault 500 Never Operator "the gateway broke"; "tell the operator the call id";
     ShuttingDown = "SYS-004" Fault 503 Later Client "the gateway is shutting down"; "try again";
     InProgress = "SYS-005" Fault 409 Later Client "the same call is still running"; "repeat the same request later; do not pay again";
+
+    AdminInvalid = "ADM-001" Admin 422 Never Client "a member of the request is not acceptable"; "mend the request";
+    AdminNotFound = "ADM-002" Admin 404 Never Client "there is nothing of that name"; "list what there is";
+    AdminConflict = "ADM-003" Admin 409 Never Client "what was asked does not fit where the thing stands"; "look at its present state";
+    SignInNeeded = "ADM-004" Admin 401 AfterAction Human "sign in first"; "sign in at the console, or send an access token for its API";
+    RoleMissing = "ADM-005" Admin 403 AfterAction Human "your role does not allow this"; "ask an administrator for a role that allows it";
+    FormStale = "ADM-006" Admin 403 AfterAction Human "the form is stale or comes from another site"; "open the page again and send its form";
+    SignInFailed = "ADM-007" Admin 403 AfterAction Human "the sign-in did not succeed"; "sign in again";
+    KeyReused = "ADM-008" Admin 422 Never Client "the idempotency key was used for another request"; "use a fresh key";
+    BundleRefused = "ADM-009" Admin 422 Never Operator "the policy bundle is not accepted; what was in force stays in force"; "mend the bundle and activate it again";
+    KeyUnanswered = "ADM-010" Admin 409 Later Client "the first request with this idempotency key has no answer yet"; "repeat it in a moment; if that stays so, look whether it was done and use a fresh key";
+    AuthzenInvalid = "ADM-011" Admin 400 Never Client "the request is not one of AuthZEN"; "send what OpenID AuthZEN 1.0 asks for";
 }
 
 impl Code {

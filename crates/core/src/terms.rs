@@ -40,6 +40,15 @@ pub enum ConsentRule {
     NotRequired,
 }
 
+/// Whose wallet may pay.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PayerRule {
+    /// Any.
+    Any,
+    /// One that is linked to the person for whom the agent calls.
+    Linked,
+}
+
 /// When the payer's money is taken (x402 `extra.paymentFlow`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Flow {
@@ -97,6 +106,8 @@ pub struct Terms {
     pub scopes: Vec<Arc<str>>,
     /// Whether a grant is needed.
     pub consent: ConsentRule,
+    /// Whose wallet may pay.
+    pub payer: PayerRule,
     /// Prices; the first matching rule applies; no rule matching is free only if the list is empty.
     pub prices: Vec<PriceRule>,
     /// When money is taken.
@@ -111,6 +122,11 @@ pub struct Terms {
     pub intent: Option<Intent>,
     /// 0 public to 3 secret.
     pub sensitivity: u8,
+    /// What it does can be undone.
+    pub is_reversible: bool,
+    /// Whether it deals with what is outside of the server's own domain; `None` where the operator
+    /// does not say.
+    pub open_world: Option<bool>,
     /// The whole call's deadline, in milliseconds.
     pub deadline_ms: u64,
     /// Keep `outputSchema` and omit `structuredContent` from challenges instead.

@@ -17,4 +17,5 @@ pub mod macaroon;
 pub mod mcp;
 mod number;
 mod object;
+pub mod rar;
 pub mod x402;

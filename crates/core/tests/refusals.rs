@@ -95,6 +95,7 @@ const SAMPLES: &[Sample] = {
         Sample(IdempotencyConflict, Free, "oooo", Yes, &[]),
         Sample(HeadersTooLarge, Free, "....", No, &[]),
         Sample(TooManyOpenQuotes, Free, "oomo", Yes, &[]),
+        Sample(RequestState, Free, "o...", Yes, &[]),
         Sample(TokenMissing, Free, "m...", Yes, &[]),
         Sample(TokenMalformed, Free, "r...", Yes, &[("reason", "not a compact JWS")]),
         Sample(TokenSignature, Free, "r...", Yes, &[("reason", "the signature does not verify")]),
@@ -124,6 +125,7 @@ const SAMPLES: &[Sample] = {
         Sample(TokenTooLarge, Free, "r...", Yes, &[("reason", "longer than 16 KiB")]),
         Sample(TokenInQuery, Free, "....", No, &[]),
         Sample(TenantUnknown, Free, "r...", Yes, &[("reason", "no known tenant")]),
+        Sample(StepUpRequired, Free, "r...", Yes, &[("acr_values", "mfa"), ("max_age", "600")]),
         Sample(
             NoGrant,
             Free,
@@ -163,6 +165,24 @@ const SAMPLES: &[Sample] = {
         ),
         Sample(ApprovalExpired, Free, "or..", Yes, &[("approval", APPROVAL)]),
         Sample(PurposeNotGranted, Free, "or..", Yes, ASKED),
+        Sample(
+            ApproverNotEligible,
+            Free,
+            "....",
+            No,
+            &[("approval", APPROVAL), ("rule", "this person has agreed already")],
+        ),
+        Sample(PayeeNotGranted, Free, "or..", Yes, ASKED),
+        Sample(PayerNotGranted, Free, "or..", Yes, ASKED),
+        Sample(ArgumentsNotGranted, Free, "or..", Yes, ASKED),
+        Sample(
+            ConsentEvidence,
+            Free,
+            "or..",
+            Yes,
+            &[("decimals", "6"), ("rule", "`decimals` are not those of the asset")],
+        ),
+        Sample(PayerNotLinked, Free, "or..", Yes, &[("tool", "weather/get_forecast")]),
         Sample(PaymentRequired, Free, "oomo", Yes, &[]),
         Sample(
             PaymentMalformed,
@@ -206,6 +226,8 @@ const SAMPLES: &[Sample] = {
         Sample(UnknownObligation, Free, "oo.r", Yes, &[]),
         Sample(IntentMismatch, Free, "oo.r", Yes, &[("effective", "delete")]),
         Sample(DecisionStale, Free, "ooor", Yes, &[]),
+        Sample(ExternalDenied, Free, "oo.r", Yes, &[]),
+        Sample(ExternalUnavailable, Free, "oo.r", Yes, &[("reason", "unreachable")]),
         Sample(
             BudgetExceeded,
             Free,
@@ -225,6 +247,38 @@ const SAMPLES: &[Sample] = {
         Sample(InternalFault, Unknown, "oooo", Yes, &[]),
         Sample(ShuttingDown, Free, "....", No, &[]),
         Sample(InProgress, Unknown, "oooo", Yes, &[("call", EARLIER)]),
+        Sample(
+            AdminInvalid,
+            Free,
+            "....",
+            No,
+            &[("member", "per_call"), ("reason", "expected an amount such as `0.05 USD`")],
+        ),
+        Sample(AdminNotFound, Free, "....", No, &[("what", "grant")]),
+        Sample(AdminConflict, Free, "....", No, &[("reason", "the approval was answered before")]),
+        Sample(SignInNeeded, Free, "....", No, &[]),
+        Sample(RoleMissing, Free, "....", No, &[("needs", "approver, admin")]),
+        Sample(FormStale, Free, "....", No, &[]),
+        Sample(
+            SignInFailed,
+            Free,
+            "....",
+            No,
+            &[("reason", "the issuer refused the code with 400")],
+        ),
+        Sample(KeyReused, Free, "....", No, &[]),
+        Sample(
+            BundleRefused,
+            Free,
+            "....",
+            No,
+            &[
+                ("cause", "revision"),
+                ("reason", "revision 3 is not above 4, which was in force: give it a higher one"),
+            ],
+        ),
+        Sample(KeyUnanswered, Free, "....", No, &[]),
+        Sample(AuthzenInvalid, Free, "....", No, &[("reason", "missing field `subject`")]),
     ]
 };
 

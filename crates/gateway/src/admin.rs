@@ -4,39 +4,56 @@
 //! modules below; the command line and programs share their forms ([`form`]).
 //!
 //! INVARIANT: who approves is never who asks: only the socket's owner and root are answered, and
-//! every change carries the verified user of the connection ([`peer::Approver`]).
+//! every change carries the verified user of the connection ([`actor::Actor`]).
 //! INVARIANT: bodies, headers, connections and times have limits; unknown members are refused.
 
 pub mod form;
 pub mod receipt;
+pub(crate) mod settlements;
 
-mod approvals;
+pub(crate) mod actor;
+pub(crate) mod approvals;
 mod ask;
-mod budgets;
-mod denied;
-mod grants;
-mod ledger;
-mod log;
+pub(crate) mod authzen;
+pub(crate) mod budgets;
+pub(crate) mod denied;
+pub(crate) mod grants;
+mod idempotency;
+pub(crate) mod ledger;
+pub(crate) mod log;
+mod object;
+pub mod openapi;
+pub(crate) mod page;
 mod peer;
+pub(crate) mod people;
+pub(crate) mod policies;
+mod routes;
+mod schema;
 mod socket;
+mod tools;
+mod trust;
 
 use crate::gate::Gate;
+use actor::Actor;
 use axum::{
     Extension, Router,
-    extract::DefaultBodyLimit,
-    routing::{get, post},
+    body::{Body, HttpBody as _, to_bytes},
+    extract::{DefaultBodyLimit, Request},
+    middleware::{self, Next},
+    response::{IntoResponse as _, Response},
 };
 use countersign_core::refusal::{Code, Refusal};
 use denied::Denied;
+use http::{HeaderValue, header};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
-use peer::Approver;
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
-    net::{UnixListener, UnixStream},
+    io::{AsyncRead, AsyncWrite},
+    net::UnixListener,
     sync::{Semaphore, watch},
     task::JoinSet,
 };
@@ -72,9 +89,9 @@ pub async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> io::Resu
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
-        let Some(approver) = Approver::of(&stream, bound.owner) else { continue };
+        let Some(peer) = peer::user_of(&stream, bound.owner) else { continue };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let service = routes.clone().layer(Extension(approver));
+        let service = routes.clone().layer(Extension(Actor::local(&peer)));
         let stop = stop.clone();
         connections.spawn(async move {
             converse(stream, service, stop).await;
@@ -88,7 +105,11 @@ pub async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> io::Resu
 }
 
 /// Answers one connection's requests. Its own errors concern only its peer.
-async fn converse(stream: UnixStream, service: Router, mut stop: watch::Receiver<bool>) {
+pub(crate) async fn converse(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    service: Router,
+    mut stop: watch::Receiver<bool>,
+) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
@@ -105,34 +126,34 @@ async fn converse(stream: UnixStream, service: Router, mut stop: watch::Receiver
     };
 }
 
-fn routes(gate: Arc<Gate>) -> Router {
-    Router::new()
-        .route("/v1/health", get(log::health))
-        .route("/v1/status", get(log::status))
-        .route("/v1/grants", get(grants::list).post(grants::create))
-        .route("/v1/grants/{id}", get(grants::show))
-        .route("/v1/grants/{id}/revoke", post(grants::revoke))
-        .route("/v1/grants/{id}/suspend", post(grants::suspend))
-        .route("/v1/grants/{id}/resume", post(grants::resume))
-        .route("/v1/approvals", get(approvals::list))
-        .route("/v1/approvals/{id}", get(approvals::show))
-        .route("/v1/approvals/{id}/approve", post(approvals::approve))
-        .route("/v1/approvals/{id}/deny", post(approvals::deny))
-        .route("/v1/ledger/balances", get(ledger::balances))
-        .route("/v1/ledger/in-doubt", get(ledger::in_doubt))
-        .route("/v1/ledger/in-doubt/{id}", post(ledger::resolve))
-        .route("/v1/ledger/refunds", get(ledger::refunds))
-        .route("/v1/ledger/refunds/{id}", post(ledger::refunded))
-        .route("/v1/budgets", get(budgets::list))
-        .route("/v1/calls", get(ledger::calls))
-        .route("/v1/calls/{id}", get(ledger::call))
-        .route("/v1/quotes/{id}", get(ledger::quote))
-        .route("/v1/credentials/{id}/revoke", post(ledger::revoke_credential))
-        .route("/v1/audit", get(log::tail))
-        .fallback(async || Denied::NotFound("route"))
+pub(crate) fn routes(gate: Arc<Gate>) -> Router {
+    routes::table()
+        .router
+        .route_layer(middleware::from_fn_with_state(Arc::clone(&gate), idempotency::once))
+        .fallback(async || Denied::not_found("route"))
         .method_not_allowed_fallback(async || Denied::from(Refusal::new(Code::MethodNotAllowed)))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
+        .layer(middleware::from_fn(take_in))
+        .layer(middleware::from_fn(authzen::echo))
         .with_state(gate)
+}
+
+/// Takes a short body in before anything else, so that a refusal leaves nothing of it on the
+/// connection for the next request to trip over; where a long one is refused, the connection ends.
+async fn take_in(request: Request, next: Next) -> Response {
+    let (parts, body) = request.into_parts();
+    let short = u64::try_from(BODY_BYTES_MAX).unwrap_or(u64::MAX);
+    if body.size_hint().upper().is_some_and(|most| most <= short) {
+        let Ok(bytes) = to_bytes(body, BODY_BYTES_MAX).await else {
+            return Denied::from(Code::TooLarge).into_response();
+        };
+        return next.run(Request::from_parts(parts, Body::from(bytes))).await;
+    }
+    let mut response = next.run(Request::from_parts(parts, body)).await;
+    if !response.status().is_success() {
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 /// Runs a read of the store that may block on the disk.

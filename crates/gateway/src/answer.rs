@@ -10,6 +10,7 @@ use crate::{
     prove::payment::Challenge,
 };
 use countersign_core::{
+    approval::ApprovalStatus,
     audit::receipt::{LogPosition, RECEIPT_META, RECEIPT_VERSION, Receipt, ReceiptState},
     call::{Call, Era},
     money::Amount,
@@ -22,7 +23,7 @@ use countersign_core::{
 };
 use countersign_store::{Captured, StoredOutcome};
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
-use serde_json::value::RawValue;
+use serde_json::{json, value::RawValue};
 
 /// `_meta` key that says whether money moved, on results that carry no receipt.
 const CHARGED_META: &str = "countersign/charged";
@@ -108,12 +109,13 @@ pub struct Shape {
     resource: Resource,
     has_structured_content: bool,
     can_stream: bool,
+    can_ask: bool,
 }
 
 impl Shape {
     /// Of a call.
     #[must_use]
-    pub fn of(call: &Call, form: Form, accepts_events: bool) -> Self {
+    pub fn of(call: &Call, form: Form, accepts_events: bool, can_ask: bool) -> Self {
         let id = RawValue::from_string(call.request_id.clone());
         let url = match form {
             Form::Mcp => format!("mcp://tool/{}", call.terms.tool.tool),
@@ -130,6 +132,7 @@ impl Shape {
             },
             has_structured_content: !call.terms.keep_output_schema,
             can_stream: accepts_events && form == Form::Mcp,
+            can_ask: can_ask && form == Form::Mcp,
         }
     }
 
@@ -208,8 +211,50 @@ pub fn message_of(gate: &Gate, shape: &Shape, taken: &Result<Done, Refused>) -> 
             };
             format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, shape.id.get())
         }
-        Err(refused) => jsonrpc::result(&shape.id, &refused_result(shape, refused)),
+        Err(refused) => asking(gate, shape, &refused.refusal)
+            .unwrap_or_else(|| jsonrpc::result(&shape.id, &refused_result(shape, refused))),
     }
+}
+
+/// The JSON-RPC code of URLElicitationRequired (2025-11-25); not used in the modern era.
+const URL_ELICITATION_REQUIRED: i64 = -32042;
+
+/// A request that the client show its user where to approve; `None` where nobody can be asked, or
+/// the client cannot do it.
+fn asking(gate: &Gate, shape: &Shape, refusal: &Refusal) -> Option<String> {
+    if !shape.can_ask {
+        return None;
+    }
+    let id = refusal.facts().iter().find(|fact| fact.name == "approval")?.value.parse().ok()?;
+    let approval = gate.store.approval(id)?;
+    if approval.status != ApprovalStatus::Pending {
+        return None;
+    }
+    let (url, problem) = (gate.approval_url(id)?, refusal.problem());
+    let ask = &approval.ask;
+    let message = format!("Approve {}/{} for {}: {}", ask.server, ask.tool, ask.agent, ask.price);
+    Some(match shape.era {
+        Era::Modern => {
+            let params = json!({ "mode": "url", "url": url, "message": message });
+            let request = json!({ "method": "elicitation/create", "params": params });
+            let result = json!({
+                "resultType": "input_required",
+                "inputRequests": { "approve": request },
+                "requestState": gate.request_state(&approval)?,
+                "_meta": { problem::REFUSAL_META: problem },
+            });
+            jsonrpc::result(&shape.id, &result.to_string())
+        }
+        Era::Legacy => {
+            let elicitation = json!({
+                "mode": "url", "elicitationId": id.to_string(), "url": url, "message": message,
+            });
+            let data = json!({ "elicitations": [elicitation], problem::REFUSAL_META: problem })
+                .to_string();
+            let title = refusal.code().row().title;
+            jsonrpc::error(Some(&shape.id), URL_ELICITATION_REQUIRED, title, Some(&data))
+        }
+    })
 }
 
 fn charged_text(charged: Charged) -> String {
@@ -280,7 +325,10 @@ fn receipt(gate: &Gate, captured: &Captured) -> Option<String> {
         rail: captured.rail.map_or("none", |rail| rail.text()).to_owned(),
         amount,
         micros: captured.micros,
-        payment_ref: captured.settlement.as_ref().map(|s| s.transaction.clone()),
+        payment_ref: match &captured.settlement {
+            Some(settlement) => Some(settlement.transaction.clone()),
+            None => captured.payment.map(|key| key.to_hex()),
+        },
         result_digest: Some(captured.result_digest),
         log: LogPosition {
             origin: gate.signer.verifier().name().to_owned(),
@@ -291,7 +339,7 @@ fn receipt(gate: &Gate, captured: &Captured) -> Option<String> {
         time: gate.world.now(),
         state: ReceiptState::Captured,
     };
-    receipt.sign(&gate.signer).ok()
+    receipt.sign(gate.signer.verifier(), |text| gate.receipts.sign(text)).ok()
 }
 
 /// A refusal as a tool result, with its challenge when there is one.
@@ -328,11 +376,11 @@ fn payment_required(
     refusal: &Refusal,
     challenge: &Challenge,
 ) -> Option<PaymentRequired> {
-    let (requirements, extensions) = challenge.x402.as_ref()?;
+    let (offers, extensions) = challenge.x402.as_ref()?;
     Some(PaymentRequired {
         error: Some(refusal.to_string()),
         resource: shape.resource.clone(),
-        accepts: vec![requirements.clone()],
+        accepts: offers.clone(),
         extensions: extensions.clone(),
     })
 }

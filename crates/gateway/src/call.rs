@@ -11,13 +11,14 @@ use crate::{
     prove::{
         Evidence, Known,
         payment::{Challenge, Earlier, Repeat, prepaid, unfinished},
+        policy::Engine,
     },
     upstream::Progress,
 };
 use bytes::Bytes;
 use countersign_core::{
     call::Call,
-    proof::{Identity, Permit},
+    proof::{Identity, Permit, VerifiedCredential},
     refusal::{Family, Refusal},
 };
 use countersign_store::{Reserved, failpoint};
@@ -37,8 +38,14 @@ pub struct Attempt {
     pub message: Bytes,
     /// Legacy session id, ours.
     pub session: Option<String>,
+    /// The client can show its user a link (`elicitation.url`).
+    pub can_ask: bool,
+    /// A request state of ours that came back.
+    pub returned: Option<String>,
     /// Where events go that come before the answer.
     pub progress: Option<Progress>,
+    /// The policy in force when it came; it decides the whole attempt.
+    pub policy: Arc<Engine>,
 }
 
 /// A recorded refusal, with the ways to pay when money is what is missing.
@@ -67,7 +74,10 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
     };
     match ended {
         Ok(done) => Ok(done),
-        Err(refusal) => Err(gate.refuse(&attempt, known, refusal).await),
+        Err(refusal) => {
+            gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
+            Err(gate.refuse(&attempt, known, refusal).await)
+        }
     }
 }
 
@@ -84,7 +94,9 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let (identity, credential) = gate.identify(call, evidence).await?;
     known.identified(&identity);
-    known.prepaid = credential.as_ref().and_then(|c| c.as_ref().ok()).map(prepaid);
+    let is_usable = |credential: &&VerifiedCredential| !credential.is_over(gate.world.now());
+    known.prepaid =
+        credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable).map(prepaid);
     gate.session(attempt, identity.principal())?;
     let earlier = match gate.repeat(call, identity.principal(), evidence, credential.as_ref())? {
         Repeat::Fresh => None,
@@ -120,13 +132,14 @@ async fn prove(
         Some(earlier) => earlier.quote.clone(),
         None => gate.quote(call, &identity)?,
     };
+    let begun = earlier.map(|earlier| &earlier.call);
     known.quote = Some(quote.clone());
-    let consent = gate.consent(call, &identity, &quote)?;
+    let consent = gate.consent(attempt, &identity, &quote, begun).await?;
     known.consented(&consent);
-    let authorization = gate.decide(call, &identity, &quote, &consent, evidence).await?;
+    let authorization = gate.decide(attempt, &identity, &quote, &consent, begun, known).await?;
     known.authorized();
-    let is_repeated = earlier.is_some();
-    let payment = gate.pay(call, &identity, &quote, credential, evidence, is_repeated).await?;
+    let is_begun = begun.is_some();
+    let payment = gate.pay(call, &identity, &quote, credential, evidence, is_begun).await?;
     known.paid(&payment);
     let (now, terms) = (gate.world.now(), Arc::clone(&call.terms));
     Permit::join(call.id, terms, quote, identity, consent, payment, authorization, now)
@@ -135,7 +148,10 @@ async fn prove(
 
 /// Reserves, settles, runs and captures.
 async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<Done, Refusal> {
-    let charges = gate.charges(permit.identity().principal(), &permit.terms().tool);
+    let grant = permit.consent().grant().map(|(id, _)| id);
+    let mut charges = gate.charges(&attempt.call, permit.identity(), grant, &attempt.evidence);
+    charges.extend_from_slice(permit.authorization().charges());
+    gate.perform(&permit).await?;
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
     let hold = match gate.store.reserve(*permit, charges, &evidence).await? {
@@ -146,6 +162,7 @@ async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<
         }
     };
     failpoint("started");
+    gate.remember(&hold, attempt);
     let ran = gate.run(&hold, attempt).await;
     failpoint("ran");
     gate.conclude(hold, ran).await.map_err(conclude::truthful)

@@ -7,6 +7,7 @@
 mod about;
 mod approvals;
 mod audit;
+mod budget;
 mod call;
 mod doctor;
 mod grant;
@@ -15,11 +16,15 @@ mod keys;
 mod ledger;
 mod link;
 mod out;
+mod people;
+mod policy;
 mod quote;
 mod receipt;
 mod sandbox;
 mod serve;
 mod stop;
+mod tools;
+mod trust;
 
 pub use out::Out;
 pub use stop::Stop;
@@ -85,21 +90,36 @@ enum Command {
     /// People's standing consents.
     #[command(subcommand)]
     Grant(grant::Grant),
+    /// What is linked to people: keys that they sign with, wallets that they pay from.
+    #[command(subcommand)]
+    People(people::People),
     /// Calls that wait for a person.
     #[command(subcommand)]
     Approvals(approvals::Approvals),
-    /// Money: accounts, budgets, doubts, refunds.
+    /// Limits on spending.
+    #[command(subcommand)]
+    Budget(budget::Budget),
+    /// Money: accounts, doubts, refunds.
     #[command(subcommand)]
     Ledger(ledger::Ledger),
     /// Calls as the gateway keeps them.
     #[command(subcommand)]
     Calls(ledger::Calls),
+    /// What tools say of themselves: pinned, changed, approved.
+    #[command(subcommand)]
+    Tools(tools::Tools),
+    /// How far agents, people and servers are trusted.
+    #[command(subcommand)]
+    Trust(trust::Trust),
     /// Prepaid L402 credentials.
     #[command(subcommand)]
     Credential(ledger::Credential),
     /// The log: show it, verify it, prove a call from it.
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Policy bundles: check, test, sign, put in force.
+    #[command(subcommand)]
+    Policy(policy::Policy),
     /// Signed receipts of calls and grants.
     #[command(subcommand)]
     Receipt(receipt::Receipt),
@@ -111,7 +131,11 @@ enum Command {
     /// Look at everything that a gateway needs, and say what to do about it.
     Doctor,
     /// Print the JSON Schema of the configuration.
-    Schema,
+    Schema {
+        /// The OpenAPI document of the admin API instead.
+        #[arg(long)]
+        api: bool,
+    },
     /// List every refusal, or show one with what to do next.
     Refusals {
         /// Its code, such as `PAY-003`.
@@ -141,16 +165,21 @@ impl Cli {
             Command::Call(call) => call.run(shared, out).await,
             Command::Quote(quote) => quote.run(out).await,
             Command::Grant(grant) => grant.run(&shared.link()?, out).await,
+            Command::People(people) => people.run(&shared.link()?, out).await,
             Command::Approvals(approvals) => approvals.run(&shared.link()?, out).await,
+            Command::Budget(budget) => budget.run(&shared.link()?, out).await,
             Command::Ledger(ledger) => ledger.run(&shared.link()?, out).await,
             Command::Calls(calls) => calls.run(&shared.link()?, out).await,
+            Command::Tools(tools) => tools.run(&shared.link()?, out).await,
+            Command::Trust(trust) => trust.run(&shared.link()?, out).await,
             Command::Credential(credential) => credential.run(&shared.link()?, out).await,
             Command::Audit(audit) => audit.run(shared, out).await,
+            Command::Policy(policy) => policy.run(shared, out).await,
             Command::Receipt(receipt) => receipt.run(shared, out),
             Command::Keys(keys) => keys.run(shared, out),
             Command::Status => about::status(&shared.link()?, out).await,
             Command::Doctor => doctor::run(shared, out).await,
-            Command::Schema => about::schema(),
+            Command::Schema { api } => about::schema(api),
             Command::Refusals { code } => about::refusals(code.as_deref(), out),
         }
     }

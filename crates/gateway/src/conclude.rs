@@ -6,13 +6,14 @@ use crate::{
     gate::Gate,
     oblige,
     prove::{Known, payment},
-    rails::x402::{Attempt as Try, SettleOutcome, SignedPayment},
+    rails::x402::{Attempt as Try, AuthorizationState, SettleOutcome, SignedPayment},
     session::Session,
     upstream::{Failure, Ran, Relay},
 };
 use countersign_core::{
     call::Call,
     digest::Digest,
+    policy::Obligation,
     proof::{Principal, Settlement},
     refusal::{Charged, Code, Family, Refusal},
     terms::Flow,
@@ -21,7 +22,7 @@ use countersign_store::{
     Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome, SettlementReceipt, Settling,
     Take, failpoint,
 };
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 /// What the records of a call carry of its request: commitments are made of it.
 #[must_use]
@@ -65,13 +66,24 @@ impl Gate {
             return Settled::Unknown;
         };
         match rail.facilitator.settle(&signed, attempt).await {
-            SettleOutcome::Settled { transaction } => Settled::Taken(SettlementReceipt {
-                raw: signed.receipt(&transaction).to_json(),
-                payer: Some(signed.payer().to_string()),
-                transaction,
-            }),
+            SettleOutcome::Settled { transaction } => Settled::taken(&signed, transaction),
             SettleOutcome::Failed(decline) => Settled::Refused(decline.code()),
             SettleOutcome::Unknown => Settled::Unknown,
+        }
+    }
+
+    /// What became of a payment whose call will not run. Takes the money only where nobody but
+    /// the facilitator can say whether it moved, and asking is settling again.
+    pub(crate) async fn ask_or_settle(&self, payload: Option<&str>) -> Settled {
+        let signed = payload.and_then(SignedPayment::from_stored);
+        let (Some(rail), Some(signed)) = (&self.rails.x402, signed) else {
+            return Settled::Unknown;
+        };
+        match rail.facilitator.lookup(&signed).await {
+            Some(AuthorizationState::Used { transaction }) => Settled::taken(&signed, transaction),
+            Some(AuthorizationState::Dead(decline)) => Settled::Refused(decline.code()),
+            Some(AuthorizationState::Unused | AuthorizationState::Unknown) => Settled::Unknown,
+            None => self.settle(payload, Try::Again).await,
         }
     }
 
@@ -99,15 +111,24 @@ impl Gate {
         let Ok(session) = self.session(attempt, principal) else {
             return Err(Failure::NotExecuted);
         };
+        let obligations = hold.permit().authorization().obligations();
+        let Ok(masked) = oblige::message(obligations, call) else {
+            return Err(Failure::NotExecuted);
+        };
+        // Headers that mirror arguments would say what is masked.
+        let headers = match masked {
+            Some(_) => Cow::Owned(oblige::without_mirrors(&attempt.headers)),
+            None => Cow::Borrowed(&attempt.headers),
+        };
         let relay = Relay {
             method: http::Method::POST,
-            headers: &attempt.headers,
-            body: attempt.message.clone(),
+            headers: &headers,
+            body: masked.unwrap_or_else(|| attempt.message.clone()),
             session: session.as_ref(),
             principal: principal.key(),
         };
         // What comes before the answer could carry what the obligations keep back.
-        let is_obliged = !hold.permit().authorization().obligations().is_empty();
+        let is_obliged = obligations.iter().any(Obligation::is_about_result);
         let progress = attempt.progress.as_ref().filter(|_| !is_obliged);
         upstream.run(hold, call, &relay, progress).await
     }
@@ -138,6 +159,11 @@ impl Gate {
         match ran {
             Ran::Result(_) if is_tool_error(&answer) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
+                Ok(Done::ToolError(answer, charged))
+            }
+            // An intermediate result: nothing is charged for it. Its approval was for this run.
+            Ran::Result(_) if wants_input(&answer) => {
+                let charged = self.store.fail(hold, FailCause::Unfinished).await?;
                 Ok(Done::ToolError(answer, charged))
             }
             Ran::Result(_) => self.capture(hold, answer).await,
@@ -242,7 +268,7 @@ impl Gate {
         if is_reserved {
             return Refused { refusal, challenge: None };
         }
-        let stored = payment::attempt(call, &principal);
+        let stored = payment::attempt(call, &principal, known.decided);
         match self.store.refuse(&stored, known.quote.as_ref(), &refusal).await {
             Ok(()) => Refused { refusal, challenge: None },
             Err(fault) => Refused {
@@ -271,9 +297,30 @@ pub(crate) enum Settled {
     Unknown,
 }
 
+impl Settled {
+    fn taken(signed: &SignedPayment, transaction: String) -> Self {
+        Self::Taken(SettlementReceipt {
+            raw: signed.receipt(&transaction).to_json(),
+            payer: Some(signed.payer().to_string()),
+            transaction,
+        })
+    }
+}
+
 /// Refusals that a new payment would mend.
 fn asks_for_payment(code: Code) -> bool {
     code.row().status == 402 && code != Code::ResultWithheld
+}
+
+/// A result that only asks its caller something (2026-07-28, `resultType`).
+fn wants_input(result: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(rename = "resultType", borrow, default)]
+        kind: Option<Cow<'a, str>>,
+    }
+    serde_json::from_str::<Head<'_>>(result)
+        .is_ok_and(|head| head.kind.is_some_and(|kind| kind == "input_required"))
 }
 
 /// A result whose `isError` is true. Only the member's own value counts.

@@ -23,8 +23,9 @@ mod template;
 mod tree;
 
 use countersign_core::{
+    audit::checkpoint::VerifierKey,
     ledger::Budget,
-    money::{AssetCode, Assets},
+    money::{AssetCode, Assets, Micros},
     proof::TenantRule,
     terms::Terms,
 };
@@ -34,6 +35,7 @@ use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 pub use explain::explain;
 pub use finding::{ConfigErrors, Finding, Warning};
 pub use scalar::Secret;
+pub(crate) use source::sorted;
 pub use source::{Format, Surroundings, load, load_text, load_with, schema};
 
 /// The whole configuration.
@@ -59,16 +61,26 @@ pub struct Config {
     pub rails: Rails,
     /// Where people approve, if elsewhere than here.
     pub approve_url: Option<Arc<str>>,
+    /// Who is told of requests for approval.
+    pub push: Vec<Push>,
     /// MCP servers by name.
     pub servers: BTreeMap<Arc<str>, Arc<Server>>,
     /// Where policies come from.
     pub policy: PolicySource,
+    /// Who signs policy bundles.
+    pub policy_key: Option<VerifierKey>,
+    /// Who else must say yes, if anybody.
+    pub pdp: Option<Pdp>,
+    /// Whom policies may tell, by name.
+    pub webhooks: BTreeMap<Arc<str>, Webhook>,
     /// Budgets; each call is charged to all that concern it.
     pub budgets: Vec<Budget>,
     /// Limits on everything.
     pub limits: Limits,
     /// The audit log.
     pub audit: Audit,
+    /// Pages for people, and the admin API over the network.
+    pub console: Option<Console>,
     /// Sandbox parts are in use; everything is on loopback.
     pub sandbox: bool,
 }
@@ -98,6 +110,17 @@ pub struct Issuer {
     pub allow_private_network: bool,
     /// How far ahead of ours its clock may be, in seconds.
     pub leeway_s: u64,
+    /// How far its tokens may carry people's consent; `None` for not at all.
+    pub consent: Option<TokenConsent>,
+}
+
+/// How far consent in a token goes at most.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TokenConsent {
+    /// The most one call may cost.
+    pub per_call: Micros,
+    /// The most all calls of one consent may cost.
+    pub total: Micros,
 }
 
 /// Where an issuer's keys are.
@@ -109,6 +132,90 @@ pub enum Keys {
     Document(Arc<str>),
     /// In this key set.
     Jwks(Arc<str>),
+}
+
+/// Who is told of requests for approval.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Push {
+    /// Name of a webhook.
+    pub webhook: Arc<str>,
+    /// Only of this tenant's.
+    pub tenant: Option<Arc<str>>,
+    /// Only of those for this person, `iss|sub`.
+    pub delegator: Option<Arc<str>>,
+}
+
+/// The console.
+#[derive(Clone, Debug)]
+pub struct Console {
+    /// Address of its listener.
+    pub listen: SocketAddr,
+    /// How browsers reach it: scheme and authority, no trailing slash.
+    pub public_url: Arc<str>,
+    /// Who signs people in.
+    pub sign_in: SignIn,
+    /// How long a session lasts, in milliseconds.
+    pub session_ms: u64,
+    /// Clients whose access tokens may use the admin API.
+    pub api_clients: Vec<Arc<str>>,
+}
+
+impl Console {
+    /// The audience of access tokens for the admin API.
+    #[must_use]
+    pub fn api_audience(&self) -> String {
+        format!("{}/api", self.public_url)
+    }
+}
+
+/// Sign-in by OpenID Connect.
+#[derive(Clone, Debug)]
+pub struct SignIn {
+    /// Exactly the ID token's `iss`.
+    pub issuer: Arc<str>,
+    /// The console's client id.
+    pub client_id: Arc<str>,
+    /// Its secret, unless it is a public client.
+    pub client_secret: Option<Secret>,
+    /// Scopes beside `openid`.
+    pub scopes: Vec<Arc<str>>,
+    /// Which tenant a person belongs to.
+    pub tenant: TenantRule,
+    /// Claim with roles or groups: a name, or a JSON pointer.
+    pub roles_claim: Arc<str>,
+    /// Which value of it gives which role.
+    pub roles: Vec<(Arc<str>, Role)>,
+    /// It may be on loopback or in a private network, over plain HTTP too.
+    pub allow_private_network: bool,
+}
+
+/// What a person may do in the console and the admin API.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Role {
+    /// Answers requests, makes and ends grants.
+    Approver,
+    /// Settles what needs a person, suspends and ends grants.
+    Operator,
+    /// Sees everything, changes nothing.
+    Auditor,
+    /// All of these.
+    Admin,
+}
+
+impl Role {
+    /// All roles.
+    pub const ALL: [Self; 4] = [Self::Approver, Self::Operator, Self::Auditor, Self::Admin];
+
+    /// Its word.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Approver => "approver",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+            Self::Admin => "admin",
+        }
+    }
 }
 
 /// How money comes in.
@@ -155,6 +262,8 @@ pub enum Facilitator {
     Remote {
         /// Base URL.
         url: Uri,
+        /// JSON-RPC endpoint of a node to check its word by.
+        rpc: Option<Uri>,
     },
     /// In process: needs a node and a funded key.
     Builtin {
@@ -210,6 +319,8 @@ pub struct Server {
     pub default: DefaultTool,
     /// Who may use methods other than `tools/call`.
     pub relay: Relay,
+    /// What its tools say of themselves is believed.
+    pub trusts_annotations: bool,
     /// How payment is asked for.
     pub payment_form: PaymentForm,
 }
@@ -261,6 +372,32 @@ pub enum PaymentForm {
     Http,
 }
 
+/// Somebody to tell.
+#[derive(Clone, Debug)]
+pub struct Webhook {
+    /// Where to.
+    pub url: Uri,
+    /// The key of its signature.
+    pub secret: Secret,
+    /// Its name may resolve to loopback and private addresses.
+    pub allow_private_network: bool,
+}
+
+/// An external policy decision point (OpenID AuthZEN 1.0).
+#[derive(Clone, Debug)]
+pub struct Pdp {
+    /// Its Access Evaluation endpoint.
+    pub url: Uri,
+    /// Token to send it, if any.
+    pub bearer: Option<Secret>,
+    /// How long an answer may take, in milliseconds.
+    pub timeout_ms: u64,
+    /// It decides alone, the bundle's policies do not.
+    pub is_sole: bool,
+    /// Its name may resolve to loopback and private addresses.
+    pub allow_private_network: bool,
+}
+
 /// Where policies come from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum PolicySource {
@@ -289,6 +426,8 @@ pub struct Limits {
     pub open_quotes_per_principal: usize,
     /// Approvals that one principal waits for.
     pub pending_approvals_per_principal: usize,
+    /// Approvals that one agent may ask for within an hour.
+    pub asks_per_agent_per_hour: usize,
     /// How long a quote holds, in milliseconds.
     pub quote_ttl_ms: u64,
     /// How long an approval is waited for, in milliseconds.

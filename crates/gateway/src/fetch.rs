@@ -1,5 +1,5 @@
 //! Requests to third parties: issuers, facilitators, chain nodes, policy services. Not the path
-//! to the servers behind the gateway.
+//! to the servers behind the gateway, but for which addresses it may take ([`Reachable`]).
 //!
 //! Owns who may be called and how much they may answer: time, size, addresses, no redirects.
 //!
@@ -11,8 +11,10 @@
 
 mod address;
 mod form;
+mod reachable;
 
 pub use form::{form_encode, form_pairs};
+pub use reachable::Reachable;
 
 use bytes::Bytes;
 use http::{

@@ -4,25 +4,28 @@
 
 use crate::{
     config::{Config, Server},
-    prove::{Evidence, evidence, identity::Verifier, metadata, payment::Rails, policy::Engine},
+    keys::ReceiptSigner,
+    prove::{
+        Evidence, definitions::Definitions, evidence, identity::Verifier, metadata, nonce::Nonces,
+        past::Past, payment::Rails, pdp::Pdp, policy::Live, standing::Standing, state::StateKey,
+    },
     session::Sessions,
     upstream::Upstream,
 };
 use countersign_core::{
     audit::checkpoint::SignerKey,
     call::Call,
-    ids::QuoteId,
-    ledger::Charge,
+    ids::{GrantId, QuoteId},
+    ledger::{Charge, Spender},
     proof::{Identity, Principal, VerifiedCredential},
-    quote::{Offer, Quote},
+    quote::{Offer, Quote, Rail},
     refusal::{Code, Family, Refusal},
-    terms::ToolRef,
     wire::json::Limits,
     world::World,
 };
 use countersign_store::Store;
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
-use std::{collections::HashMap, sync::Arc};
+use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
 
 /// An L402 credential that was brought: verified, or why paying anew would mend it.
 pub type Presented = Result<VerifiedCredential, Refusal>;
@@ -39,15 +42,29 @@ pub struct Gate {
     /// Access tokens.
     pub verifier: Verifier,
     /// Policy.
-    pub policy: Engine,
+    pub policy: Live,
+    /// Who else must say yes.
+    pub pdp: Option<Pdp>,
+    /// What happened lately.
+    pub past: Past,
+    /// How far everybody is trusted.
+    pub standing: Standing,
+    /// What tools say of themselves.
+    pub definitions: Definitions,
     /// Money.
     pub rails: Rails,
     /// Legacy sessions.
     pub sessions: Sessions,
     /// Servers behind, by name.
     pub upstreams: HashMap<Arc<str>, Upstream>,
-    /// Signs receipts: the log's own key.
+    /// Seals request states.
+    pub state_key: StateKey,
+    /// Makes nonces.
+    pub nonces: Nonces,
+    /// The log's own key.
     pub signer: SignerKey,
+    /// The same, for receipts.
+    pub receipts: ReceiptSigner,
 }
 
 impl Gate {
@@ -76,8 +93,29 @@ impl Gate {
 
     /// The budgets that a call is charged to.
     #[must_use]
-    pub fn charges(&self, principal: &Principal, tool: &ToolRef) -> Vec<Charge> {
-        self.config.budgets.iter().filter_map(|budget| budget.charge(principal, tool)).collect()
+    pub fn charges(
+        &self,
+        call: &Call,
+        identity: &Identity,
+        grant: Option<GrantId>,
+        evidence: &Evidence,
+    ) -> Vec<Charge> {
+        let token = identity.reference().to_hex();
+        self.charged(&Spender {
+            principal: identity.principal(),
+            tool: &call.terms.tool,
+            intent: call.intent(),
+            session: evidence.session.as_deref().unwrap_or(&token),
+            grant,
+        })
+    }
+
+    /// The budgets that a spender is charged to.
+    #[must_use]
+    pub fn charged(&self, spender: &Spender<'_>) -> Vec<Charge> {
+        let set = self.store.budgets();
+        let all = self.config.budgets.iter().chain(set.iter().map(|budget| &**budget));
+        all.flat_map(|budget| budget.charges(spender)).collect()
     }
 
     /// A quote's price as people write it.
@@ -105,7 +143,7 @@ impl Gate {
         let now = self.world.now();
         let terms = &call.terms;
         let presented = match &evidence.l402 {
-            Some(credential) => match self.verify_credential(credential, now) {
+            Some(credential) => match self.verify_credential(credential) {
                 Err(refusal) if refusal.code().row().status != 402 => return Err(refusal),
                 verified => Some(verified),
             },
@@ -116,7 +154,7 @@ impl Gate {
                 let token = self.verifier.verify(token, &terms.resource).await?;
                 Identity::of_token(&token, terms, now)?
             }
-            (None, Some(Ok(credential))) => Identity::of_credential(credential, terms)?,
+            (None, Some(Ok(credential))) => Identity::of_credential(credential, terms, now)?,
             (None, Some(Err(_)) | None) => Identity::anonymous(terms)?,
         };
         Ok((identity, presented))
@@ -152,8 +190,15 @@ impl Gate {
     /// # Errors
     /// [`Code::NoPrice`], [`Code::NoRail`], [`Code::AssetUnknown`].
     pub fn quote(&self, call: &Call, identity: &Identity) -> Result<Quote, Refusal> {
+        self.price(call, identity.principal())
+    }
+
+    /// The price for whoever calls.
+    ///
+    /// # Errors
+    /// As [`Gate::quote`].
+    pub fn price(&self, call: &Call, principal: &Principal) -> Result<Quote, Refusal> {
         let now = self.world.now();
-        let principal = identity.principal();
         let digest = call.digest(principal);
         if let Some(open) = self.store.open_quote(principal.key(), digest, now) {
             return Ok(open.quote.clone());
@@ -164,7 +209,11 @@ impl Gate {
         for amount in amounts {
             let Some((rail, payee)) = self.rails.takes(&amount.asset) else { continue };
             let micros = self.config.assets.micros(amount).ok_or(Code::AssetUnknown)?;
-            offers.push(Offer { rail, amount: amount.clone(), payee, micros });
+            let uses = match rail {
+                Rail::L402 => NonZeroU32::new(call.terms.uses.0).unwrap_or(NonZeroU32::MIN),
+                Rail::X402 => NonZeroU32::MIN,
+            };
+            offers.push(Offer { rail, amount: amount.clone(), payee, micros, uses });
         }
         if offers.is_empty() && !amounts.is_empty() {
             return Err(Code::NoRail.into());
@@ -191,7 +240,7 @@ impl Gate {
             return;
         }
         let url = metadata::url(&self.config.public_url, &server.name);
-        let value = metadata::www_authenticate(&url, &scopes_of(server), refusal.code());
+        let value = metadata::www_authenticate(&url, &scopes_of(server), refusal);
         if let Ok(value) = HeaderValue::from_str(&value) {
             headers.insert(WWW_AUTHENTICATE, value);
         }

@@ -2,13 +2,14 @@
 //!
 //! INVARIANT: a key is made once; a file that is there but unreadable is an error, never replaced.
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
+use aws_lc_rs::signature::Ed25519KeyPair;
 use countersign_core::{
     audit::checkpoint::{SignerKey, VerifierKey},
     world::World,
 };
 use std::{
-    fs,
+    fmt, fs,
     io::Write as _,
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _},
     path::{Path, PathBuf},
@@ -22,6 +23,39 @@ pub struct Keys {
     pub challenge: [u8; 32],
     /// Makes pseudonyms of persons for the log.
     pub pseudonym: [u8; 32],
+}
+
+/// Signs receipts under the log's key: one a call, so with the fastest implementation at hand.
+/// The signatures are the same (Ed25519 is deterministic).
+pub struct ReceiptSigner(Ed25519KeyPair);
+
+impl ReceiptSigner {
+    /// The signer of a key.
+    ///
+    /// # Errors
+    /// The key's halves do not belong together.
+    pub fn of(key: &SignerKey) -> Result<Self> {
+        Ed25519KeyPair::from_seed_and_public_key(key.seed(), key.verifier().public())
+            .map(Self)
+            .map_err(|_| anyhow!("the log key is not usable"))
+    }
+
+    /// The Ed25519 signature of a message.
+    #[must_use]
+    pub fn sign(&self, message: &[u8]) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        let signature = self.0.sign(message);
+        for (to, from) in bytes.iter_mut().zip(signature.as_ref()) {
+            *to = *from;
+        }
+        bytes
+    }
+}
+
+impl fmt::Debug for ReceiptSigner {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ReceiptSigner")
+    }
 }
 
 /// Where the public key lies.
@@ -55,8 +89,22 @@ pub fn open(data_dir: &Path, origin: &str, world: &World) -> Result<Keys> {
     publish(&public_path(data_dir), log.verifier())?;
     let random = || Ok(hex::encode(world.random::<32>()));
     let challenge = bytes(&secret(&dir.join("challenge.key"), random)?)?;
-    let pseudonym = bytes(&secret(&dir.join("pseudonym.key"), random)?)?;
+    let pseudonym = bytes(&secret(&pseudonym_path(data_dir), random)?)?;
     Ok(Keys { log, challenge, pseudonym })
+}
+
+/// Where the key of people's pseudonyms lies.
+#[must_use]
+pub fn pseudonym_path(data_dir: &Path) -> PathBuf {
+    data_dir.join("keys").join("pseudonym.key")
+}
+
+/// The key of people's pseudonyms.
+///
+/// # Errors
+/// There is none, it cannot be read, or is open to others.
+pub fn pseudonym(path: &Path) -> Result<[u8; 32]> {
+    bytes(&secret(path, || bail!("there is no `{}`", path.display()))?)
 }
 
 fn bytes(text: &str) -> Result<[u8; 32]> {
@@ -85,7 +133,11 @@ fn secret(path: &Path, fresh: impl FnOnce() -> Result<String>) -> Result<String>
     }
 }
 
-fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
+/// Writes a secret into a file that must not exist, for nobody else to read.
+///
+/// # Errors
+/// The file exists, or cannot be written.
+pub fn write_new(path: &Path, text: &str) -> std::io::Result<()> {
     let mut file = fs::OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
     file.write_all(text.as_bytes())?;
     file.write_all(b"\n")?;

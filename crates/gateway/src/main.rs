@@ -4,6 +4,10 @@ use clap::Parser as _;
 use countersign_gateway::cli::Cli;
 use std::process::ExitCode;
 
+/// A call makes hundreds of small allocations: a sixth of its CPU with the system's allocator.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,

@@ -10,25 +10,28 @@ use crate::{
     config::Server,
     gate::Gate,
     problem,
-    prove::Evidence,
+    prove::{Evidence, evidence::META_MANDATE, state},
     session::Session,
     sse,
     upstream::{Failure, Relay, SESSION, is_event_stream},
 };
 use bytes::Bytes;
 use countersign_core::{
-    call::{Call, Declared, Era, intent_of_words},
+    call::{Call, Era},
     proof::Principal,
     refusal::{Charged, Code, Refusal},
     terms::Terms,
     wire::{
-        headers::Mirrors,
+        headers::{Mirrors, check_param},
         json::{self, JsonError},
         jsonrpc::{self, EnvelopeError, Message},
-        mcp::{self as wire, Meta, Modern, ToolCall, ToolEdit},
+        mcp::{self as wire, ClientCapabilities, Meta, Modern, ToolCall, ToolEdit},
     },
 };
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, header,
+    request::Parts,
+};
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
 use std::{borrow::Cow, sync::Arc, time::Duration};
@@ -159,9 +162,12 @@ fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<
         method: single(&head.headers, "mcp-method")?,
         name: single(&head.headers, "mcp-name")?,
     };
-    mirrors
-        .check(&request.method, request.params, &modern.protocol_version)
-        .map_err(|error| Refusal::new(Code::HeaderMismatch).with("detail", error))?;
+    let differs = |error| Refusal::new(Code::HeaderMismatch).with("detail", error);
+    mirrors.check(&request.method, request.params, &modern.protocol_version).map_err(differs)?;
+    for name in head.headers.keys().filter(|name| is_param(name)) {
+        let value = single(&head.headers, name.as_str())?.unwrap_or_default();
+        check_param(value, request.params).map_err(differs)?;
+    }
     Ok(Era::Modern)
 }
 
@@ -169,14 +175,16 @@ fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<
 /// so they stay here.
 fn forwardable(headers: &HeaderMap, era: Era) -> Cow<'_, HeaderMap> {
     let is_mirror = |name: &str| name.starts_with("mcp-name") || name.starts_with("mcp-method");
-    let is_param = |name: &str| name.starts_with("mcp-param-");
-    let has_mirror = headers.keys().any(|name| is_mirror(name.as_str()) || is_param(name.as_str()));
+    let has_mirror = headers.keys().any(|name| is_mirror(name.as_str()) || is_param(name));
     if era == Era::Modern || !has_mirror {
         return Cow::Borrowed(headers);
     }
-    let kept =
-        headers.iter().filter(|(name, _)| !is_mirror(name.as_str()) && !is_param(name.as_str()));
+    let kept = headers.iter().filter(|(name, _)| !is_mirror(name.as_str()) && !is_param(name));
     Cow::Owned(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+fn is_param(name: &HeaderName) -> bool {
+    name.as_str().starts_with("mcp-param-")
 }
 
 /// The value of a header that may be there once.
@@ -193,8 +201,13 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
 }
 
 /// `_meta` keys that carry credentials: never forwarded.
-const CREDENTIALS: [&str; 4] =
-    ["x402/payment", "x402.payment", "ai.bolthub/payment", "org.paymentauth/credential"];
+const CREDENTIALS: [&str; 5] = [
+    "x402/payment",
+    "x402.payment",
+    "ai.bolthub/payment",
+    "org.paymentauth/credential",
+    META_MANDATE,
+];
 
 /// `_meta` key under which a client declares what a call is for.
 const INTENT: &str = "countersign/intent";
@@ -221,13 +234,24 @@ async fn attempt(
         .map_err(|error| refused_envelope(error.into()))?;
     let evidence = Evidence::of(&head.headers, &tool.meta)?;
     let now = gate.world.now();
+    let returned = returned(&tool);
     let params = forwarded_params(&tool);
+    let params = if returned.is_some() { without_ours(&params)? } else { params };
+    let input = if returned.is_some() { None } else { input(gate, &tool)? };
+    let has_input = input.is_some();
+    let arguments = String::from_utf8_lossy(&canonical).into_owned();
+    let (declared, purpose) = declared(&tool.meta);
+    let policy = gate.policy.engine();
+    let said = (declared.as_deref(), purpose.as_deref());
+    let intent = gate.intent(&policy, server, &terms, &arguments, said);
     let call = Call {
         id: countersign_core::ids::CallId::new(now, gate.world.random()),
         terms,
-        arguments: String::from_utf8_lossy(&canonical).into_owned(),
+        arguments,
+        input,
         request_id: request.id.get().to_owned(),
-        declared: declared(&tool.meta),
+        intent,
+        purpose,
         traceparent: tool.meta.text("traceparent").map(|text| text.into_owned()),
         era,
         at: now,
@@ -239,9 +263,67 @@ async fn attempt(
         evidence,
         headers: forwardable(&head.headers, era).into_owned(),
         message: Bytes::from(message),
+        // A server's own question is not lost for ours: then the answer says where to approve.
+        can_ask: !has_input && can_open_links(gate, head, &tool.meta)?,
+        returned,
         session: single(&head.headers, SESSION.as_str())?.map(str::to_owned),
         progress: None,
+        policy,
     })
+}
+
+/// A request state of ours that the client brings back.
+fn returned(tool: &ToolCall<'_>) -> Option<String> {
+    let state: String = serde_json::from_str(tool.other("requestState")?.get()).ok()?;
+    state::is_ours(&state).then_some(state)
+}
+
+/// The params without what answers us.
+fn without_ours(params: &str) -> Result<String, Refusal> {
+    let raw: &RawValue = serde_json::from_str(params).map_err(|_| Code::NotJsonRpc)?;
+    wire::without_members(raw, &["requestState", "inputResponses"]).map_err(refused_envelope)
+}
+
+/// Answers to the server's own questions, canonically: they are a part of the call.
+fn input(gate: &Gate, tool: &ToolCall<'_>) -> Result<Option<String>, Refusal> {
+    let parts = ["inputResponses", "requestState"].map(|name| tool.other(name));
+    if parts.iter().all(Option::is_none) {
+        return Ok(None);
+    }
+    let texts = parts.map(|part| part.map_or("null", RawValue::get));
+    let both = format!("[{},{}]", texts[0], texts[1]);
+    let canonical = json::canonical(both.as_bytes(), &gate.json_limits())
+        .map_err(|error| refused_envelope(error.into()))?;
+    Ok(Some(String::from_utf8_lossy(&canonical).into_owned()))
+}
+
+/// Whether the client said that it can show its user a link: with this request, or when its
+/// session began.
+fn can_open_links(gate: &Gate, head: &Parts, meta: &Meta<'_>) -> Result<bool, Refusal> {
+    let modern = Modern::of(meta)
+        .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
+    if let Some(modern) = modern {
+        return Ok(modern.capabilities.elicitation_url);
+    }
+    let Some(id) = single(&head.headers, SESSION.as_str())? else { return Ok(false) };
+    Ok(gate.sessions.initialize_of(id).is_some_and(|initialize| {
+        let Ok(Message::Request(request)) = Message::parse(&initialize, &gate.json_limits()) else {
+            return false;
+        };
+        request.params.is_some_and(opens_links)
+    }))
+}
+
+/// Whether an `initialize` declares `capabilities.elicitation.url`.
+fn opens_links(params: &RawValue) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Initialize<'a> {
+        #[serde(borrow)]
+        capabilities: &'a RawValue,
+    }
+    let read = serde_json::from_str::<Initialize<'_>>(params.get());
+    let read = read.ok().and_then(|read| ClientCapabilities::parse(read.capabilities).ok());
+    read.is_some_and(|capabilities| capabilities.elicitation_url)
 }
 
 /// The params without credentials; the original bytes where there are none.
@@ -252,14 +334,16 @@ fn forwarded_params(tool: &ToolCall<'_>) -> String {
     wire::rewrite_params(tool, Some(&tool.meta.without(&CREDENTIALS)))
 }
 
-fn declared(meta: &Meta<'_>) -> Option<Declared> {
-    #[derive(serde::Deserialize)]
+/// The intent and the purpose that the caller declares.
+fn declared(meta: &Meta<'_>) -> (Option<String>, Option<String>) {
+    #[derive(Default, serde::Deserialize)]
     struct Raw {
         intent: Option<String>,
         purpose: Option<String>,
     }
-    let raw: Raw = serde_json::from_str(meta.get(INTENT)?.get()).ok()?;
-    Some(Declared { intent: raw.intent.as_deref().map(intent_of_words), purpose: raw.purpose })
+    let raw = meta.get(INTENT).and_then(|raw| serde_json::from_str::<Raw>(raw.get()).ok());
+    let Raw { intent, purpose } = raw.unwrap_or_default();
+    (intent, purpose)
 }
 
 /// Takes the path; answers with JSON, or with an event stream once progress has to be shown.
@@ -269,7 +353,8 @@ async fn run(
     mut attempt: Attempt,
     form: Form,
 ) -> Response<Body> {
-    let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers));
+    let can_ask = attempt.can_ask && attempt.returned.is_none();
+    let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers), can_ask);
     let (progress, mut events) = mpsc::channel(64);
     attempt.progress = shape.can_stream().then_some(progress);
     let taking = tokio::spawn(call::take(Arc::clone(&gate), attempt));
@@ -465,6 +550,7 @@ async fn list_tools(
     let Message::Response(jsonrpc::Response { id: Some(id), outcome: Ok(result) }) = message else {
         return Ok(json_answer(StatusCode::OK, json));
     };
+    gate.pin(server, result).await?;
     let edited = wire::edit_tools_list(result, |tool| match server.terms(tool) {
         Some(terms) => shown(gate, &terms, principal),
         None => ToolEdit { hide: true, ..ToolEdit::default() },

@@ -4,18 +4,32 @@
 //! later refusal would have to undo (an opened approval or an issued challenge is itself the
 //! refusal's answer).
 
+pub mod ask;
+pub mod bring;
 pub mod consent;
 pub mod decision;
+pub mod definitions;
 pub mod evidence;
 pub mod identity;
+pub(crate) mod jws;
+mod mandate;
 pub mod metadata;
+pub mod nonce;
+pub mod past;
 pub mod payment;
+pub mod pdp;
 pub mod policy;
+mod signals;
+pub(crate) mod siwx;
+pub mod standing;
+pub mod state;
+pub(crate) mod supposed;
 
 pub use evidence::Evidence;
 
 use countersign_core::{
     digest::Digest,
+    policy::Decided,
     proof::{Consent, Identity, Payment, Principal},
     quote::Quote,
     refusal::{Code, Family, Light, Lights, Refusal},
@@ -32,6 +46,8 @@ pub struct Known {
     pub lights: Lights,
     /// A good prepaid credential came along: its key and how many calls it pays for.
     pub prepaid: Option<(Digest, u32)>,
+    /// What policy decided last.
+    pub decided: Option<Decided>,
     /// The four proofs were joined.
     pub is_permitted: bool,
 }
@@ -43,6 +59,7 @@ impl Default for Known {
             quote: None,
             lights: Lights::DARK,
             prepaid: None,
+            decided: None,
             is_permitted: false,
         }
     }
@@ -85,7 +102,7 @@ impl Known {
             Family::Consent => lights.consent = light,
             Family::Payment => lights.payment = light,
             Family::Policy | Family::Budget => lights.authorization = light,
-            Family::Request | Family::Upstream | Family::Fault => {}
+            Family::Request | Family::Upstream | Family::Fault | Family::Admin => {}
         }
         lights
     }

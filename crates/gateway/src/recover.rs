@@ -2,15 +2,17 @@
 //!
 //! INVARIANT: a settlement is repeated with the same authorization or not at all; a hold whose
 //! money may be on its way is never released on a time-out.
+//! INVARIANT: as long as its quote is open, a call that has not run is left to its caller, who was
+//! told to repeat it. After that no money is taken for it where somebody can say whether it moved.
 
 use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt};
-use countersign_core::refusal::Refusal;
+use countersign_core::{ids::CallId, refusal::Refusal};
 use countersign_store::{Unfinished, Unsettled};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Between two rounds.
-const ROUND: Duration = Duration::from_secs(10);
+const ROUND: Duration = Duration::from_secs(5);
 
 /// Recovers until `stop`; the first round runs at once.
 pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
@@ -31,23 +33,35 @@ pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
 pub async fn round(gate: &Gate) -> Result<(), Refusal> {
     for item in gate.store.unfinished().await? {
         match item {
-            Unfinished::Settling(item) | Unfinished::Finished(item) => settle(gate, item).await?,
-            // Only the caller's own request can run it again: it has what to send. Once its quote
-            // is over, nobody will.
-            Unfinished::Starting(item) => {
-                let opened = gate.store.call(item.call)?.map(|call| call.opened_at);
-                let patience = gate.config.limits.quote_ttl_ms;
-                if opened.is_some_and(|at| gate.world.now().since_ms(at) > patience) {
-                    gate.store.give_up(item.call).await?;
-                }
+            Unfinished::Settling(item) if is_callers(gate, item.call())? => {
+                gate.store.recover_unknown(item).await;
             }
+            Unfinished::Settling(item) => {
+                let settled = gate.ask_or_settle(item.payload()).await;
+                end(gate, item, settled).await?;
+            }
+            Unfinished::Finished(item) => {
+                let settled = gate.settle(item.payload(), Attempt::Again).await;
+                end(gate, item, settled).await?;
+            }
+            // Only the caller's own request can run it again: it has what to send.
+            Unfinished::Starting(item) if is_callers(gate, item.call)? => {}
+            Unfinished::Starting(item) => gate.store.give_up(item.call).await?,
         }
     }
     Ok(())
 }
 
-async fn settle(gate: &Gate, item: Unsettled) -> Result<(), Refusal> {
-    match gate.settle(item.payload(), Attempt::Again).await {
+/// Whether the caller's own request may still carry the call on: once its quote is over, none
+/// will.
+fn is_callers(gate: &Gate, call: CallId) -> Result<bool, Refusal> {
+    let opened = gate.store.call(call)?.map(|call| call.opened_at);
+    let patience = gate.config.limits.quote_ttl_ms;
+    Ok(opened.is_some_and(|at| gate.world.now().since_ms(at) <= patience))
+}
+
+async fn end(gate: &Gate, item: Unsettled, settled: Settled) -> Result<(), Refusal> {
+    match settled {
         Settled::Taken(receipt) => gate.store.recover_settled(item, receipt).await.map(drop),
         Settled::Refused(code) => gate.store.recover_failed(item, code).await,
         Settled::Unknown => {

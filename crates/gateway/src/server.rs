@@ -3,7 +3,7 @@
 //! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
 //! not reachable from here.
 
-use crate::{body::Body, gate::Gate, mcp, problem};
+use crate::{body::Body, gate::Gate, mcp, problem, push};
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -94,6 +94,9 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
         && let Some(server) = gate.server(server)
     {
         return Ok(mcp::answer(gate, server, request).await);
+    }
+    if path == push::PATH {
+        return Ok(push::answer(&gate, request).await);
     }
     let is_get = request.method() == Method::GET || request.method() == Method::HEAD;
     Ok(match path {

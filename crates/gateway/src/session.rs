@@ -97,6 +97,13 @@ impl Sessions {
         session
     }
 
+    /// The `initialize` that began a session: what its client can do. Nothing is granted by it.
+    #[must_use]
+    pub fn initialize_of(&self, id: &str) -> Option<bytes::Bytes> {
+        let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.get(id).map(|(_, session)| session.initialize.clone())
+    }
+
     /// The owner's session of this id.
     #[must_use]
     pub fn find(&self, id: &str, server: &str, principal: Digest) -> Option<Arc<Session>> {

@@ -2,14 +2,22 @@
 
 use crate::{
     admin,
-    config::{self, Config, PolicySource},
+    config::{self, Config},
+    console,
     fetch::{Fetch, FetchRules},
     gate::Gate,
-    keys,
+    keys::{self, ReceiptSigner},
+    notify,
     prove::{
+        definitions::Definitions,
         identity::{Discovery, IssuerConfig, Verifier},
+        nonce::Nonces,
+        past::Past,
         payment::{L402Rail, Rails, X402Rail},
-        policy::Engine,
+        pdp::Pdp,
+        policy::{Live, shadow},
+        standing::Standing,
+        state::StateKey,
     },
     rails::{
         evm::{Chain, EvmFacilitator, EvmLimits, Signer},
@@ -28,7 +36,8 @@ use countersign_core::{
     world::World,
 };
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
-use std::{collections::HashMap, fs, sync::Arc, time::Duration};
+use http::Uri;
+use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
 /// Legacy sessions kept.
@@ -44,24 +53,26 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     let store = open_store(&config, &keys, world.clone())?;
     let verifier = Verifier::new(issuers(&config), world.clone())
         .map_err(|problem| anyhow!("the issuers cannot be used: {problem}"))?;
-    let policy = open_policy(&config)?;
+    let policy = open_policy(&config, &store, &world)?;
     let rails = open_rails(&config, &keys)?;
     let upstreams: HashMap<_, _> = config
         .servers
         .values()
         .map(|server| {
-            let upstream = Upstream::new(
-                Arc::clone(&server.name),
-                server.upstream.clone(),
-                server.headers.clone(),
-                config.limits.result_bytes,
-                world.clone(),
-            );
+            let upstream = Upstream::new(server, config.limits.result_bytes, world.clone());
             (Arc::clone(&server.name), upstream)
         })
         .collect();
-    Ok(Arc::new(Gate {
+    let unread = |refusal| anyhow!("the store cannot be read: {refusal}");
+    let gate = Arc::new(Gate {
+        pdp: config.pdp.as_ref().map(Pdp::new),
+        past: Past::default(),
+        standing: Standing::load(&store).map_err(unread)?,
+        definitions: Definitions::load(&store).map_err(unread)?,
         sessions: Sessions::new(world.clone(), SESSIONS_MAX),
+        receipts: ReceiptSigner::of(&keys.log)?,
+        nonces: Nonces::of(&keys.challenge),
+        state_key: StateKey::of(&keys.challenge).context("the key of request states")?,
         signer: keys.log,
         config,
         world,
@@ -70,7 +81,9 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         policy,
         rails,
         upstreams,
-    }))
+    });
+    gate.recall().map_err(unread)?;
+    Ok(gate)
 }
 
 /// Serves until `stop`, or until the store can no longer be trusted.
@@ -94,9 +107,20 @@ pub async fn serve_on(
     listener: TcpListener,
     stop: watch::Receiver<bool>,
 ) -> Result<()> {
+    let unwritten = |refusal| anyhow!("the store cannot be written: {refusal}");
+    gate.keep_policy().await.map_err(unwritten)?;
+    gate.meet_servers().await.map_err(unwritten)?;
+    let telling = {
+        let (gate, stop) = (Arc::clone(&gate), stop.clone());
+        tokio::spawn(async move { notify::run(&gate, stop).await })
+    };
     let recovering = {
         let (gate, stop) = (Arc::clone(&gate), stop.clone());
         tokio::spawn(async move { recover::run(&gate, stop).await })
+    };
+    let shadowing = {
+        let (gate, stop) = (Arc::clone(&gate), stop.clone());
+        tokio::spawn(async move { shadow::run(&gate, stop).await })
     };
     let poisoned = {
         let store = gate.store.clone();
@@ -107,6 +131,7 @@ pub async fn serve_on(
     let served = tokio::select! {
         served = server::serve(Arc::clone(&gate), listener, stop.clone()) => served.context("serving"),
         failed = admin_failure(&mut administering) => Err(failed),
+        failed = console_failure(Arc::clone(&gate), stop.clone()) => Err(failed),
         why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
     if !administering.is_finished() {
@@ -114,8 +139,11 @@ pub async fn serve_on(
         let _late = tokio::time::timeout(Duration::from_secs(2), &mut administering).await;
         administering.abort();
     }
-    recovering.abort();
-    let _cancelled = recovering.await;
+    let _late = tokio::time::timeout(Duration::from_secs(2), shadowing).await;
+    for task in [recovering, telling] {
+        task.abort();
+        let _cancelled = task.await;
+    }
     close(gate).await;
     served
 }
@@ -142,6 +170,14 @@ async fn admin_failure(administering: &mut JoinHandle<std::io::Result<()>>) -> a
     }
 }
 
+/// How the console failed. Its orderly end is none.
+async fn console_failure(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> anyhow::Error {
+    match console::serve(gate, stop).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error.context("the console"),
+    }
+}
+
 /// Whoever sees the public listener answer finds the admin API too.
 async fn wait_for(socket: &std::path::Path, administering: &JoinHandle<std::io::Result<()>>) {
     for _ in 0..250 {
@@ -164,6 +200,7 @@ fn open_store(config: &Config, keys: &keys::Keys, world: World) -> Result<Store>
     let limits = Limits {
         open_quotes_per_principal: config.limits.open_quotes_per_principal,
         pending_approvals_per_principal: config.limits.pending_approvals_per_principal,
+        asks_per_agent_per_hour: config.limits.asks_per_agent_per_hour,
         live_calls: config.limits.calls,
         ..Limits::default()
     };
@@ -188,19 +225,11 @@ fn durability() -> Durability {
     if wants_control { Durability::Normal } else { Durability::Full }
 }
 
-fn open_policy(config: &Config) -> Result<Engine> {
-    match &config.policy {
-        PolicySource::Builtin => Engine::builtin().context("the built-in policies"),
-        PolicySource::Dir(dir) => {
-            let read = |name: &str| {
-                let path = dir.join(name);
-                fs::read_to_string(&path)
-                    .with_context(|| format!("cannot read `{}`", path.display()))
-            };
-            Engine::load(&read("schema.cedarschema")?, &read("policies.cedar")?)
-                .with_context(|| format!("the policies in `{}`", dir.display()))
-        }
-    }
+fn open_policy(config: &Config, store: &Store, world: &World) -> Result<Live> {
+    Live::start(config, store, world.now()).map_err(|error| {
+        let next = error.next();
+        anyhow::Error::new(error).context(format!("the policy bundle is not accepted: {next}"))
+    })
 }
 
 fn issuers(config: &Config) -> Vec<IssuerConfig> {
@@ -280,11 +309,19 @@ fn private_fetch(timeout_ms: u64) -> Fetch {
 /// A settlement waits for a block: longer than any other request.
 const SETTLE_TIMEOUT_MS: u64 = 40_000;
 
+fn remote(url: &Uri) -> Remote {
+    Remote::new(private_fetch(SETTLE_TIMEOUT_MS), &url.to_string(), None)
+}
+
 fn facilitator(x402: &config::X402) -> Result<Facilitator> {
     match &x402.facilitator {
-        config::Facilitator::Remote { url } | config::Facilitator::Sandbox { url } => {
-            let fetch = private_fetch(SETTLE_TIMEOUT_MS);
-            Ok(Facilitator::Remote(Remote::new(fetch, &url.to_string(), None)))
+        config::Facilitator::Sandbox { url } => Ok(Facilitator::Remote(remote(url))),
+        config::Facilitator::Remote { url, rpc: None } => Ok(Facilitator::Remote(remote(url))),
+        config::Facilitator::Remote { url, rpc: Some(rpc) } => {
+            let network = x402.tokens.values().next().map(|token| token.chain_id);
+            let network = network.context("no token is paid over x402")?;
+            let chain = Chain::new(private_fetch(10_000), rpc.to_string(), network);
+            Ok(Facilitator::Remote(remote(url).checked_on(chain)))
         }
         config::Facilitator::Builtin { rpc, key } => {
             let signer = Signer::from_secret(key.expose())

@@ -6,6 +6,8 @@
 
 use crate::{
     body::{self, Body, ReadError},
+    config::Server,
+    fetch::Reachable,
     session::{Session, Sessions},
     sse::Cutter,
 };
@@ -102,17 +104,18 @@ pub struct Upstream {
     /// Sessions of our own, for callers that bring none to a server that wants one: payment
     /// clients over plain HTTP know no sessions. One a principal.
     own: Sessions,
-    client: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector<Reachable>>, Full<Bytes>>,
     uri: Uri,
     headers: HeaderMap,
     max_result_bytes: usize,
 }
 
 impl Upstream {
-    /// A server at `uri`, with headers of the operator's own.
+    /// A server as configured; results of up to `limit` bytes.
     #[must_use]
-    pub fn new(name: Arc<str>, uri: Uri, headers: HeaderMap, limit: usize, world: World) -> Self {
-        let mut tcp = HttpConnector::new();
+    pub fn new(server: &Server, limit: usize, world: World) -> Self {
+        let allow_private = server.allow_private_network;
+        let mut tcp = HttpConnector::new_with_resolver(Reachable { allow_private });
         tcp.set_nodelay(true);
         tcp.enforce_http(false);
         tcp.set_connect_timeout(Some(Duration::from_secs(5)));
@@ -126,7 +129,14 @@ impl Upstream {
             .pool_idle_timeout(Duration::from_secs(30))
             .build(https);
         let own = Sessions::new(world, OWN_SESSIONS_MAX);
-        Self { name, own, client, uri, headers, max_result_bytes: limit }
+        Self {
+            name: Arc::clone(&server.name),
+            own,
+            client,
+            uri: server.upstream.clone(),
+            headers: server.headers.clone(),
+            max_result_bytes: limit,
+        }
     }
 
     /// Relays a message other than `tools/call`, renewing a forgotten session once.

@@ -11,6 +11,8 @@
 
 #[path = "cli/offline.rs"]
 mod offline;
+#[path = "cli/rmcp.rs"]
+mod rmcp;
 #[path = "cli/run.rs"]
 mod run;
 #[path = "cli/running.rs"]

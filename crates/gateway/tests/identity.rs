@@ -7,7 +7,7 @@ mod issuer_lab;
 use countersign_core::{
     proof::{Identity, TenantRule, VerifiedToken},
     refusal::Code,
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms, ToolRef, Uses},
+    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms, ToolRef, Uses},
 };
 use countersign_gateway::{
     prove::identity::{Discovery, IssuerConfig, KeysProblem, Verifier},
@@ -204,7 +204,10 @@ fn terms(identity: IdentityRule) -> Terms {
         uses: Uses(1),
         intent: None,
         sensitivity: 0,
+        is_reversible: false,
+        open_world: None,
         deadline_ms: 1000,
+        payer: PayerRule::Any,
         keep_output_schema: false,
     }
 }

@@ -70,7 +70,7 @@ async fn caller(store: &Store, index: usize) -> Caller {
     let grant = store.grant_create(new_grant(terms, now())).await.unwrap().id;
     let names = ["tenant".to_owned(), format!("human:{who}"), "agent".into(), "tool".into()];
     let day = Window::Rolling(86_400_000);
-    let charges = names.iter().map(|name| charge(name, u64::MAX >> 2, day)).collect();
+    let charges = names.iter().map(|name| charge(name, u64::MAX >> 2, day.clone())).collect();
     let token = token(who, now().plus_ms(3_600_000), now());
     Caller { store: store.clone(), kind, token, bought, grant, charges }
 }
@@ -81,9 +81,16 @@ impl Caller {
         let identity = Identity::of_token(&self.token, terms, at).unwrap();
         let quote = self.kind.quote_for(identity.principal(), "{}", at);
         let grant = self.store.grant(self.grant).unwrap();
-        let consent =
-            Consent::by_grant(&grant, terms, &identity, &quote, Intent::Read, at).unwrap();
-        let payment = Payment::l402(verified, identity.principal(), terms, &quote).unwrap();
+        let consent = Consent::by_grant(
+            &grant,
+            terms,
+            &identity,
+            &quote,
+            &countersign_core::grant::Asked::of(Intent::Read),
+            at,
+        )
+        .unwrap();
+        let payment = Payment::l402(verified, identity.principal(), terms, &quote, at).unwrap();
         let decision = Decision {
             id: DecisionId::new(at, random()),
             call_digest: quote.call_digest(),
@@ -91,6 +98,7 @@ impl Caller {
             reasons: Vec::new(),
             bundle: countersign_core::digest::Digest::of(b"bundle"),
             at,
+            input: Default::default(),
         };
         let authorization = Authorization::of(decision, Vec::new()).unwrap();
         let call = CallId::new(at, random());
@@ -104,7 +112,7 @@ impl Caller {
         on: Arc<AtomicBool>,
         done: Arc<AtomicU64>,
     ) -> Vec<u64> {
-        let verified = self.bought.verified(now());
+        let verified = self.bought.verified();
         let mut times = Vec::new();
         while !stop.load(Ordering::Relaxed) {
             let permit = self.permit(&verified);

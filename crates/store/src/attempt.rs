@@ -9,6 +9,7 @@ use countersign_core::{
     },
     digest::Digest,
     ids::CallId,
+    policy::Decided,
     proof::Principal,
     refusal::{Code, Light, Lights, Refusal},
     terms::ToolRef,
@@ -47,6 +48,8 @@ pub struct Attempt {
     pub tool: ToolRef,
     /// The rest.
     pub evidence: Evidence,
+    /// What policy decided, if it was asked.
+    pub decided: Option<Decided>,
 }
 
 /// The entry that all records of an attempt share, and the salt of its argument commitment.
@@ -81,7 +84,8 @@ pub(crate) fn entry_of(
 }
 
 /// The pseudonym of a person.
-pub(crate) fn pseudonym(key: &[u8; 32], name: &str) -> Digest {
+#[must_use]
+pub fn pseudonym(key: &[u8; 32], name: &str) -> Digest {
     let mut block = [0u8; 64];
     for (to, from) in block.iter_mut().zip(key) {
         *to = *from;

@@ -16,7 +16,10 @@ use countersign_core::{
     time::UnixMs,
 };
 use rusqlite::Connection;
-use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::{
+    collections::{BTreeSet, HashMap, VecDeque},
+    sync::Arc,
+};
 
 /// Entries of one counter beyond which neighbours are joined, at the later's moment.
 const ENTRIES_MAX: usize = 1 << 16;
@@ -55,10 +58,10 @@ struct Entry {
     micros: u64,
 }
 
-/// The sum over one window length.
-#[derive(Clone, Copy, Debug)]
+/// The sum over one window.
+#[derive(Clone, Debug)]
 struct Cursor {
-    length_ms: u64,
+    window: Window,
     /// Absolute index of the first entry within the window.
     first: u64,
     sum: u64,
@@ -67,10 +70,8 @@ struct Cursor {
 /// The windows of a grant as charges on its counter.
 pub(crate) fn grant_charges(grant: &Grant) -> Vec<Charge> {
     let key = grant_key(grant);
-    let charge = |window: &countersign_core::grant::WindowLimit| Charge {
-        key: key.clone(),
-        limit: window.limit,
-        window: Window::Rolling(window.length_ms),
+    let charge = |window: &countersign_core::grant::WindowLimit| {
+        Charge::hard(key.clone(), window.limit, Window::Rolling(window.length_ms))
     };
     grant.terms.windows.iter().map(charge).collect()
 }
@@ -80,14 +81,15 @@ fn grant_key(grant: &Grant) -> String {
 }
 
 /// The distinct keys under which a call is counted.
-pub(crate) fn keys(charges: &[Charge], grant: Option<&Grant>) -> Vec<String> {
+pub(crate) fn keys(charges: &[Charge], grants: &[Arc<Grant>]) -> Vec<String> {
     let mut keys: Vec<String> = Vec::with_capacity(charges.len().saturating_add(1));
     for charge in charges {
         if !keys.contains(&charge.key) {
             keys.push(charge.key.clone());
         }
     }
-    keys.extend(grant.filter(|grant| !grant.terms.windows.is_empty()).map(grant_key));
+    let windowed = grants.iter().filter(|grant| !grant.terms.windows.is_empty());
+    keys.extend(windowed.map(|grant| grant_key(grant)));
     keys
 }
 
@@ -95,8 +97,23 @@ impl Counters {
     /// What a charge leaves at `now`.
     pub(crate) fn room(&self, charge: &Charge, now: UnixMs) -> Micros {
         let counter = self.by_key.get(&charge.key).and_then(|index| self.all.get(*index));
-        let used = counter.map_or(0, |counter| counter.used(charge.window, now));
+        let used = counter.map_or(0, |counter| counter.used(&charge.window, now));
         Micros(charge.limit.0.saturating_sub(used))
+    }
+
+    /// The charges of which `amount` is the first to reach the part that is to be noted.
+    pub(crate) fn warned<'a>(
+        &self,
+        charges: &'a [Charge],
+        amount: Micros,
+        now: UnixMs,
+    ) -> Vec<&'a Charge> {
+        let reaches = |charge: &&Charge| {
+            let used = charge.limit.0.saturating_sub(self.room(charge, now).0);
+            let then = Micros(used.saturating_add(amount.0));
+            charge.warns_at(then) && !charge.warns_at(Micros(used))
+        };
+        charges.iter().filter(reaches).collect()
     }
 
     /// The first charge that `amount` does not fit into.
@@ -109,11 +126,21 @@ impl Counters {
         charges.iter().find(|charge| self.room(charge, now) < amount)
     }
 
+    /// Every charge that `amount` does not fit into.
+    pub(crate) fn exceeded<'a>(
+        &self,
+        charges: &'a [Charge],
+        amount: Micros,
+        now: UnixMs,
+    ) -> Vec<&'a Charge> {
+        charges.iter().filter(|charge| self.room(charge, now) < amount).collect()
+    }
+
     /// Watches the charges' windows from now on.
     pub(crate) fn watch(&mut self, charges: &[Charge]) {
         for charge in charges {
             let index = self.index(&charge.key);
-            if self.all.get_mut(index).is_some_and(|counter| counter.watch(charge.window)) {
+            if self.all.get_mut(index).is_some_and(|counter| counter.watch(&charge.window)) {
                 self.dirty.insert(index);
             }
         }
@@ -195,7 +222,7 @@ impl Counters {
     pub(crate) fn take_stale(&mut self, now: UnixMs) -> Vec<(i64, u64)> {
         let mut stale = Vec::new();
         for counter in &mut self.all {
-            counter.advance(now.0);
+            counter.advance(now);
             if let Some(id) = counter.id.filter(|_| counter.is_stale) {
                 counter.is_stale = false;
                 stale.push((id, now.0.saturating_sub(counter.longest_ms)));
@@ -217,7 +244,7 @@ impl Counters {
             let Some(counter) = counters.all.get_mut(index) else { continue };
             counter.id = Some(id);
             counter.total = uint(row, 2)?;
-            counter.watch(Window::Rolling(uint(row, 3)?));
+            counter.watch(&Window::Rolling(uint(row, 3)?));
             by_id.insert(id, index);
         }
         let mut statement =
@@ -264,22 +291,25 @@ impl Counter {
     }
 
     /// Held, and spent within the window that ends now.
-    fn used(&self, window: Window, now: UnixMs) -> u64 {
+    fn used(&self, window: &Window, now: UnixMs) -> u64 {
         let spent = match window {
-            Window::Lifetime => self.total,
-            Window::Rolling(length_ms) => self.spent_within(length_ms, now.0),
+            // Nothing of another call counts.
+            Window::PerCall => return 0,
+            Window::Lifetime | Window::Session => self.total,
+            Window::Rolling(_) | Window::Fixed(_) => self.spent_within(window, now),
         };
         self.held.saturating_add(spent)
     }
 
-    fn spent_within(&self, length_ms: u64, now: u64) -> u64 {
-        let cursor = self.cursors.iter().find(|cursor| cursor.length_ms == length_ms);
+    fn spent_within(&self, window: &Window, now: UnixMs) -> u64 {
+        let cursor = self.cursors.iter().find(|cursor| cursor.window == *window);
         let (first, sum) = match cursor {
             Some(cursor) => (cursor.first, cursor.sum),
             None => (self.dropped, self.sum_from(self.dropped)),
         };
         let skip = usize::try_from(first.saturating_sub(self.dropped)).unwrap_or(usize::MAX);
-        let passed = self.entries.iter().skip(skip).take_while(|e| has_left(e.at, length_ms, now));
+        let edge = edge(window, now);
+        let passed = self.entries.iter().skip(skip).take_while(|entry| entry.at < edge);
         passed.fold(sum, |sum, entry| sum.saturating_sub(entry.micros))
     }
 
@@ -289,13 +319,17 @@ impl Counter {
     }
 
     /// Keeps a sum for this window from now on; whether it is the longest so far.
-    fn watch(&mut self, window: Window) -> bool {
-        let Window::Rolling(length_ms) = window else { return false };
-        if length_ms == 0 || self.cursors.iter().any(|cursor| cursor.length_ms == length_ms) {
+    fn watch(&mut self, window: &Window) -> bool {
+        let length_ms = match window {
+            Window::Rolling(length_ms) => *length_ms,
+            Window::Fixed(calendar) => calendar.longest_ms(),
+            Window::PerCall | Window::Lifetime | Window::Session => 0,
+        };
+        if length_ms == 0 || self.cursors.iter().any(|cursor| cursor.window == *window) {
             return false;
         }
         let sum = self.sum_from(self.dropped);
-        self.cursors.push(Cursor { length_ms, first: self.dropped, sum });
+        self.cursors.push(Cursor { window: window.clone(), first: self.dropped, sum });
         let longer = length_ms > self.longest_ms;
         self.longest_ms = self.longest_ms.max(length_ms);
         longer
@@ -304,7 +338,7 @@ impl Counter {
     fn spend(&mut self, micros: u64, now: UnixMs) {
         self.total = self.total.saturating_add(micros);
         self.fresh = self.fresh.saturating_add(micros);
-        self.advance(now.0);
+        self.advance(now);
         if !self.cursors.is_empty() {
             self.push(Entry { at: now.0, micros });
         }
@@ -326,12 +360,13 @@ impl Counter {
     }
 
     /// Moves each window's edge to `now` and drops what left the longest.
-    fn advance(&mut self, now: u64) {
+    fn advance(&mut self, now: UnixMs) {
         for cursor in &mut self.cursors {
+            let edge = edge(&cursor.window, now);
             loop {
                 let offset = usize::try_from(cursor.first.saturating_sub(self.dropped));
                 let entry = offset.ok().and_then(|offset| self.entries.get(offset));
-                let Some(entry) = entry.filter(|e| has_left(e.at, cursor.length_ms, now)) else {
+                let Some(entry) = entry.filter(|entry| entry.at < edge) else {
                     break;
                 };
                 cursor.sum = cursor.sum.saturating_sub(entry.micros);
@@ -363,7 +398,7 @@ impl Counter {
         self.dropped = 0;
         let total = self.sum_from(0);
         for cursor in &mut self.cursors {
-            *cursor = Cursor { first: 0, sum: total, ..*cursor };
+            (cursor.first, cursor.sum) = (0, total);
         }
     }
 }
@@ -414,23 +449,30 @@ pub(crate) fn write(
     Ok(ids)
 }
 
-/// Whether a spend at `at` is outside the window of `length_ms` that ends at `now`.
-fn has_left(at: u64, length_ms: u64, now: u64) -> bool {
-    at.saturating_add(length_ms) <= now
+/// The moment before which a spend is outside the window that `now` lies in.
+fn edge(window: &Window, now: UnixMs) -> u64 {
+    match window {
+        Window::Rolling(length_ms) if *length_ms <= now.0 => {
+            now.0.saturating_sub(*length_ms).saturating_add(1)
+        }
+        Window::Fixed(calendar) => calendar.start(now).0,
+        Window::Rolling(_) | Window::PerCall | Window::Lifetime | Window::Session => 0,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "a test")]
     use super::*;
+    use countersign_core::ledger::{Calendar, Every};
     use proptest::prelude::*;
 
     fn charge(length_ms: u64, limit: u64) -> Charge {
-        Charge { key: "k".into(), limit: Micros(limit), window: Window::Rolling(length_ms) }
+        Charge::hard("k".into(), Micros(limit), Window::Rolling(length_ms))
     }
 
     fn hold(counters: &mut Counters, charges: &[Charge], amount: u64) -> Vec<String> {
-        let keys = keys(charges, None);
+        let keys = keys(charges, &[]);
         counters.watch(charges);
         counters.hold(&keys, Micros(amount));
         keys
@@ -488,6 +530,55 @@ mod tests {
                 }
             }
         }
+    }
+
+    fn berlin(every: Every, limit: u64) -> Charge {
+        let calendar = Calendar { every, zone: "Europe/Berlin".parse().unwrap() };
+        Charge::hard("k".into(), Micros(limit), Window::Fixed(calendar))
+    }
+
+    proptest! {
+        /// Whatever is admitted, no day and no month of the calendar holds more than its limit,
+        /// and what is left is what a scan finds.
+        #[test]
+        fn no_calendar_window_ever_exceeds(
+            steps in prop::collection::vec((0u64..40_000_000, 1u64..30), 1..150),
+            limit in 20u64..100,
+        ) {
+            let charges = [berlin(Every::Day, limit), berlin(Every::Month, limit * 4)];
+            let start_of = |charge: &Charge, at: u64| match &charge.window {
+                Window::Fixed(calendar) => calendar.start(UnixMs(at)).0,
+                Window::PerCall | Window::Rolling(_) | Window::Lifetime | Window::Session => 0,
+            };
+            let mut counters = Counters::default();
+            let (mut now, mut spends) = (1_790_000_000_000u64, Vec::<(u64, u64)>::new());
+            for (pause, amount) in steps {
+                now += pause;
+                for charge in &charges {
+                    let start = start_of(charge, now);
+                    let sum: u64 = spends.iter().filter(|(t, _)| *t >= start).map(|(_, m)| m).sum();
+                    prop_assert!(sum <= charge.limit.0);
+                    prop_assert_eq!(counters.room(charge, UnixMs(now)).0, charge.limit.0 - sum);
+                }
+                if counters.first_exceeded(&charges, Micros(amount), UnixMs(now)).is_some() {
+                    continue;
+                }
+                let keys = hold(&mut counters, &charges, amount);
+                counters.close(&keys, Micros(amount), Micros(amount), UnixMs(now));
+                spends.push((now, amount));
+            }
+        }
+    }
+
+    #[test]
+    fn one_call_is_judged_by_itself() {
+        let charges = [Charge::hard("k".into(), Micros(10), Window::PerCall)];
+        let mut counters = Counters::default();
+        for _ in 0..5 {
+            assert!(counters.first_exceeded(&charges, Micros(10), UnixMs(1)).is_none());
+            hold(&mut counters, &charges, 10);
+        }
+        assert!(counters.first_exceeded(&charges, Micros(11), UnixMs(1)).is_some());
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use crate::{
     accounts::{AccountName, Step, Transfer, transfer_id},
+    approvals,
     fault::Fault,
     log::Chain,
     schema::{self, int, uint},
@@ -17,7 +18,7 @@ use countersign_core::{
         record::{AmountEntry, CallEntry, Kind, RecordDraft, ToolEntry},
     },
     digest::Digest,
-    ids::{CallId, DecisionId, GrantId, QuoteId, TransferId},
+    ids::{ApprovalId, CallId, DecisionId, GrantId, QuoteId, TransferId},
     ledger::CallState,
     money::{Amount, Micros},
     quote::Rail,
@@ -140,6 +141,9 @@ pub(crate) struct Reservation {
     pub(crate) grant: Option<GrantId>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) nonce: Option<(Digest, u32)>,
+    /// Approvals that it used.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) approvals: Vec<ApprovalId>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) price: Option<Price>,
     /// Held: the most that the quote can cost.
@@ -354,7 +358,12 @@ impl Live {
         }
     }
 
-    /// Gives back everything: the hold, the grant's call, the nonce's use.
+    /// Gives back the approvals of a call that never ran: one approval is one execution.
+    pub(crate) fn return_approvals(&self, batch: &Batch<'_>) -> Result<(), Fault> {
+        approvals::give_back(batch, &self.money.approvals, self.call())
+    }
+
+    /// Gives back everything but approvals: the hold, the grant's call, the nonce's use.
     pub(crate) fn give_back(&self, batch: &Batch<'_>) -> Result<(), Fault> {
         self.close_hold(batch, Micros(0));
         if let Some(grant) = self.money.grant {

@@ -57,6 +57,8 @@ pub enum FailCause {
     NotExecuted,
     /// It ran and failed; by the operator's rules that costs nothing.
     ToolError,
+    /// It did not end: it asks its caller something, who answers with another request.
+    Unfinished,
     /// Nobody knows whether it ran.
     InDoubt,
 }
@@ -82,6 +84,8 @@ pub struct Captured {
     pub micros: Micros,
     /// The settlement on its rail.
     pub settlement: Option<SettlementReceipt>,
+    /// Under which key its payment is counted, as in the record of the decision.
+    pub payment: Option<Digest>,
     /// SHA-256 of the result.
     pub result_digest: Digest,
     /// Index of the call's `ledger.impact` record.
@@ -301,6 +305,7 @@ fn post(
         paid,
         micros,
         settlement: live.receipt.as_deref().cloned(),
+        payment: live.money.nonce.map(|(key, _)| key),
         result_digest: digest,
         index,
         leaf,
@@ -375,7 +380,12 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
     };
     let seen = match cause {
         FailCause::InDoubt => return doubt(batch, live),
-        FailCause::NotExecuted => "not_executed",
+        FailCause::NotExecuted => {
+            live.return_approvals(batch)?;
+            "not_executed"
+        }
+        // It ran, if not to its end: its approval was for that.
+        FailCause::Unfinished => "input_required",
         FailCause::ToolError => "tool_error",
     };
     let mut result = result_record(&live, Ended::Failed, None);

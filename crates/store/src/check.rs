@@ -4,6 +4,7 @@
 
 use crate::{
     accounts::LARGEST_MINOR,
+    approvals,
     budgets::grant_charges,
     calls::{self, CallFacts, Course, Live, Reservation, StoredOutcome},
     credentials::{self, Credential},
@@ -11,17 +12,20 @@ use crate::{
     reads::stored_outcome,
     reserve::Request,
     schema::to_json,
+    state::State,
     writer::Batch,
 };
 use countersign_core::{
     digest::Digest,
     grant::GrantStatus,
     ids::{CallId, GrantId},
-    ledger::CallState,
+    ledger::{CallState, OnExceed},
     money::Micros,
+    person::Person,
     proof::Nonce,
     quote::Rail,
     refusal::{Charged, Code, Refusal},
+    terms::PayerRule,
 };
 use rusqlite::OptionalExtension as _;
 use std::sync::Arc;
@@ -61,8 +65,9 @@ pub(crate) fn check(
     }
     let checked = check_ages(batch, request)
         .and_then(|()| check_size(batch, request))
+        .and_then(|()| check_payer(batch, request))
         .and_then(|()| check_grant(batch, request))
-        .and_then(|()| check_approvals(batch, request))
+        .and_then(|()| approvals::check(batch, &request.permit, request.principal))
         .and_then(|()| check_budgets(batch, request));
     Ok(checked.map(|()| Admission::Admit(credential)))
 }
@@ -193,55 +198,83 @@ fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
     if fits { Ok(()) } else { Err(Refusal::new(Code::BudgetExceeded).with("limit", "amount")) }
 }
 
+/// Whether whoever pays is linked to the person, where the operator's terms want that.
+fn check_payer(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let terms = request.permit.terms();
+    let payer = request.permit.payment().payer();
+    let is_wanted = terms.payer == PayerRule::Linked && request.money.price.is_some();
+    if !is_wanted || is_linked(&batch.state(), request, payer.as_deref()) {
+        return Ok(());
+    }
+    Err(Refusal::new(Code::PayerNotLinked).with("tool", &terms.tool))
+}
+
+fn is_linked(state: &State, request: &Request, payer: Option<&str>) -> bool {
+    let person = Person::of(request.permit.identity().principal());
+    matches!((payer, person), (Some(payer), Some(person)) if state.links.pays_for(payer, &person))
+}
+
+/// The grant and those that it is a part of, with the sums as they are now.
 fn check_grant(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
     let Some((id, version)) = request.permit.consent().grant() else { return Ok(()) };
     check_grant_row(batch, id, version)?;
     let state = batch.state();
-    let refused = |code| Err(Refusal::new(code).with("grant", id));
-    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
-    if let Err(code) = grant.leaves_room(request.money.held) {
-        return refused(code);
-    }
-    let windows = grant_charges(grant);
-    match state.counters.first_exceeded(&windows, request.money.held, batch.ledger_now) {
-        Some(_) => refused(Code::BudgetExceeded),
-        None => Ok(()),
-    }
-}
-
-/// Whether the grant still is what the proof was made from.
-pub(crate) fn check_grant_row(batch: &Batch<'_>, id: GrantId, version: u32) -> Result<(), Refusal> {
-    let state = batch.state();
-    let refused = |code| Err(Refusal::new(code).with("grant", id));
-    let Some(grant) = state.grants.get(id) else { return refused(Code::NoGrant) };
-    match grant.status {
-        GrantStatus::Revoked => refused(Code::GrantRevoked),
-        GrantStatus::Suspended => refused(Code::GrantSuspended),
-        GrantStatus::Active if grant.version != version => refused(Code::GrantSuspended),
-        GrantStatus::Active if batch.now >= grant.terms.expires_at => refused(Code::GrantExpired),
-        GrantStatus::Active => Ok(()),
-    }
-}
-
-fn check_approvals(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let state = batch.state();
-    let about = (request.principal, request.permit.quote().call_digest());
-    for id in request.permit.authorization().approvals() {
-        if let Err(code) = state.approvals.check(*id, about, batch.now) {
-            return Err(Refusal::new(code).with("approval", id));
+    let (held, payer) = (request.money.held, request.permit.payment().payer());
+    let is_linked = is_linked(&state, request, payer.as_deref());
+    for grant in state.grants.line(id) {
+        let refused = |code| Err(Refusal::new(code).with("grant", grant.id));
+        let is_paid = request.money.price.is_some();
+        let admitted = match is_paid {
+            true => grant.terms.bounds.admits_payer(payer.as_deref(), is_linked),
+            false => Ok(()),
+        };
+        if let Err(code) = admitted.and_then(|()| grant.leaves_room(held)) {
+            return refused(code);
+        }
+        let windows = grant_charges(&grant);
+        if state.counters.first_exceeded(&windows, held, batch.ledger_now).is_some() {
+            return refused(Code::BudgetExceeded);
         }
     }
     Ok(())
 }
 
+/// Whether the grant still is what the proof was made from, and those that it is a part of hold.
+pub(crate) fn check_grant_row(batch: &Batch<'_>, id: GrantId, version: u32) -> Result<(), Refusal> {
+    let line = batch.state().grants.line(id);
+    let refused = |id, code| Err(Refusal::new(code).with("grant", id));
+    let is_whole = line.last().is_some_and(|eldest| eldest.terms.bounds.parent.is_none());
+    if !is_whole {
+        return refused(id, Code::NoGrant);
+    }
+    for grant in &line {
+        let code = match grant.status {
+            GrantStatus::Revoked => Code::GrantRevoked,
+            GrantStatus::Suspended => Code::GrantSuspended,
+            GrantStatus::Active if grant.id == id && grant.version != version => {
+                Code::GrantSuspended
+            }
+            GrantStatus::Active if batch.now >= grant.terms.expires_at => Code::GrantExpired,
+            GrantStatus::Active => continue,
+        };
+        return refused(grant.id, code);
+    }
+    Ok(())
+}
+
+/// Every budget at once. One that lets a person decide may be exceeded by a call that a person
+/// confirmed in that knowledge.
 fn check_budgets(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    let state = batch.state();
     let (held, now) = (request.money.held, batch.ledger_now);
-    match state.counters.first_exceeded(&request.charges, held, now) {
-        None => Ok(()),
-        Some(charge) => {
-            let name = charge.key.split('\u{1f}').next().unwrap_or_default();
-            Err(Refusal::new(Code::BudgetExceeded).with("budget", name))
+    let exceeded = batch.state().counters.exceeded(&request.charges, held, now);
+    for charge in exceeded {
+        let refused = |code| Err(Refusal::new(code).with("budget", charge.name()));
+        match charge.on_exceed {
+            OnExceed::Deny => return refused(Code::BudgetExceeded),
+            OnExceed::Confirm
+                if approvals::knew(batch, &request.money.approvals, charge.name()) => {}
+            OnExceed::Confirm => return refused(Code::ApprovalPending),
         }
     }
+    Ok(())
 }

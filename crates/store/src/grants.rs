@@ -13,9 +13,10 @@ use crate::{
 };
 use countersign_core::{
     audit::record::{Kind, Outcome, RecordDraft, Subject},
-    grant::{Grant, GrantStatus, GrantTerms},
+    digest::Digest,
+    grant::{Brought, Grant, GrantStatus, GrantTerms},
     ids::GrantId,
-    ledger::Charge,
+    ledger::{Charge, OnExceed},
     money::Micros,
     proof::Principal,
     refusal::{Code, Refusal},
@@ -40,18 +41,30 @@ pub struct NewGrant {
     pub terms: GrantTerms,
     /// The verified person who approved.
     pub approved_by: String,
+    /// The evidence that it is made of, where it came along with a call.
+    pub brought: Option<Brought>,
 }
 
 /// All grants.
 #[derive(Debug, Default)]
 pub(crate) struct Grants {
-    by_id: HashMap<GrantId, Arc<Grant>>,
-    by_party: HashMap<Party, Vec<GrantId>>,
+    pub(crate) by_id: HashMap<GrantId, Arc<Grant>>,
+    pub(crate) by_party: HashMap<Party, Vec<GrantId>>,
+    pub(crate) by_evidence: HashMap<Digest, GrantId>,
     dirty: BTreeSet<GrantId>,
 }
 
 /// Tenant, issuer, subject, agent.
-type Party = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
+pub(crate) type Party = (Arc<str>, Arc<str>, Arc<str>, Arc<str>);
+
+pub(crate) fn party(terms: &GrantTerms) -> Party {
+    (
+        Arc::clone(&terms.tenant),
+        Arc::clone(&terms.issuer),
+        Arc::clone(&terms.subject),
+        Arc::clone(&terms.agent),
+    )
+}
 
 impl Grants {
     pub(crate) fn get(&self, id: GrantId) -> Option<&Arc<Grant>> {
@@ -86,39 +99,54 @@ impl Grants {
     }
 
     fn put(&mut self, grant: Grant) {
-        let terms = &grant.terms;
-        let party = (
-            Arc::clone(&terms.tenant),
-            Arc::clone(&terms.issuer),
-            Arc::clone(&terms.subject),
-            Arc::clone(&terms.agent),
-        );
-        let ids = self.by_party.entry(party).or_default();
+        let ids = self.by_party.entry(party(&grant.terms)).or_default();
         if !ids.contains(&grant.id) {
             ids.push(grant.id);
+        }
+        if let Some(brought) = &grant.brought {
+            self.by_evidence.insert(brought.key, grant.id);
         }
         self.by_id.insert(grant.id, Arc::new(grant));
     }
 
-    /// Counts a call and its hold.
+    /// A grant and those that it is a part of, the eldest last.
+    pub(crate) fn line(&self, id: GrantId) -> Vec<Arc<Grant>> {
+        let mut line: Vec<Arc<Grant>> = Vec::with_capacity(1);
+        let mut next = Some(id);
+        while let Some(grant) = next.and_then(|id| self.by_id.get(&id))
+            && line.len() < GrantTerms::LINE_MAX
+        {
+            next = grant.terms.bounds.parent;
+            line.push(Arc::clone(grant));
+        }
+        line
+    }
+
+    /// Counts a call and its hold: what a child uses is used of its parents, too.
     pub(crate) fn hold(&mut self, id: GrantId, held: Micros) {
-        self.change(id, |grant| {
-            grant.used = Micros(grant.used.0.saturating_add(held.0));
-            grant.calls = grant.calls.saturating_add(1);
-        });
+        for grant in self.line(id) {
+            self.change(grant.id, |grant| {
+                grant.used = Micros(grant.used.0.saturating_add(held.0));
+                grant.calls = grant.calls.saturating_add(1);
+            });
+        }
     }
 
     /// Replaces a hold by what was spent.
     pub(crate) fn settle(&mut self, id: GrantId, held: Micros, spent: Micros) {
-        self.change(id, |grant| {
-            let used = grant.used.0.saturating_sub(held.0).saturating_add(spent.0);
-            grant.used = Micros(used);
-        });
+        for grant in self.line(id) {
+            self.change(grant.id, |grant| {
+                let used = grant.used.0.saturating_sub(held.0).saturating_add(spent.0);
+                grant.used = Micros(used);
+            });
+        }
     }
 
     /// Uncounts a call that was released.
     pub(crate) fn forget_call(&mut self, id: GrantId) {
-        self.change(id, |grant| grant.calls = grant.calls.saturating_sub(1));
+        for grant in self.line(id) {
+            self.change(grant.id, |grant| grant.calls = grant.calls.saturating_sub(1));
+        }
     }
 
     fn change(&mut self, id: GrantId, change: impl FnOnce(&mut Grant)) {
@@ -167,13 +195,7 @@ impl Store {
     /// `GrantExpired` for a life that is empty or longer than 30 days; `InternalFault` for an
     /// identifier that is in use; `TooLarge` for a tenant's name that does not fit a record.
     pub async fn grant_create(&self, new: NewGrant) -> Result<Arc<Grant>, Refusal> {
-        let life_ms = new.terms.expires_at.since_ms(new.terms.not_before);
-        if life_ms == 0 || life_ms > GrantTerms::LONGEST_MS {
-            return Err(Refusal::new(Code::GrantExpired).with("life_ms", life_ms));
-        }
-        if new.terms.tenant.len() > NAME_BYTES_MAX {
-            return Err(Code::TooLarge.into());
-        }
+        check_terms(&new.terms)?;
         self.enter(move |batch| create(batch, new)).await?
     }
 
@@ -196,7 +218,22 @@ impl Store {
         by: &str,
     ) -> Result<Arc<Grant>, Refusal> {
         let by = by.to_owned();
-        self.enter(move |batch| set_status(batch, id, status, &by)).await?
+        self.enter(move |batch| change_status(batch, id, status, &by, None)).await?
+    }
+
+    /// Suspends every active grant that covers a tool, since the tool is no longer what people
+    /// agreed to. `reason` is a stable word. Returns the grants.
+    ///
+    /// # Errors
+    /// `Overloaded`, `StoreFault`.
+    pub async fn grants_suspend(
+        &self,
+        tool: &ToolRef,
+        reason: &'static str,
+        by: &str,
+    ) -> Result<Vec<GrantId>, Refusal> {
+        let (tool, by) = (tool.clone(), by.to_owned());
+        self.enter(move |batch| suspend(batch, &tool, reason, &by)).await
     }
 
     /// One grant.
@@ -218,7 +255,22 @@ impl Store {
         self.shared().state().grants.about(principal, tool, now)
     }
 
-    /// The least that the charges and the grant leave; `None` where nothing limits.
+    /// What each charge leaves.
+    #[must_use]
+    pub fn rooms(&self, charges: &[Charge], now: UnixMs) -> Vec<Micros> {
+        let state = self.shared().state();
+        charges.iter().map(|charge| state.counters.room(charge, now)).collect()
+    }
+
+    /// What is held under a charge's counter now.
+    #[must_use]
+    pub fn held(&self, charge: &Charge) -> Micros {
+        let state = self.shared().state();
+        Micros(state.counters.inspect(&charge.key).map_or(0, |(held, ..)| held))
+    }
+
+    /// The least that the charges beyond which a call is refused, and the grant, leave; `None`
+    /// where nothing limits.
     #[must_use]
     pub fn remaining(
         &self,
@@ -227,10 +279,10 @@ impl Store {
         now: UnixMs,
     ) -> Option<Micros> {
         let state = self.shared().state();
-        let mut rooms: Vec<Micros> =
-            charges.iter().map(|charge| state.counters.room(charge, now)).collect();
-        if let Some(grant) = grant.and_then(|id| state.grants.get(id)) {
-            let windows = grant_charges(grant);
+        let hard = charges.iter().filter(|charge| charge.on_exceed == OnExceed::Deny);
+        let mut rooms: Vec<Micros> = hard.map(|charge| state.counters.room(charge, now)).collect();
+        for grant in grant.map(|id| state.grants.line(id)).unwrap_or_default() {
+            let windows = grant_charges(&grant);
             rooms.extend(windows.iter().map(|charge| state.counters.room(charge, now)));
             rooms.extend(grant.terms.total.map(|t| t.minus(grant.used).unwrap_or_default()));
             if grant.terms.max_calls.is_some_and(|max| grant.calls >= max) {
@@ -241,9 +293,66 @@ impl Store {
     }
 }
 
-fn create(batch: &mut Batch<'_>, new: NewGrant) -> Result<Result<Arc<Grant>, Refusal>, Fault> {
+/// Whether terms can be a grant at all.
+pub(crate) fn check_terms(terms: &GrantTerms) -> Result<(), Refusal> {
+    let life_ms = terms.expires_at.since_ms(terms.not_before);
+    if life_ms == 0 || life_ms > GrantTerms::LONGEST_MS {
+        return Err(Refusal::new(Code::GrantExpired).with("life_ms", life_ms));
+    }
+    if terms.tenant.len() > NAME_BYTES_MAX {
+        return Err(Code::TooLarge.into());
+    }
+    Ok(())
+}
+
+/// A child is no wider than its parent, which is there and usable.
+fn is_within(batch: &Batch<'_>, terms: &GrantTerms) -> Result<(), Refusal> {
+    let Some(parent) = terms.bounds.parent else { return Ok(()) };
+    let line = batch.state().grants.line(parent);
+    let refused = |code| Refusal::new(code).with("grant", parent);
+    let eldest = line.first().ok_or_else(|| refused(Code::NoGrant))?;
+    if line.len() >= GrantTerms::LINE_MAX {
+        return Err(refused(Code::NoGrant).with("rule", "too many grants in a line"));
+    }
+    if eldest.status == GrantStatus::Revoked {
+        return Err(refused(Code::GrantRevoked));
+    }
+    match terms.wider_than(&eldest.terms) {
+        Some(dimension) => Err(refused(Code::NoGrant).with("wider_than_parent", dimension)),
+        None => Ok(()),
+    }
+}
+
+fn suspend(
+    batch: &mut Batch<'_>,
+    tool: &ToolRef,
+    reason: &'static str,
+    by: &str,
+) -> Result<Vec<GrantId>, Fault> {
+    let covers = |grant: &Grant| {
+        let has_tool = |name: &Arc<str>| *name == tool.tool || &**name == "*";
+        let terms = &grant.terms;
+        terms.server == tool.server && terms.tools.iter().any(has_tool)
+    };
+    let all = batch.state().grants.all();
+    let found = all.into_iter().filter(|g| g.status == GrantStatus::Active && covers(g));
+    let ids: Vec<GrantId> = found.map(|grant| grant.id).collect();
+    for id in &ids {
+        change_status(batch, *id, GrantStatus::Suspended, by, Some(reason))?.ok();
+    }
+    Ok(ids)
+}
+
+/// Stores a grant whose terms were checked.
+pub(crate) fn create(
+    batch: &mut Batch<'_>,
+    new: NewGrant,
+) -> Result<Result<Arc<Grant>, Refusal>, Fault> {
     if batch.state().grants.get(new.id).is_some() {
         return Ok(Err(Code::InternalFault.into()));
+    }
+    if let Err(refusal) = is_within(batch, &new.terms) {
+        return Ok(Err(refusal));
     }
     let grant = Grant {
         id: new.id,
@@ -252,6 +361,7 @@ fn create(batch: &mut Batch<'_>, new: NewGrant) -> Result<Result<Arc<Grant>, Ref
         terms: new.terms,
         approved_by: new.approved_by,
         approved_at: batch.now,
+        brought: new.brought,
         used: Micros(0),
         calls: 0,
     };
@@ -259,18 +369,19 @@ fn create(batch: &mut Batch<'_>, new: NewGrant) -> Result<Result<Arc<Grant>, Ref
         .conn
         .prepare_cached("INSERT INTO grants VALUES (?, ?, 0, 0)")?
         .execute((grant.id.as_bytes(), to_json(&grant)?))?;
-    record(batch, &grant, "grant.create", &grant.approved_by)?;
+    record(batch, &grant, "grant.create", &grant.approved_by, None)?;
     let mut state = batch.state();
     let id = grant.id;
     state.grants.put(grant);
     Ok(state.grants.get(id).cloned().ok_or_else(|| Code::InternalFault.into()))
 }
 
-fn set_status(
+pub(crate) fn change_status(
     batch: &mut Batch<'_>,
     id: GrantId,
     status: GrantStatus,
     by: &str,
+    reason: Option<&'static str>,
 ) -> Result<Result<Arc<Grant>, Refusal>, Fault> {
     let Some(found) = batch.state().grants.get(id).cloned() else {
         return Ok(Err(Code::NoGrant.into()));
@@ -284,23 +395,44 @@ fn set_status(
     let mut grant = Grant::clone(&found);
     grant.status = status;
     grant.version = grant.version.saturating_add(1);
-    batch
-        .conn
-        .prepare_cached("UPDATE grants SET body = ? WHERE id = ?")?
-        .execute((to_json(&grant)?, id.as_bytes()))?;
     let action = match status {
         GrantStatus::Active => "grant.resume",
         GrantStatus::Suspended => "grant.suspend",
         GrantStatus::Revoked => "grant.revoke",
     };
-    record(batch, &grant, action, by)?;
-    let mut state = batch.state();
-    state.grants.put(grant);
-    Ok(state.grants.get(id).cloned().ok_or_else(|| Code::InternalFault.into()))
+    change(batch, grant, action, by, reason).map(Ok)
 }
 
-fn record(batch: &mut Batch<'_>, grant: &Grant, action: &str, by: &str) -> Result<(), Fault> {
-    let details = [("grant", grant.id.to_string()), ("version", grant.version.to_string())];
+/// Writes a grant that changed, with its record.
+pub(crate) fn change(
+    batch: &mut Batch<'_>,
+    grant: Grant,
+    action: &str,
+    by: &str,
+    reason: Option<&'static str>,
+) -> Result<Arc<Grant>, Fault> {
+    batch
+        .conn
+        .prepare_cached("UPDATE grants SET body = ? WHERE id = ?")?
+        .execute((to_json(&grant)?, grant.id.as_bytes()))?;
+    record(batch, &grant, action, by, reason)?;
+    let mut state = batch.state();
+    let changed = Arc::new(grant.clone());
+    state.grants.put(grant);
+    Ok(changed)
+}
+
+fn record(
+    batch: &mut Batch<'_>,
+    grant: &Grant,
+    action: &str,
+    by: &str,
+    reason: Option<&'static str>,
+) -> Result<(), Fault> {
+    let mut details = vec![("grant", grant.id.to_string()), ("version", grant.version.to_string())];
+    details.extend(reason.map(|reason| ("reason", reason.to_owned())));
+    details.extend(grant.brought.as_ref().map(|b| ("source", b.source.text().to_owned())));
+    details.extend(grant.terms.bounds.parent.map(|parent| ("parent", parent.to_string())));
     admin(batch, &grant.terms.tenant, action, by, &details)
 }
 

@@ -7,11 +7,14 @@
 use crate::{
     accounts::Accounts,
     approvals::Approvals,
+    approvers::Withdrawn,
     budgets::Counters,
     calls,
     credentials::Credentials,
+    declared::Declared,
     fault::{Fault, OpenError},
     grants::Grants,
+    links::Links,
     log::{Log, Tree},
     options::{Durability, LogOptions, Options},
     publish::{LOG_DIR, Publisher, SYNCED},
@@ -118,8 +121,11 @@ fn load(conn: &Connection, options: &Options, now: UnixMs) -> Result<State, Open
         quotes: Quotes::load(conn, now)?,
         credentials: Credentials::load(conn, now, options.limits.credentials_in_memory)?,
         grants: Grants::load(conn)?,
+        links: Links::load(conn)?,
         approvals: Approvals::load(conn, now)?,
+        withdrawn: Withdrawn::load(conn)?,
         counters: Counters::load(conn)?,
+        declared: Declared::load(conn)?,
         ..State::default()
     };
     calls::load(conn, &mut state)?;
@@ -154,11 +160,9 @@ fn writer_connection(path: &Path, durability: Durability) -> Result<Connection, 
     ))?;
     check_durability(&conn, durability)?;
     let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    match version {
-        0 => conn.execute_batch(&format!("BEGIN IMMEDIATE;{}COMMIT;", schema::CREATE))?,
-        schema::VERSION => {}
-        newer => return Err(OpenError::NewerSchema(newer)),
-    }
+    let steps = usize::try_from(version).ok().and_then(|version| schema::STEPS.get(version..));
+    let steps = steps.ok_or(OpenError::NewerSchema(version))?;
+    conn.execute_batch(&format!("BEGIN IMMEDIATE;{}COMMIT;", steps.concat()))?;
     Ok(conn)
 }
 

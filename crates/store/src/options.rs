@@ -43,6 +43,8 @@ pub struct Limits {
     pub open_quotes: usize,
     /// Pending approvals of one principal.
     pub pending_approvals_per_principal: usize,
+    /// Requests for approval that one agent may open within an hour.
+    pub asks_per_agent_per_hour: usize,
     /// Calls that have not ended.
     pub live_calls: usize,
     /// Largest result kept for a repeated request; of a larger one the digest is kept.
@@ -61,6 +63,7 @@ impl Default for Limits {
             open_quotes_per_principal: 64,
             open_quotes: 200_000,
             pending_approvals_per_principal: 16,
+            asks_per_agent_per_hour: 60,
             live_calls: 100_000,
             outcome_bytes: 1 << 20,
             outcome_keep_ms: 24 * 3_600_000,

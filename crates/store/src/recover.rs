@@ -8,15 +8,14 @@ use crate::{
     accounts::{AccountName, Step},
     attempt::draft,
     calls::{Change, Course, Live, SettlementReceipt},
-    capture::{
-        Captured, close, doubt, ending, payable, post_finished, refund_due, return_use, withhold,
-    },
+    capture::{Captured, close, doubt, ending, payable, post_finished, refund_due, return_use},
     fault::Fault,
     grants::admin,
     reads::stored_outcome_of,
     schema::to_json,
     settle::{owe_back, post_pending, price_micros, release, take, void_pending},
     store::Store,
+    unsettled::unpaid,
     writer::Batch,
 };
 use countersign_core::{
@@ -135,7 +134,7 @@ pub struct Doubt {
 }
 
 impl Live {
-    fn tool_ref(&self) -> ToolRef {
+    pub(crate) fn tool_ref(&self) -> ToolRef {
         ToolRef { server: Arc::clone(&self.facts.server), tool: Arc::clone(&self.facts.tool) }
     }
 
@@ -234,13 +233,10 @@ impl Store {
         let call = item.call;
         self.carry_on(
             move |batch| {
-                if let Some(live) = take(batch, call, CallState::Settling) {
-                    return release(batch, live, Some(code));
+                for state in [CallState::Settling, CallState::Finished] {
+                    let _not_there = unpaid(batch, call, state, code)?;
                 }
-                match take(batch, call, CallState::Finished) {
-                    Some(live) => withhold(batch, live, code),
-                    None => Ok(()),
-                }
+                Ok(())
             },
             |()| None,
         )
@@ -290,7 +286,7 @@ impl Store {
         self.list(CallState::RefundDue, Live::due)
     }
 
-    fn list<T>(&self, wanted: CallState, show: impl Fn(&Live) -> T) -> Vec<T> {
+    pub(crate) fn list<T>(&self, wanted: CallState, show: impl Fn(&Live) -> T) -> Vec<T> {
         let state = self.shared().state();
         let mut found: Vec<&Live> =
             state.calls.values().filter(|live| live.state == wanted).collect();
@@ -355,7 +351,7 @@ fn take_unowned(batch: &Batch<'_>) -> Vec<Unfinished> {
     items
 }
 
-fn recover_settled(
+pub(crate) fn recover_settled(
     batch: &mut Batch<'_>,
     call: CallId,
     receipt: &SettlementReceipt,

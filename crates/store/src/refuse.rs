@@ -12,6 +12,7 @@ use crate::{
 };
 use countersign_core::{
     audit::record::{CallEntry, Kind, MAX_DETAIL_ENTRIES, Outcome, RecordDraft, Subject},
+    policy::Decided,
     quote::Quote,
     refusal::{Code, Light, Refusal},
     time::UnixMs,
@@ -48,7 +49,7 @@ impl Store {
             &attempt.evidence,
             (&self.shared().pseudonym_key, &salt),
         )?;
-        let drafts = refused_records(&entry, quote, refusal);
+        let drafts = refused_records(&entry, quote, attempt.decided.as_ref(), refusal);
         let code = refusal.code();
         self.enter(move |batch| {
             if calls::exists(batch, entry.call)? {
@@ -74,6 +75,7 @@ impl Store {
 fn refused_records(
     entry: &Arc<CallEntry>,
     quote: Option<&Quote>,
+    decided: Option<&Decided>,
     refusal: &Refusal,
 ) -> Vec<RecordDraft> {
     let lights = refusal.proofs();
@@ -97,7 +99,13 @@ fn refused_records(
     let mut drafts: Vec<RecordDraft> =
         quote.map(|quote| quote_record(entry, quote)).into_iter().collect();
     drafts.extend(stage(Kind::Consent, lights.consent));
-    drafts.extend(stage(Kind::Decision, lights.authorization));
+    let mut decision = stage(Kind::Decision, lights.authorization);
+    if let (Some(decision), Some(decided)) = (&mut decision, decided) {
+        decision.decision = Some(decided.id);
+        decision.policy = Some(decided.bundle);
+        decision.detail.clone_from(&decided.input);
+    }
+    drafts.extend(decision);
     drafts.push(refused);
     drafts
 }

@@ -16,6 +16,7 @@ use crate::{
     check::{Admission, check, count_one_use},
     credentials::{self, Credential},
     fault::Fault,
+    grants::admin,
     quotes::{self, quote_record},
     schema::to_json,
     settle::Settling,
@@ -114,8 +115,9 @@ impl Store {
     /// What the permit means for the ledger.
     fn reservation(&self, permit: &Permit, charges: &[Charge]) -> Reservation {
         let state = self.shared().state();
-        let grant = permit.consent().grant().and_then(|(id, _)| state.grants.get(id));
-        let counters = budgets::keys(charges, grant.map(|grant| &**grant));
+        let grant = permit.consent().grant();
+        let line = grant.map(|(id, _)| state.grants.line(id)).unwrap_or_default();
+        let counters = budgets::keys(charges, &line);
         let nonce = permit.payment().nonce();
         let credential = nonce.and_then(|nonce| state.credentials.get(nonce.key));
         drop(state);
@@ -142,6 +144,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         policy: permit.authorization().bundle(),
         grant: permit.consent().grant().map(|(id, _)| id),
         nonce: payment.nonce().map(|nonce| (nonce.key, nonce.max_uses)),
+        approvals: approvals::of(permit),
         price: payment.offer().map(|offer| Price {
             rail: offer.rail,
             amount: offer.amount.clone(),
@@ -176,12 +179,16 @@ fn records(permit: &Permit, entry: &Arc<CallEntry>, money: &Reservation) -> Vec<
         consent.detail.insert("grant".to_owned(), grant.to_string());
         consent.detail.insert("version".to_owned(), version.to_string());
     }
+    if let Some(approval) = permit.consent().approval() {
+        consent.detail.insert("approval".to_owned(), approval.to_string());
+    }
     let mut decision = draft(Kind::Decision, entry);
     decision.outcome = Some(Outcome::Allowed);
     decision.quote = Some(money.quote);
     decision.decision = Some(money.decision);
     decision.policy = Some(money.policy);
     decision.proofs = Some(proofs(permit, money));
+    decision.detail.clone_from(permit.authorization().input());
     for (index, approval) in permit.authorization().approvals().iter().take(8).enumerate() {
         decision.detail.insert(format!("approval.{index}"), approval.to_string());
     }
@@ -197,9 +204,10 @@ fn proofs(permit: &Permit, money: &Reservation) -> ProofEntries {
     let identity = permit.identity();
     ProofEntries {
         authorization: proven(money.decision.to_string()),
-        consent: match money.grant {
-            Some(grant) => proven(grant.to_string()),
-            None => absent(ProofState::NotRequired),
+        consent: match (money.grant, permit.consent().approval()) {
+            (Some(grant), _) => proven(grant.to_string()),
+            (None, Some(approval)) => proven(approval.to_string()),
+            (None, None) => absent(ProofState::NotRequired),
         },
         identity: if identity.is_anonymous() {
             absent(ProofState::NotRequired)
@@ -243,13 +251,14 @@ fn admit(
     credential: Option<&Credential>,
 ) -> Result<Result<Reserved, Refusal>, Fault> {
     let Request { permit, charges, entry, facts, money, facts_json, salt, drafts, .. } = request;
+    warn(batch, &charges, &money, &entry.tenant)?;
     hold(batch, &charges, &money);
     let state = match money.course {
         Course::Upfront => CallState::Settling,
         Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
     };
     count_nonce(batch, &money, entry.call, entry.call_digest)?;
-    approvals::consume(batch, permit.authorization().approvals())?;
+    approvals::consume(batch, &money.approvals, entry.call)?;
     quotes::close(batch, money.quote)?;
     if let Some(credential) = credential {
         credentials::present(batch, credential, &entry.tenant)?;
@@ -290,12 +299,33 @@ fn record(
     drafts.into_iter().try_for_each(|draft| live.record(batch, draft))
 }
 
+/// Notes the budgets of which this call is the first to reach the part that is to be noted.
+fn warn(
+    batch: &mut Batch<'_>,
+    charges: &[Charge],
+    money: &Reservation,
+    tenant: &Arc<str>,
+) -> Result<(), Fault> {
+    if charges.iter().all(|charge| charge.warn_percent.is_none()) {
+        return Ok(());
+    }
+    let now = batch.ledger_now;
+    let warned = batch.state().counters.warned(charges, money.held, now);
+    for charge in warned {
+        let percent = charge.warn_percent.unwrap_or_default().to_string();
+        let details = [("budget", charge.name().to_owned()), ("percent", percent)];
+        admin(batch, tenant, "budget.warn", "gateway", &details)?;
+    }
+    Ok(())
+}
+
 fn hold(batch: &Batch<'_>, charges: &[Charge], money: &Reservation) {
     let mut state = batch.state();
     state.counters.watch(charges);
     if let Some(id) = money.grant {
-        let windows = state.grants.get(id).map(|grant| grant_charges(grant)).unwrap_or_default();
-        state.counters.watch(&windows);
+        for grant in state.grants.line(id) {
+            state.counters.watch(&grant_charges(&grant));
+        }
         state.grants.hold(id, money.held);
     }
     state.counters.hold(&money.counters, money.held);

@@ -7,11 +7,36 @@
 use crate::fault::Fault;
 use rusqlite::{Connection, Row, types::FromSql};
 
-/// The version of the tables, in `PRAGMA user_version`.
-pub(crate) const VERSION: i64 = 1;
+/// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
+/// was released is never changed.
+pub(crate) const STEPS: [&str; 8] = [
+    FIRST,
+    // Approvals of the first form end: their calls ask anew.
+    "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
+    "CREATE TABLE notes (
+       kind TEXT NOT NULL, key TEXT NOT NULL, body TEXT NOT NULL, PRIMARY KEY (kind, key)
+     ) STRICT, WITHOUT ROWID; PRAGMA user_version = 3;",
+    "CREATE TABLE budgets (name TEXT PRIMARY KEY, body TEXT NOT NULL) STRICT, WITHOUT ROWID;
+     PRAGMA user_version = 4;",
+    "CREATE TABLE policies (
+       revision INTEGER PRIMARY KEY, digest BLOB NOT NULL, at INTEGER NOT NULL,
+       by_whom TEXT NOT NULL, body TEXT NOT NULL, in_force INTEGER NOT NULL
+     ) STRICT; PRAGMA user_version = 5;",
+    "CREATE TABLE once (
+       actor BLOB NOT NULL, name BLOB NOT NULL, request BLOB NOT NULL, expires_at INTEGER NOT NULL,
+       status INTEGER, kind TEXT, body BLOB, PRIMARY KEY (actor, name)
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX once_ended ON once (expires_at); PRAGMA user_version = 6;",
+    "CREATE TABLE shadow (
+       id INTEGER PRIMARY KEY CHECK (id = 1), revision INTEGER NOT NULL, digest BLOB NOT NULL,
+       at INTEGER NOT NULL, by_whom TEXT NOT NULL, body TEXT NOT NULL, report TEXT NOT NULL
+     ) STRICT; PRAGMA user_version = 7;",
+    "CREATE TABLE links (n INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
+     PRAGMA user_version = 8;",
+];
 
-/// Creates the tables of an empty database.
-pub(crate) const CREATE: &str = "
+/// The first version.
+const FIRST: &str = "
 CREATE TABLE records (seq INTEGER PRIMARY KEY, leaf BLOB NOT NULL) STRICT;
 CREATE TABLE tiles (idx INTEGER PRIMARY KEY, hashes BLOB NOT NULL) STRICT;
 CREATE TABLE nodes (

@@ -210,6 +210,7 @@ pub(crate) fn release(
 ) -> Result<(), Fault> {
     let transfers = void_pending(batch, &live)?;
     live.give_back(batch)?;
+    live.return_approvals(batch)?;
     if let Some(code) = code {
         live.record(batch, refusal_record(&live, code))?;
     }
@@ -230,6 +231,7 @@ pub(crate) fn owe_back(
     transfers.extend(live.transfer(batch, "refund_due", names, None, Step::Post)?);
     let spent = price_micros(live.money.price.as_ref());
     live.close_hold(batch, spent);
+    live.return_approvals(batch)?;
     live.record(batch, refusal_record(&live, code))?;
     let impact = ending(&live, Outcome::RefundDue, transfers);
     live.record(batch, impact)?;

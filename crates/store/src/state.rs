@@ -4,8 +4,8 @@
 //! is rebuilt from the rows when the store opens.
 
 use crate::{
-    approvals::Approvals, budgets::Counters, calls::Live, credentials::Credentials, grants::Grants,
-    quotes::Quotes,
+    approvals::Approvals, approvers::Withdrawn, budgets::Counters, calls::Live,
+    credentials::Credentials, declared::Declared, grants::Grants, links::Links, quotes::Quotes,
 };
 use countersign_core::ids::CallId;
 use std::collections::HashMap;
@@ -16,8 +16,11 @@ pub(crate) struct State {
     pub(crate) quotes: Quotes,
     pub(crate) credentials: Credentials,
     pub(crate) grants: Grants,
+    pub(crate) links: Links,
     pub(crate) approvals: Approvals,
+    pub(crate) withdrawn: Withdrawn,
     pub(crate) counters: Counters,
+    pub(crate) declared: Declared,
     /// Calls that have not ended.
     pub(crate) calls: HashMap<CallId, Live>,
 }

@@ -41,6 +41,11 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
     // The oldest rows come first in each key; they are the ones that ended.
     let deletions = [
         (
+            "DELETE FROM once WHERE (actor, name) IN (
+               SELECT actor, name FROM once WHERE expires_at < ?2 LIMIT ?1)",
+            now,
+        ),
+        (
             "DELETE FROM outcomes WHERE expires_at < ?2
                AND n IN (SELECT n FROM outcomes ORDER BY n LIMIT ?1)",
             now,

@@ -9,19 +9,13 @@ use countersign_core::{
         record::{Kind as RecordKind, Record},
     },
     grant::GrantStatus,
-    ids::ApprovalId,
     ledger::{CallState, Window},
-    policy::Intent,
-    proof::Payment,
     quote::Quote,
     refusal::{Charged, Code, Light, Lights, Refusal},
     terms::{ConsentRule, DoubtRule, Flow, Uses},
     time::UnixMs,
 };
-use countersign_store::{
-    ApprovalRequest, ApprovalStatus, FailCause, Outcome, Reserved, Take, Verdict,
-};
-use std::sync::Arc;
+use countersign_store::{FailCause, Outcome, Reserved, SettlementEvidence, Take};
 use support::*;
 
 fn kinds(store: &countersign_store::Store, call: countersign_core::ids::CallId) -> Vec<RecordKind> {
@@ -144,6 +138,46 @@ async fn a_failed_settlement_leaves_the_payment_usable() {
     let carried_on = again().await;
     let hold = store.settled(carried_on, receipt("0xabc")).await.unwrap();
     store.capture(hold, outcome("x")).await.unwrap();
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn a_person_ends_a_settlement_that_nobody_knows_of() {
+    let (dir, clock) = (Dir::new("by-hand"), Clock::new());
+    let store = open(&dir, &clock);
+    let end = async |call, evidence| store.end_settlement(call, evidence, "ada").await;
+    let paid = || SettlementEvidence::Paid(receipt("0xabc"));
+    let upfront = kind(Pay::X402(Flow::Upfront));
+    let begin = async || {
+        let permit = any_permit(&upfront, "{}", clock.now());
+        settling(store.reserve(permit, Vec::new(), &evidence("{}")).await)
+    };
+    let asked = begin().await;
+    let call = asked.call();
+    let refused = end(call, paid()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InProgress, "the rail is being asked");
+    store.settle_unknown(asked).await;
+    let open_now = store.open_settlements();
+    assert_eq!((open_now.len(), open_now[0].call, open_now[0].is_asked), (1, call, false));
+    assert_eq!(end(call, paid()).await.unwrap(), CallState::RefundDue);
+    assert!(end(call, paid()).await.is_err(), "once");
+    let asked = begin().await;
+    let call = asked.call();
+    store.settle_unknown(asked).await;
+    assert_eq!(end(call, SettlementEvidence::Unpaid).await.unwrap(), CallState::Released);
+    let after = kind(Pay::X402(Flow::Authorization));
+    let mut ran = Vec::new();
+    for _ in 0..2 {
+        let hold = run(&store, any_permit(&after, "{}", clock.now()), "{}").await;
+        ran.push(hold.call());
+        drop(store.finish(hold, outcome("sunny")).await.unwrap());
+    }
+    // Whoever asked the rail is believed lost after ten minutes.
+    clock.pass(700_000);
+    assert_eq!(end(ran[0], paid()).await.unwrap(), CallState::Captured);
+    assert_eq!(end(ran[1], SettlementEvidence::Unpaid).await.unwrap(), CallState::Released);
+    assert_eq!(posted(&store, "operator_loss"), -10_000);
+    assert!(store.open_settlements().is_empty());
     assert_sound(&store);
 }
 
@@ -355,72 +389,6 @@ async fn refused_calls_have_records_once() {
     assert_sound(&store);
 }
 
-fn request(kind: &Kind, quote: &Quote, now: UnixMs) -> ApprovalRequest {
-    ApprovalRequest {
-        id: ApprovalId::new(now, random()),
-        principal: kind.identity(now).principal().key(),
-        call_digest: quote.call_digest(),
-        quote_digest: Some(quote.digest()),
-        tenant: "acme".into(),
-        delegator: "alice".into(),
-        agent: "bot".into(),
-        tool: "weather/forecast".into(),
-        price: "0.01 USDC".into(),
-        intent: Intent::Spend,
-        ttl_ms: 300_000,
-    }
-}
-
-#[tokio::test]
-async fn one_approval_is_one_execution() {
-    let (dir, clock) = (Dir::new("approvals"), Clock::new());
-    let store = open(&dir, &clock);
-    let kind = kind(Pay::Free);
-    let quote = kind.quote("{}", clock.now());
-    let asked = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
-    let same = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
-    assert_eq!(asked.id, same.id);
-    store.close().await;
-    let store = open(&dir, &clock);
-    let reserve = async || {
-        let payment = Payment::not_required(&quote).unwrap();
-        let permit = join(&kind, &quote, payment, (None, vec![asked.id]), clock.now()).unwrap();
-        store.reserve(permit, Vec::new(), &evidence("{}")).await
-    };
-    assert_eq!(reserve().await.unwrap_err().code(), Code::ApprovalPending);
-    let decide = async |verdict| store.approval_decide(asked.id, verdict, "bob", None).await;
-    decide(Verdict::Approve).await.unwrap();
-    assert_eq!(decide(Verdict::Deny).await.unwrap_err().code(), Code::ApprovalExpired);
-    let hold = running(reserve().await);
-    assert_eq!(reserve().await.unwrap_err().code(), Code::ApprovalPending, "consumed");
-    store.capture(hold, outcome("x")).await.unwrap();
-    let principal = kind.identity(clock.now()).principal().key();
-    let seen = store.approval_for(principal, quote.call_digest(), clock.now()).unwrap();
-    assert_eq!(seen.status, ApprovalStatus::Consumed);
-    let next = store.approval_open(request(&kind, &quote, clock.now())).await.unwrap();
-    assert_ne!(next.id, asked.id);
-    clock.pass(300_000);
-    assert_eq!(store.approval(next.id).unwrap().status, ApprovalStatus::Expired);
-    let late = store.approval_decide(next.id, Verdict::Approve, "bob", None).await;
-    assert_eq!(late.unwrap_err().code(), Code::ApprovalExpired);
-    assert_sound(&store);
-}
-
-#[tokio::test]
-async fn pending_approvals_are_bounded() {
-    let (dir, clock) = (Dir::new("approvals-many"), Clock::new());
-    let store = open(&dir, &clock);
-    let kind = kind(Pay::Free);
-    let ask = async |n: u32| {
-        let quote = kind.quote(&n.to_string(), clock.now());
-        store.approval_open(request(&kind, &quote, clock.now())).await
-    };
-    for n in 0..16 {
-        ask(n).await.unwrap();
-    }
-    assert_eq!(ask(16).await.unwrap_err().code(), Code::RateLimited);
-}
-
 #[tokio::test]
 async fn less_than_the_price_can_be_taken_and_never_more() {
     let (dir, clock) = (Dir::new("part"), Clock::new());
@@ -496,17 +464,24 @@ async fn a_caller_that_leaves_holds_nothing() {
     let permit = any_permit(&kind, "{}", clock.now());
     let (sent, payment) = (evidence("{}"), vec![budget.clone()]);
     let leaving = store.reserve(permit, payment, &sent);
-    let gone = tokio::time::timeout(std::time::Duration::ZERO, leaving).await;
-    if gone.is_err() {
-        // The answer finds nobody; the next verb comes after the release.
-        let new = new_grant(grant_terms("zoe", clock.now()), clock.now());
-        store.grant_create(new).await.unwrap();
-        let new = new_grant(grant_terms("zoe", clock.now()), clock.now());
-        store.grant_create(new).await.unwrap();
+    match tokio::time::timeout(std::time::Duration::ZERO, leaving).await {
+        // The writer was faster than the clock: this caller has its hold, and ends it itself.
+        Ok(reserved) => {
+            let Ok(Reserved::Run(hold)) = reserved else { panic!("{reserved:?}") };
+            store.fail(hold, FailCause::NotExecuted).await.unwrap();
+        }
+        // The answer finds nobody; the release comes with a batch after it.
+        Err(_) => {
+            let released = async {
+                while store.log_size() < 6 {
+                    tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+                }
+            };
+            tokio::time::timeout(std::time::Duration::from_secs(10), released).await.unwrap();
+        }
     }
     assert_eq!(store.remaining(&[budget], None, clock.now()).unwrap().0, 10_000);
     assert_sound(&store);
-    let _ = Arc::new(());
 }
 
 #[tokio::test]

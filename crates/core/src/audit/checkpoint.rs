@@ -202,6 +202,12 @@ impl SignerKey {
         format!("{SIGNER_PREFIX}{}+{}", self.verifier.kid(), encode_key(self.key.as_bytes()))
     }
 
+    /// The 32 bytes of the private key, for another implementation of Ed25519. They are a secret.
+    #[must_use]
+    pub fn seed(&self) -> &[u8; 32] {
+        self.key.as_bytes()
+    }
+
     /// The Ed25519 signature of a message.
     pub(super) fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.key.sign(message).to_bytes()

@@ -448,7 +448,7 @@ impl Scan {
 mod tests {
     use super::super::{
         checkpoint::{NoteError, SignerKey},
-        receipt::ReceiptError,
+        receipt::{ReceiptError, tests::sign},
         record::{Outcome, RecordDraft, RecordError, Subject},
         testlog::{Files, TestLog, call, draft},
     };
@@ -673,7 +673,7 @@ mod tests {
         let log = &*LARGE;
         let kept = log.checkpoint();
         let last = log.size() - 1;
-        let token = log.receipt(last).sign(TestLog::key()).unwrap();
+        let token = sign(&log.receipt(last), TestLog::key()).unwrap();
         let kept_only = Options { kept: Some(&kept), receipt: None };
         let both = Options { kept: Some(&kept), receipt: Some(&token) };
         let report = verify(&log.files(), &both);
@@ -722,7 +722,7 @@ mod tests {
         assert_eq!((report.attested, report.records), (None, 0));
         let head = Checkpoint { root: Digest::of(b""), ..log.head() };
         let note = head.sign(&foreign).unwrap();
-        let token = log.receipt(5).sign(&foreign).unwrap();
+        let token = sign(&log.receipt(5), &foreign).unwrap();
         let options = Options { kept: Some(&note), receipt: Some(&token) };
         assert_eq!(
             verify(&files, &options).findings,
@@ -738,7 +738,7 @@ mod tests {
         let log = small();
         let good = log.receipt(5);
         let check = |receipt: &Receipt| {
-            let token = receipt.sign(TestLog::key()).unwrap();
+            let token = sign(receipt, TestLog::key()).unwrap();
             let options = Options { kept: None, receipt: Some(&token) };
             verify(&log.files(), &options).findings
         };

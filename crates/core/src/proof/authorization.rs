@@ -3,10 +3,12 @@
 use crate::{
     digest::Digest,
     ids::{ApprovalId, DecisionId},
+    ledger::Charge,
     policy::{Answer, Decision, DenyCause, Obligation, Reason},
     refusal::{Code, Refusal},
     time::UnixMs,
 };
+use std::{collections::BTreeMap, sync::Arc};
 
 /// A positive decision about one call, with the inline obligations that come with it.
 #[derive(Debug)]
@@ -17,6 +19,8 @@ pub struct Authorization {
     reasons: Vec<Reason>,
     obligations: Vec<Obligation>,
     approvals: Vec<ApprovalId>,
+    input: Arc<BTreeMap<String, String>>,
+    charges: Vec<Charge>,
     at: UnixMs,
 }
 
@@ -42,8 +46,22 @@ impl Authorization {
             reasons: decision.reasons,
             obligations,
             approvals,
+            input: decision.input,
+            charges: Vec::new(),
             at: decision.at,
         })
+    }
+
+    /// The same proof, resting on these tighter budgets: the reservation counts them.
+    #[must_use]
+    pub fn charged_to(self, charges: Vec<Charge>) -> Self {
+        Self { charges, ..self }
+    }
+
+    /// Tighter budgets that it rests on.
+    #[must_use]
+    pub fn charges(&self) -> &[Charge] {
+        &self.charges
     }
 
     /// The decision.
@@ -80,6 +98,12 @@ impl Authorization {
     #[must_use]
     pub fn approvals(&self) -> &[ApprovalId] {
         &self.approvals
+    }
+
+    /// What the decision was made of, for its record.
+    #[must_use]
+    pub fn input(&self) -> &BTreeMap<String, String> {
+        &self.input
     }
 
     /// When policy was asked.

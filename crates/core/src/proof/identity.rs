@@ -5,10 +5,11 @@ use crate::{
     refusal::{Code, Refusal},
     terms::{IdentityRule, Terms},
     time::UnixMs,
+    wire::rar::Details,
 };
 use std::sync::Arc;
 
-use super::{VerifiedCredential, VerifiedToken};
+use super::{VerifiedCredential, VerifiedToken, token::SignIn};
 
 /// Who delegated: the token's issuer and subject.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -78,6 +79,8 @@ pub struct Identity {
     principal: Principal,
     reference: Digest,
     expires_at: Option<UnixMs>,
+    sign_in: SignIn,
+    details: Option<Details>,
 }
 
 impl Identity {
@@ -98,16 +101,27 @@ impl Identity {
         }
         let principal = token.principal().clone();
         require_human(&principal, terms)?;
-        Ok(Self { principal, reference: token.reference(), expires_at: Some(token.expires_at()) })
+        Ok(Self {
+            principal,
+            reference: token.reference(),
+            expires_at: Some(token.expires_at()),
+            sign_in: token.sign_in().clone(),
+            details: token.details().cloned(),
+        })
     }
 
     /// From an L402 credential minted for an authenticated principal and this tool.
     ///
     /// # Errors
     /// [`Code::TokenMissing`] when the credential names nobody here and the tool is not anonymous.
-    pub fn of_credential(credential: &VerifiedCredential, terms: &Terms) -> Result<Self, Refusal> {
+    pub fn of_credential(
+        credential: &VerifiedCredential,
+        terms: &Terms,
+        now: UnixMs,
+    ) -> Result<Self, Refusal> {
         // Audience and scopes of the token were checked for this very tool when it was minted.
-        let principal = credential.principal().filter(|_| credential.is_for(&terms.tool));
+        let is_proof = credential.is_for(&terms.tool) && !credential.is_over(now);
+        let principal = credential.principal().filter(|_| is_proof);
         let Some(principal) = principal else {
             return Self::anonymous(terms);
         };
@@ -116,6 +130,8 @@ impl Identity {
             principal: principal.clone(),
             reference: credential.token_reference().unwrap_or_else(|| credential.key()),
             expires_at: Some(credential.expires_at()),
+            sign_in: SignIn::default(),
+            details: None,
         })
     }
 
@@ -129,6 +145,8 @@ impl Identity {
                 principal: Principal::anonymous(),
                 reference: Digest::of(b"anonymous"),
                 expires_at: None,
+                sign_in: SignIn::default(),
+                details: None,
             }),
             IdentityRule::Required | IdentityRule::Human => Err(Code::TokenMissing.into()),
         }
@@ -150,6 +168,18 @@ impl Identity {
     #[must_use]
     pub const fn reference(&self) -> Digest {
         self.reference
+    }
+
+    /// How and when the person signed in; nothing where a credential stands for the token.
+    #[must_use]
+    pub const fn sign_in(&self) -> &SignIn {
+        &self.sign_in
+    }
+
+    /// The consent that the token carries, or why that is none; see [`VerifiedToken::details`].
+    #[must_use]
+    pub const fn details(&self) -> Option<&Details> {
+        self.details.as_ref()
     }
 
     /// When the evidence ends; `None` for anonymous.

@@ -162,7 +162,8 @@ fn caveats(new: &Mint<'_>, expires_at: UnixMs, bearer: Option<&Bearer>) -> Vec<C
     caveats
 }
 
-/// A credential whose signature, preimage and caveats were checked.
+/// A credential whose signature, preimage and caveats were checked. One that is over proves
+/// nothing any more, but it was paid for, and a call that ran under it is still its bearer's.
 #[derive(Debug)]
 pub struct VerifiedCredential {
     key: Digest,
@@ -174,16 +175,15 @@ pub struct VerifiedCredential {
 }
 
 impl VerifiedCredential {
-    /// Checks the signature first, in constant time; then the preimage; then every caveat.
+    /// Checks the signature first, in constant time; then the preimage; then every caveat but
+    /// time, which is checked where it proves something.
     ///
     /// # Errors
-    /// [`Code::CredentialInvalid`], [`Code::PreimageMismatch`], [`Code::CaveatUnknown`],
-    /// [`Code::QuoteExpired`].
+    /// [`Code::CredentialInvalid`], [`Code::PreimageMismatch`], [`Code::CaveatUnknown`].
     pub fn verify(
         credential: &Credential,
         root_key: &[u8; 32],
         minted: &Minted,
-        now: UnixMs,
     ) -> Result<Self, Refusal> {
         let verified = credential.macaroon.verify(root_key).map_err(|_| Code::CredentialInvalid)?;
         if credential.macaroon.identifier() != credential.id.encode() {
@@ -196,9 +196,6 @@ impl VerifiedCredential {
         agrees(&restriction, minted)?;
         let narrowed = restriction.valid_until.map_or(minted.expires_at, UnixMs::from_seconds);
         let expires_at = narrowed.min(minted.expires_at);
-        if now >= expires_at {
-            return Err(Code::QuoteExpired.into());
-        }
         Ok(Self {
             key: credential.id.key(),
             bearer: minted.bearer.clone(),
@@ -239,6 +236,12 @@ impl VerifiedCredential {
         self.expires_at
     }
 
+    /// Whether it has ended.
+    #[must_use]
+    pub fn is_over(&self, now: UnixMs) -> bool {
+        now >= self.expires_at
+    }
+
     /// Whether it was minted for this tool: only there does it say who comes.
     #[must_use]
     pub fn is_for(&self, tool: &ToolRef) -> bool {
@@ -250,14 +253,19 @@ impl VerifiedCredential {
     /// where it pays for one, and the price it was sold at.
     ///
     /// # Errors
-    /// [`Code::CredentialExhausted`] when it was paid for something else or at another price.
+    /// [`Code::QuoteExpired`]; [`Code::CredentialExhausted`] when it was paid for something else
+    /// or at another price.
     pub fn covers(
         &self,
         principal: &Principal,
         tool: &ToolRef,
         quote: &Quote,
         price: &Amount,
+        now: UnixMs,
     ) -> Result<(), Refusal> {
+        if self.is_over(now) {
+            return Err(Code::QuoteExpired.into());
+        }
         let only = &self.restriction;
         let delegator = principal.delegator.as_ref();
         let fits = self.principal().is_none_or(|bearer| bearer.key() == principal.key())
@@ -294,7 +302,7 @@ mod tests {
     use crate::{
         money::Micros,
         quote::{Offer, Rail},
-        terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms},
+        terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms},
         wire::l402::Challenge,
     };
     use sha2::{Digest as _, Sha256};
@@ -317,6 +325,7 @@ mod tests {
             amount: price(3_000),
             payee: "sandbox".into(),
             micros: Micros(1_800),
+            uses: std::num::NonZeroU32::MIN,
         };
         let id = QuoteId::new(NOW, [1; 10]);
         Quote::new(id, Digest::of(call), vec![offer], NOW, NOW.plus_ms(60_000))
@@ -336,7 +345,10 @@ mod tests {
             uses: Uses(1),
             intent: None,
             sensitivity: 0,
+            is_reversible: false,
+            open_world: None,
             deadline_ms: 1_000,
+            payer: PayerRule::Any,
             keep_output_schema: false,
         }
     }
@@ -386,13 +398,13 @@ mod tests {
     }
 
     fn verify(macaroon: &Macaroon, minted: &Minted) -> Result<VerifiedCredential, Code> {
-        VerifiedCredential::verify(&present(macaroon, PREIMAGE), &ROOT, minted, NOW)
+        VerifiedCredential::verify(&present(macaroon, PREIMAGE), &ROOT, minted)
             .map_err(|refusal| refusal.code())
     }
 
     fn covers(credential: &VerifiedCredential, name: &str, call: &[u8], minor: u128) -> bool {
         let nobody = Principal::anonymous();
-        credential.covers(&nobody, &tool(name), &quote_of(call), &price(minor)).is_ok()
+        credential.covers(&nobody, &tool(name), &quote_of(call), &price(minor), NOW).is_ok()
     }
 
     #[test]
@@ -416,16 +428,19 @@ mod tests {
     }
 
     #[test]
-    fn signature_preimage_and_expiry_are_checked_in_this_order() {
+    fn signature_and_preimage_are_checked_in_this_order_and_time_when_it_pays() {
         let (macaroon, minted) = minted(1);
         let credential = present(&macaroon, [6; 32]);
-        let code = |root: &[u8; 32], credential: &Credential, now| {
-            VerifiedCredential::verify(credential, root, &minted, now).unwrap_err().code()
+        let code = |root: &[u8; 32]| {
+            VerifiedCredential::verify(&credential, root, &minted).unwrap_err().code()
         };
-        assert_eq!(code(&[9; 32], &credential, NOW), Code::CredentialInvalid);
-        assert_eq!(code(&ROOT, &credential, NOW), Code::PreimageMismatch);
-        let late = NOW.plus_ms(300_000);
-        assert_eq!(code(&ROOT, &present(&macaroon, PREIMAGE), late), Code::QuoteExpired);
+        assert_eq!(code(&[9; 32]), Code::CredentialInvalid);
+        assert_eq!(code(&ROOT), Code::PreimageMismatch);
+        let credential = verify(&macaroon, &minted).unwrap();
+        let (nobody, quote, late) =
+            (Principal::anonymous(), quote_of(b"call"), NOW.plus_ms(300_000));
+        let refused = credential.covers(&nobody, &tool("forecast"), &quote, &price(3_000), late);
+        assert_eq!(refused.unwrap_err().code(), Code::QuoteExpired);
     }
 
     #[test]
@@ -434,7 +449,7 @@ mod tests {
         let with = |caveat: &str| verify(&macaroon.clone().attenuate(caveat.as_bytes()), &minted);
         assert_eq!(with("n_uses=2").unwrap().uses(), 2);
         assert_eq!(with("n_uses=50").unwrap().uses(), 5);
-        assert_eq!(with("valid_until=1794999999").err(), Some(Code::QuoteExpired));
+        assert!(with("valid_until=1794999999").unwrap().is_over(NOW));
         assert_eq!(with("valid_until=9795000000").unwrap().expires_at(), minted.expires_at);
         assert_eq!(with("admin=true").err(), Some(Code::CaveatUnknown));
         assert_eq!(with("tool=history").err(), Some(Code::CaveatUnknown));
@@ -463,10 +478,10 @@ mod tests {
         assert_eq!(credential.principal(), Some(&alice()));
         assert_eq!(credential.token_reference(), Some(Digest::of(b"token")));
         let (quote, price) = (quote_of(b"call"), price(3_000));
-        assert!(credential.covers(&alice(), &tool("forecast"), &quote, &price).is_ok());
+        assert!(credential.covers(&alice(), &tool("forecast"), &quote, &price, NOW).is_ok());
         let mallory = Principal { agent: "other".into(), ..alice() };
         for other in [mallory, Principal::anonymous()] {
-            let refused = credential.covers(&other, &tool("forecast"), &quote, &price);
+            let refused = credential.covers(&other, &tool("forecast"), &quote, &price, NOW);
             assert_eq!(refused.unwrap_err().code(), Code::CredentialExhausted);
         }
     }
@@ -477,7 +492,7 @@ mod tests {
         let mut terms = terms();
         terms.identity = IdentityRule::Human;
         let token = verify(&macaroon, &Minted { expires_at: NOW.plus_ms(50_000), ..facts });
-        let identity = Identity::of_credential(&token.unwrap(), &terms).unwrap();
+        let identity = Identity::of_credential(&token.unwrap(), &terms, NOW).unwrap();
         let (macaroon, minted) = mint_for(&identity, "forecast", 1).unwrap();
         assert_eq!(minted.expires_at, NOW.plus_ms(50_000));
         assert_eq!(minted.bearer.as_ref().map(|b| &b.principal), Some(&alice()));

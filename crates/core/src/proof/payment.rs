@@ -5,6 +5,7 @@ use crate::{
     quote::{Offer, Quote, Rail},
     refusal::{Code, Refusal},
     terms::{Flow, Terms},
+    time::UnixMs,
 };
 
 use super::{PaidX402, Principal, VerifiedCredential};
@@ -65,7 +66,7 @@ impl Payment {
         if paid.quote_digest() != quote.digest() {
             return Err(Code::PaymentOtherCall.into());
         }
-        let offer = offer_on(quote, Rail::X402)?;
+        let offer = paid.offer().clone();
         if paid.amount_minor() != offer.amount.minor {
             return Err(Code::PaymentAmount.into());
         }
@@ -75,15 +76,17 @@ impl Payment {
     /// A verified L402 credential whose scope covers this principal, tool and call.
     ///
     /// # Errors
-    /// [`Code::CredentialExhausted`] when it was paid for something else or at another price.
+    /// [`Code::QuoteExpired`] when it is over; [`Code::CredentialExhausted`] when it was paid for
+    /// something else or at another price.
     pub fn l402(
         credential: &VerifiedCredential,
         principal: &Principal,
         terms: &Terms,
         quote: &Quote,
+        now: UnixMs,
     ) -> Result<Self, Refusal> {
         let offer = offer_on(quote, Rail::L402)?;
-        credential.covers(principal, &terms.tool, quote, &offer.amount)?;
+        credential.covers(principal, &terms.tool, quote, &offer.amount, now)?;
         let paid = Paid::L402 { key: credential.key(), uses: credential.uses() };
         Ok(Self::stamp(quote, Some(offer), paid))
     }
@@ -126,6 +129,15 @@ impl Payment {
         match &self.paid {
             Paid::NotRequired | Paid::L402 { .. } => Settlement::Done,
             Paid::X402 { flow, .. } => Settlement::Due(*flow),
+        }
+    }
+
+    /// Who pays, by the rail's address, where the rail tells.
+    #[must_use]
+    pub fn payer(&self) -> Option<String> {
+        match &self.paid {
+            Paid::X402 { paid, .. } => Some(paid.payer().to_string()),
+            Paid::NotRequired | Paid::L402 { .. } => None,
         }
     }
 

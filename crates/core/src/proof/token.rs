@@ -12,6 +12,7 @@
 //! therefore go by [`VerifiedToken::reference`], which does not depend on the signature.
 
 mod claims;
+mod id;
 mod strict;
 
 use crate::{
@@ -24,6 +25,8 @@ use serde_json::{Map, Value};
 use std::{fmt, sync::Arc};
 
 use super::Principal;
+use crate::wire::rar::Details;
+pub use id::{ExpectedId, SignedIn};
 
 /// The longest token looked at, in bytes.
 pub const MAX_TOKEN_BYTES: usize = 16 * 1024;
@@ -337,6 +340,17 @@ pub struct VerifiedToken {
     scopes: Vec<Arc<str>>,
     reference: Digest,
     expires_at: UnixMs,
+    sign_in: SignIn,
+    details: Option<Details>,
+}
+
+/// How and when the delegating person signed in, by the token's own word.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct SignIn {
+    /// `acr`: the class of authentication.
+    pub acr: Option<Arc<str>>,
+    /// `auth_time`.
+    pub at: Option<UnixMs>,
 }
 
 impl VerifiedToken {
@@ -387,6 +401,19 @@ impl VerifiedToken {
     #[must_use]
     pub const fn expires_at(&self) -> UnixMs {
         self.expires_at
+    }
+
+    /// How and when the person signed in.
+    #[must_use]
+    pub const fn sign_in(&self) -> &SignIn {
+        &self.sign_in
+    }
+
+    /// The consent that it carries (`authorization_details`, RFC 9396), or why that is none.
+    /// Whether its issuer is trusted for that is not asked here.
+    #[must_use]
+    pub const fn details(&self) -> Option<&Details> {
+        self.details.as_ref()
     }
 }
 

@@ -401,7 +401,7 @@ mod tests {
     use crate::{
         ids::QuoteId,
         money::{Amount, Micros},
-        terms::{ConsentRule, DoubtRule, IdentityRule, ToolRef, Uses},
+        terms::{ConsentRule, DoubtRule, IdentityRule, PayerRule, ToolRef, Uses},
         wire::eip712::Signature,
     };
     use serde_json::Value;
@@ -433,6 +433,7 @@ mod tests {
             amount: Amount { asset: "USDC".into(), minor: 10_000 },
             payee: terms().pay_to.to_string(),
             micros: Micros(10_000),
+            uses: std::num::NonZeroU32::MIN,
         }
     }
 
@@ -455,7 +456,10 @@ mod tests {
             uses: Uses(1),
             intent: None,
             sensitivity: 0,
+            is_reversible: false,
+            open_world: None,
             deadline_ms,
+            payer: PayerRule::Any,
             keep_output_schema: false,
         }
     }

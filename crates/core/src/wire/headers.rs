@@ -113,19 +113,35 @@ fn equal(header: &'static str, found: Option<&str>, expected: &str) -> Result<()
     if found == expected { Ok(()) } else { Err(MirrorError::Differs { header }) }
 }
 
-/// Compares one `Mcp-Param-*` header with the argument it mirrors; an absent or null argument has
-/// no header.
+/// Whether an `Mcp-Param-*` header says what some argument says: a text, a number or a boolean, at
+/// any depth. Which one it must be stands in the tool's schema (`x-mcp-header`) and is compared by
+/// the server; what no argument says is refused here.
 ///
 /// # Errors
 /// See [`MirrorError`].
-pub fn check_param(found: Option<&str>, argument: Option<&RawValue>) -> Result<(), MirrorError> {
+pub fn check_param(value: &str, params: Option<&RawValue>) -> Result<(), MirrorError> {
     let header = PARAM;
-    match argument.map(RawValue::get).filter(|text| *text != "null") {
-        None if found.is_none() => Ok(()),
-        None => Err(MirrorError::Malformed { header }),
-        Some(text) if text.starts_with(['{', '[']) => Err(MirrorError::Malformed { header }),
-        Some(text) => equal(header, found, &unquote(text).unwrap_or(Cow::Borrowed(text))),
+    let value = decode(value).ok_or(MirrorError::Malformed { header })?;
+    let arguments = params.and_then(|params| {
+        let members = Members::of(params).ok().flatten()?.0;
+        members.into_iter().find(|member| member.key == "arguments").map(|member| member.value)
+    });
+    let says = arguments.is_some_and(|arguments| says(arguments, &value));
+    if says { Ok(()) } else { Err(MirrorError::Differs { header }) }
+}
+
+/// Whether JSON is, or holds, a scalar with this text. Its depth was limited when it was read.
+fn says(json: &RawValue, wanted: &str) -> bool {
+    let text = json.get();
+    if text.starts_with('{') {
+        let members = Members::of(json).ok().flatten().map(|members| members.0);
+        return members.unwrap_or_default().iter().any(|member| says(member.value, wanted));
     }
+    if text.starts_with('[') {
+        let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
+        return items.into_iter().any(|item| says(item, wanted));
+    }
+    text != "null" && unquote(text).unwrap_or(Cow::Borrowed(text)) == wanted
 }
 
 /// The text that a mirrored header value stands for: itself, or what `=?base64?…?=` wraps
@@ -207,19 +223,17 @@ mod tests {
     }
 
     #[test]
-    fn parameters_are_compared_in_their_text_form() {
-        let check = |found, argument: &str| {
-            check_param(found, Some(serde_json::from_str(argument).unwrap()))
-        };
-        assert_eq!(check(Some("eu"), r#""eu""#), Ok(()));
-        assert_eq!(check(Some("42"), "42"), Ok(()));
-        assert_eq!(check(Some("true"), "true"), Ok(()));
-        assert_eq!(check(Some("=?base64?SGVsbG8sIOS4lueVjA==?="), r#""Hello, 世界""#), Ok(()));
-        assert!(check(Some("us"), r#""eu""#).is_err());
-        assert!(check(None, r#""eu""#).is_err());
-        assert!(check(Some("eu"), "null").is_err());
-        assert!(check(Some("{}"), "{}").is_err());
-        assert_eq!(check(None, "null"), Ok(()));
+    fn a_parameter_says_what_some_argument_says() {
+        let params = r#"{"name":"t","arguments":{"region":"eu","n":42,"deep":{"on":true,
+            "texts":["Hello, 世界"]},"none":null},"_meta":{"secret":"us"}}"#;
+        let check = |value| check_param(value, Some(serde_json::from_str(params).unwrap()));
+        for value in ["eu", "42", "true", "=?base64?SGVsbG8sIOS4lueVjA==?="] {
+            assert_eq!(check(value), Ok(()), "{value}");
+        }
+        for value in ["us", "EU", "42.0", "null", "region", "{}", "", "=?base64?!?="] {
+            assert!(check(value).is_err(), "{value}");
+        }
+        assert!(check_param("eu", None).is_err());
     }
 
     proptest! {

@@ -82,13 +82,21 @@ pub fn check(text: &[u8], limits: &Limits) -> Result<(), JsonError> {
 /// The JSON string literal of a text, quotes included, escaped as RFC 8785 says.
 #[must_use]
 pub fn quote(text: &str) -> String {
+    let is_escaped = |c: char| matches!(c, '"' | '\\' | '\0'..='\u{1f}');
     let mut out = Vec::with_capacity(text.len() + 2);
     out.push(b'"');
-    for c in text.chars() {
-        push_escaped(&mut out, c);
+    for run in text.split_inclusive(is_escaped) {
+        let mut chars = run.chars();
+        match chars.next_back() {
+            Some(last) if is_escaped(last) => {
+                out.extend_from_slice(chars.as_str().as_bytes());
+                push_escaped(&mut out, last);
+            }
+            _ => out.extend_from_slice(run.as_bytes()),
+        }
     }
     out.push(b'"');
-    String::from_utf8_lossy(&out).into_owned()
+    String::from_utf8(out).unwrap_or_default()
 }
 
 fn walk(text: &[u8], limits: &Limits, reorder: bool) -> Result<Vec<u8>, JsonError> {

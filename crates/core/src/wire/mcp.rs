@@ -80,6 +80,18 @@ pub fn rewrite_params(call: &ToolCall<'_>, meta: Option<&str>) -> String {
     out.finish()
 }
 
+/// An object without these members; all else as it came.
+///
+/// # Errors
+/// Not an object, or a key twice.
+pub fn without_members(raw: &RawValue, names: &[&str]) -> Result<String, EnvelopeError> {
+    let mut out = ObjectWriter::new();
+    for member in object(raw, "params")?.iter().filter(|m| !names.contains(&&*m.key)) {
+        out.push(member.raw_key, member.value.get());
+    }
+    Ok(out.finish())
+}
+
 /// The members of a `_meta`, in their order.
 #[derive(Clone, Debug, Default)]
 pub struct Meta<'a>(Vec<Member<'a>>);
@@ -292,7 +304,10 @@ fn edit_tool(
 
 /// The members, with these entries replaced in place or appended.
 fn merge(members: &[Member<'_>], entries: &[(&str, &str)]) -> String {
-    let mut out = ObjectWriter::new();
+    let length = |key: &str, value: &str| key.len() + value.len() + 4;
+    let own: usize = members.iter().map(|m| length(m.raw_key, m.value.get())).sum();
+    let new: usize = entries.iter().map(|(key, value)| length(key, value)).sum();
+    let mut out = ObjectWriter::with_capacity(own + new + 2);
     for member in members {
         let replaced = entries.iter().find(|(key, _)| *key == member.key);
         out.push(member.raw_key, replaced.map_or(member.value.get(), |(_, value)| value));
@@ -313,9 +328,16 @@ fn object<'a>(raw: &'a RawValue, name: &'static str) -> Result<Vec<Member<'a>>, 
 /// Refuses a member that differs from one of `known` only in case.
 fn refuse_folded(members: &[Member<'_>], known: &[&str]) -> Result<(), EnvelopeError> {
     let is_twin = |m: &Member<'_>| {
-        !known.contains(&&*m.key) && known.iter().any(|name| fold(&m.key) == fold(name))
+        !known.contains(&&*m.key) && known.iter().any(|name| is_same_folded(&m.key, name))
     };
     if members.iter().any(is_twin) { Err(EnvelopeError::UnknownMember) } else { Ok(()) }
+}
+
+fn is_same_folded(a: &str, b: &str) -> bool {
+    if a.is_ascii() && b.is_ascii() {
+        return a.eq_ignore_ascii_case(b);
+    }
+    fold(a) == fold(b)
 }
 
 /// A text without its case. Upper first, so that `ſ` and `K` (Kelvin) fold to `s` and `k`, as

@@ -89,7 +89,14 @@ pub(super) struct ObjectWriter(String);
 impl ObjectWriter {
     /// An empty object.
     pub(super) fn new() -> Self {
-        Self("{".to_owned())
+        Self::with_capacity(256)
+    }
+
+    /// An empty object that will be about this many bytes.
+    pub(super) fn with_capacity(bytes: usize) -> Self {
+        let mut text = String::with_capacity(bytes);
+        text.push('{');
+        Self(text)
     }
 
     /// Appends a member whose value is JSON.

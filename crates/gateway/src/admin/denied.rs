@@ -1,93 +1,90 @@
 //! What the admin API answers when it cannot do what was asked: RFC 9457 problem details.
 //!
-//! Refusals keep their codes. What only concerns the form of an administrator's request has codes
-//! of its own: `ADM-001` (a member), `ADM-002` (nothing of that name), `ADM-003` (the state).
+//! The codes are the one table's. What is wrong in this very request stands in the facts, and as a
+//! sentence in `detail`.
 
 use crate::problem;
 use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use countersign_core::refusal::Refusal;
+use countersign_core::refusal::{Code, Family, Refusal};
 use http::{HeaderValue, StatusCode, header};
-use serde_json::json;
+use serde_json::Value;
 
 /// Why not.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) enum Denied {
-    /// The path's and the store's own refusals.
-    Refused(Refusal),
-    /// A member of the request is not acceptable.
-    Invalid {
-        /// Which one; empty for the whole.
-        member: &'static str,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// There is no such thing.
-    NotFound(&'static str),
-    /// What was asked does not fit where the thing stands.
-    Conflict(&'static str),
-}
+pub(crate) struct Denied(Refusal);
 
 impl From<Refusal> for Denied {
     fn from(refusal: Refusal) -> Self {
-        Self::Refused(refusal)
+        Self(refusal)
+    }
+}
+
+impl From<Code> for Denied {
+    fn from(code: Code) -> Self {
+        Self(code.into())
     }
 }
 
 impl Denied {
-    /// A member that is not acceptable.
-    pub(super) fn invalid(member: &'static str, reason: impl Into<String>) -> Self {
-        Self::Invalid { member, reason: reason.into() }
+    /// A member that is not acceptable; empty for the whole.
+    pub(crate) fn invalid(member: &'static str, reason: impl Into<String>) -> Self {
+        let refusal = Refusal::new(Code::AdminInvalid);
+        let refusal = if member.is_empty() { refusal } else { refusal.with("member", member) };
+        Self(refusal.with("reason", reason.into()))
     }
 
-    /// Status, code, sentence, what to do.
-    fn parts(&self) -> (StatusCode, &'static str, String, &'static str) {
-        match self {
-            Self::Refused(refusal) => {
-                let row = refusal.code().row();
-                let status = StatusCode::from_u16(row.status);
-                let status = status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
-                (status, row.text, row.title.to_owned(), row.next)
-            }
-            Self::Invalid { member: "", reason } => {
-                (StatusCode::UNPROCESSABLE_ENTITY, "ADM-001", reason.clone(), "mend the request")
-            }
-            Self::Invalid { member, reason } => {
-                let title = format!("`{member}`: {reason}");
-                (StatusCode::UNPROCESSABLE_ENTITY, "ADM-001", title, "mend the request")
-            }
-            Self::NotFound(what) => {
-                (StatusCode::NOT_FOUND, "ADM-002", format!("no such {what}"), "list what there is")
-            }
-            Self::Conflict(why) => {
-                let next = "look at its present state";
-                (StatusCode::CONFLICT, "ADM-003", (*why).to_owned(), next)
-            }
+    /// There is no such thing.
+    pub(crate) fn not_found(what: &'static str) -> Self {
+        Self(Refusal::new(Code::AdminNotFound).with("what", what))
+    }
+
+    /// What was asked does not fit where the thing stands.
+    pub(crate) fn conflict(reason: &'static str) -> Self {
+        Self(Refusal::new(Code::AdminConflict).with("reason", reason))
+    }
+
+    /// The refusal.
+    pub(crate) const fn refusal(&self) -> &Refusal {
+        &self.0
+    }
+
+    /// What is wrong in this request, as a sentence; `None` where the code says it all.
+    pub(crate) fn detail(&self) -> Option<String> {
+        if self.0.code().row().family != Family::Admin || self.0.facts().is_empty() {
+            return None;
         }
+        let fact = |name: &str| self.0.facts().iter().find(|fact| fact.name == name);
+        Some(match (fact("member"), fact("reason")) {
+            (Some(member), Some(reason)) => format!("`{}`: {}", member.value, reason.value),
+            (None, Some(reason)) => reason.value.clone(),
+            (_, None) => {
+                let all = self.0.facts().iter().map(|f| format!("{}: {}", f.name, f.value));
+                all.collect::<Vec<_>>().join("; ")
+            }
+        })
     }
 }
 
 impl IntoResponse for Denied {
     fn into_response(self) -> Response {
-        let (status, code, title, next) = self.parts();
-        let body = match &self {
-            Self::Refused(refusal) => problem::json(refusal),
-            Self::Invalid { .. } | Self::NotFound(_) | Self::Conflict(_) => json!({
-                "type": format!("urn:countersign:admin:{code}"),
-                "title": title,
-                "status": status.as_u16(),
-                "code": code,
-                "retryable": false,
-                "next": { "actor": "operator", "action": next },
-            })
-            .to_string(),
-        };
-        let mut response = Response::new(Body::from(body));
-        *response.status_mut() = status;
-        let kind = HeaderValue::from_static("application/problem+json");
-        response.headers_mut().insert(header::CONTENT_TYPE, kind);
+        let mut problem = serde_json::to_value(self.0.problem()).unwrap_or_default();
+        if let (Some(detail), Some(members)) = (self.detail(), problem.as_object_mut()) {
+            members.insert("detail".to_owned(), Value::String(detail));
+        }
+        let mut response = problem::http(&self.0).map(|_body| Body::from(problem.to_string()));
+        let code = self.0.code();
+        if code == Code::SignInNeeded {
+            let challenge = HeaderValue::from_static("Bearer");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+        }
+        // Which methods there are is known to the router, which says so.
+        response.headers_mut().remove(header::ALLOW);
+        response.extensions_mut().insert(code);
+        *response.status_mut() =
+            StatusCode::from_u16(code.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         response
     }
 }

@@ -1,28 +1,69 @@
 //! The forms that the admin API speaks, for both of its ends. Money, spans and moments are text as
 //! people write them.
 
+mod money;
+mod people;
+mod policy;
+
+pub use money::{
+    BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, DoubtView, DueView,
+    FoundOut, OfferView, OpenView, PaidBack, QuoteView, Removed, Resolution, Revoked, Rule,
+    Standing,
+};
+pub use people::{Jwk, KeyRequest, LinkView, WalletAsk, WalletMessage, WalletProof};
+pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBundle, ShadowView};
+
+use super::object::{nullable, object};
+use super::schema::{BoundsForm, Hex, Id, Money, Word};
+use crate::prove::standing::Party;
 use countersign_core::{
-    grant::{Grant, GrantStatus, WindowLimit},
-    ids::{ApprovalId, CallId, GrantId, QuoteId},
-    ledger::CallState,
-    policy::Intent,
-    quote::Rail,
+    approval::{Approval, ApprovalStatus, AskKind},
+    grant::{Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
+    ids::{ApprovalId, GrantId},
+    money::Micros,
+    policy::{Intent, Tier},
     time::UnixMs,
 };
-use countersign_store::{Approval, ApprovalStatus};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use serde_json::value::RawValue;
-use std::sync::Arc;
+use serde_json::{Value, value::RawValue};
+use std::{collections::BTreeSet, sync::Arc};
 
-/// A list under its name.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// Money as it is written: a number, a unit of the reference currency or of an asset.
+pub(super) const MONEY: &str = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})? [A-Za-z0-9._-]{1,32}$";
+/// A span as it is written.
+const SPAN: &str = "^[0-9]{1,15}(ms|s|m|h|d)$";
+/// A limit within a rolling window, as it is written.
+const WINDOW: &str = "^[^/]+ [^/]+/[0-9]{1,15}(ms|s|m|h|d)$";
+
+/// A list, or a page of it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[schemars(rename = "{T}List")]
 pub struct Items<T> {
     /// What there is.
     pub items: Vec<T>,
+    /// The cursor of the next page; absent on the last one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<String>,
+}
+
+/// Whether calls can be taken.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Health {
+    /// `ok`.
+    pub status: String,
+}
+
+impl Health {
+    /// They can.
+    #[must_use]
+    pub fn ok() -> Self {
+        Self { status: "ok".to_owned() }
+    }
 }
 
 /// How the gateway stands.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// Its version.
     pub version: String,
@@ -51,7 +92,7 @@ pub struct Status {
 }
 
 /// How an issuer's keys stand.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct IssuerStatus {
     /// `iss`.
     pub issuer: String,
@@ -64,50 +105,69 @@ pub struct IssuerStatus {
 }
 
 /// A grant to be made.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct GrantRequest {
     /// Tenant; the configured one when absent.
+    #[schemars(length(min = 1, max = 512))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
     /// Delegator's issuer.
+    #[schemars(length(min = 1, max = 512))]
     pub issuer: String,
     /// Delegator's subject.
+    #[schemars(length(min = 1, max = 512))]
     pub subject: String,
     /// Agent.
+    #[schemars(length(min = 1, max = 512))]
     pub agent: String,
     /// Server.
     pub server: String,
     /// Tools; `*` is every tool, now and later.
+    #[schemars(length(min = 1, max = 64))]
     pub tools: Vec<String>,
     /// Intents.
+    #[schemars(length(min = 1))]
+    #[schemars(with = "Vec<Word<Intent>>")]
     pub intents: Vec<Intent>,
     /// The most one call may cost: `0.05 USD`.
+    #[schemars(with = "Money")]
     pub per_call: String,
     /// The most all calls may cost.
+    #[schemars(with = "Option<Money>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub total: Option<String>,
     /// Rolling limits: `1 USD/24h`.
+    #[schemars(length(max = 64), inner(regex(pattern = WINDOW)))]
     #[serde(default)]
     pub windows: Vec<String>,
     /// The most calls.
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub max_calls: Option<u64>,
     /// How long it lasts: `24h`, at most `30d`.
+    #[schemars(regex(pattern = SPAN))]
     pub expires: String,
     /// What for.
+    #[schemars(length(max = 1024))]
     #[serde(default)]
     pub purpose: String,
+    /// What narrows it further.
+    #[serde(default, deserialize_with = "object")]
+    #[schemars(with = "BoundsForm")]
+    pub bounds: Bounds,
 }
 
 /// A grant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct GrantView {
     /// Identifier.
+    #[schemars(with = "Id<GrantId>")]
     pub id: GrantId,
     /// Grows with each change.
     pub version: u32,
     /// Where it stands.
+    #[schemars(with = "Word<GrantStatus>")]
     pub status: GrantStatus,
     /// Its time is over.
     pub is_expired: bool,
@@ -124,6 +184,7 @@ pub struct GrantView {
     /// Tools.
     pub tools: Vec<Arc<str>>,
     /// Intents.
+    #[schemars(with = "Vec<Word<Intent>>")]
     pub intents: Vec<Intent>,
     /// The most one call may cost.
     pub per_call: String,
@@ -141,6 +202,9 @@ pub struct GrantView {
     pub not_before: String,
     /// Until when.
     pub expires_at: String,
+    /// Where it comes from: `page`, `rar` (in an access token) or `jws` (signed by the person).
+    #[serde(default)]
+    pub source: String,
     /// Who approved.
     pub approved_by: String,
     /// When.
@@ -149,6 +213,13 @@ pub struct GrantView {
     pub used: String,
     /// Calls so far.
     pub calls: u64,
+    /// Nothing is left of its total or its calls.
+    #[serde(default)]
+    pub is_exhausted: bool,
+    /// What narrows it further.
+    #[serde(default)]
+    #[schemars(with = "BoundsForm")]
+    pub bounds: Bounds,
 }
 
 impl GrantView {
@@ -175,16 +246,19 @@ impl GrantView {
             purpose: terms.purpose.clone(),
             not_before: terms.not_before.rfc3339(),
             expires_at: terms.expires_at.rfc3339(),
+            source: grant.source().to_owned(),
             approved_by: grant.approved_by.clone(),
             approved_at: grant.approved_at.rfc3339(),
             used: grant.used.to_string(),
             calls: grant.calls,
+            is_exhausted: grant.leaves_room(Micros(1)).is_err(),
+            bounds: terms.bounds.clone(),
         }
     }
 }
 
 /// A new grant with its portable copy.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct GrantMade {
     /// The grant.
     pub grant: GrantView,
@@ -192,32 +266,67 @@ pub struct GrantMade {
     pub receipt: String,
 }
 
-/// A request that a person approve one call.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A request that people approve one call.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct ApprovalView {
     /// Identifier.
+    #[schemars(with = "Id<ApprovalId>")]
     pub id: ApprovalId,
     /// Where it stands.
+    #[schemars(with = "Word<ApprovalStatus>")]
     pub status: ApprovalStatus,
+    /// `confirm`: a person is wanted besides the grant; `consent`: no grant covers the call.
+    #[schemars(with = "Word<AskKind>")]
+    pub kind: AskKind,
     /// Tenant.
     pub tenant: Arc<str>,
-    /// For whom.
-    pub delegator: Arc<str>,
+    /// For whom: `iss|sub`.
+    pub delegator: String,
     /// Who asks.
     pub agent: Arc<str>,
     /// `server/tool`.
     pub tool: String,
     /// What it does.
+    #[schemars(with = "Word<Intent>")]
     pub intent: Intent,
+    /// What the agent says it is for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub purpose: Option<Arc<str>>,
     /// What it costs.
     pub price: String,
+    /// Who would be paid.
+    pub payees: Vec<String>,
+    /// The arguments, as canonical JSON; the first 16 KiB of long ones.
+    pub arguments: Arc<str>,
+    /// Members of the arguments that differ from those of the last call that was agreed to, as JSON
+    /// pointers; absent when there is none to compare with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub changed: Option<Vec<String>>,
+    /// Why it is asked: codes of refusals and of policy.
+    pub reasons: Vec<String>,
+    /// How many distinct people must agree.
+    pub needed: u8,
+    /// Roles of which they must have one; empty for any.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub roles: Vec<Arc<str>>,
+    /// Who agreed so far.
+    pub agreed: Vec<String>,
+    /// The grant that they would make of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub proposal: Option<Proposal>,
+    /// The grant that was made of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Id<GrantId>>")]
+    pub grant: Option<GrantId>,
     /// Digest of the very call.
     pub call_digest: String,
+    /// Digest of all that is shown: an answer is bound to it.
+    pub content: String,
     /// When it was asked for.
     pub requested_at: String,
     /// When it ends.
     pub expires_at: String,
-    /// Who answered.
+    /// Who answered last.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub approver: Option<String>,
     /// What they said.
@@ -228,228 +337,172 @@ pub struct ApprovalView {
     pub decided_at: Option<String>,
 }
 
-impl From<Approval> for ApprovalView {
-    fn from(approval: Approval) -> Self {
+impl ApprovalView {
+    /// An approval, beside the one that was agreed to before it.
+    #[must_use]
+    pub fn of(approval: &Approval, before: Option<&Approval>) -> Self {
+        let (ask, last) = (&approval.ask, approval.last());
         Self {
             id: approval.id,
             status: approval.status,
-            tenant: approval.tenant,
-            delegator: approval.delegator,
-            agent: approval.agent,
-            tool: approval.tool,
-            intent: approval.intent,
-            price: approval.price,
-            call_digest: approval.call_digest.to_hex(),
+            kind: ask.kind,
+            tenant: Arc::clone(&ask.tenant),
+            delegator: format!("{}|{}", ask.issuer, ask.subject),
+            agent: Arc::clone(&ask.agent),
+            tool: format!("{}/{}", ask.server, ask.tool),
+            intent: ask.intent,
+            purpose: ask.purpose.clone(),
+            price: ask.price.clone(),
+            payees: ask.payees.clone(),
+            arguments: Arc::clone(&approval.arguments),
+            changed: before.map(|before| changed(&before.arguments, &approval.arguments)),
+            reasons: approval.reasons.clone(),
+            needed: ask.quorum.needed,
+            roles: ask.quorum.roles.clone(),
+            agreed: approval.yes.iter().map(|given| given.by.to_string()).collect(),
+            proposal: approval.proposal.as_ref().map(Proposal::of),
+            grant: approval.grant,
+            call_digest: ask.call_digest.to_hex(),
+            content: approval.content.to_hex(),
             requested_at: approval.requested_at.rfc3339(),
             expires_at: approval.expires_at.rfc3339(),
-            approver: approval.approver,
-            reason: approval.reason,
-            decided_at: approval.decided_at.map(UnixMs::rfc3339),
+            approver: last.map(|given| given.by.to_string()),
+            reason: last.and_then(|given| given.reason.clone()),
+            decided_at: last.map(|given| given.at.rfc3339()),
         }
     }
 }
 
-/// A person's no, or yes, with what they have to say.
-#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+/// Members that differ between two objects of arguments, as JSON pointers.
+fn changed(before: &str, now: &str) -> Vec<String> {
+    let read = |text: &str| serde_json::from_str::<serde_json::Map<String, Value>>(text);
+    let (Ok(before), Ok(now)) = (read(before), read(now)) else { return vec![String::new()] };
+    let names: BTreeSet<&String> = before.keys().chain(now.keys()).collect();
+    let differs = |name: &&String| before.get(*name) != now.get(*name);
+    let pointer = |name: &String| format!("/{}", name.replace('~', "~0").replace('/', "~1"));
+    names.into_iter().filter(differs).map(pointer).collect()
+}
+
+/// The limits of a grant that is proposed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct Proposal {
+    /// Tools.
+    pub tools: Vec<Arc<str>>,
+    /// Intents.
+    #[schemars(with = "Vec<Word<Intent>>")]
+    pub intents: Vec<Intent>,
+    /// The most one call may cost.
+    pub per_call: String,
+    /// The most all calls may cost.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// Rolling limits.
+    pub windows: Vec<String>,
+    /// The most calls.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_calls: Option<u64>,
+    /// Until when.
+    pub expires_at: String,
+}
+
+impl Proposal {
+    fn of(terms: &GrantTerms) -> Self {
+        Self {
+            tools: terms.tools.clone(),
+            intents: terms.intents.clone(),
+            per_call: terms.per_call.to_string(),
+            total: terms.total.map(|total| total.to_string()),
+            windows: terms.windows.iter().map(show_window).collect(),
+            max_calls: terms.max_calls,
+            expires_at: terms.expires_at.rfc3339(),
+        }
+    }
+}
+
+/// A person's answer: no, or yes, with what they have to say.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Reason {
-    /// What they say.
+pub struct Reply {
+    /// What they say; the agent is told why it was denied.
+    #[schemars(length(max = 1024))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub reason: Option<String>,
-}
-
-/// One account.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct BalanceView {
-    /// Tenant.
-    pub tenant: Arc<str>,
-    /// Account.
-    pub account: String,
-    /// Credits less debits.
-    pub posted: String,
-    /// Credits that are pending.
-    pub pending_in: String,
-    /// Debits that are pending.
-    pub pending_out: String,
-}
-
-/// One budget as it concerns somebody.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BudgetView {
-    /// Its name.
-    pub name: Arc<str>,
-    /// What it counts: `each delegator`, `tool weather/get_forecast`.
-    pub scope: String,
-    /// The most.
-    pub limit: String,
-    /// Within which span.
-    pub window: String,
-    /// What is left; absent until `needs` is given.
+    /// The content that they were shown, if the answer shall count for nothing else.
+    #[schemars(with = "Option<Hex>")]
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub remaining: Option<String>,
-    /// What must be named to tell what is left.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub needs: Vec<String>,
+    pub content: Option<String>,
+    /// Yes from now on, within these limits, instead of this once.
+    #[serde(default, deserialize_with = "nullable", skip_serializing_if = "Option::is_none")]
+    pub grant: Option<Caps>,
 }
 
-/// A call of which nobody knows the outcome.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DoubtView {
-    /// The call.
-    pub call: CallId,
-    /// Tenant.
-    pub tenant: Arc<str>,
-    /// `server/tool`.
-    pub tool: String,
-    /// What was taken or is held.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub amount: Option<String>,
-    /// Whether the money was taken.
-    pub is_settled: bool,
-    /// What the operator's terms say.
-    pub rule: Rule,
-}
-
-/// What becomes of the money of a call in doubt.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Rule {
-    /// It is owed back.
-    Refund,
-    /// It is kept.
-    Capture,
-}
-
-/// An end to a doubt.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+/// Limits of a grant for whoever asked.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Resolution {
-    /// Which.
-    pub rule: Rule,
+pub struct Caps {
+    /// The most one call may cost; this call's price when absent.
+    #[schemars(with = "Option<Money>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub per_call: Option<String>,
+    /// The most all calls may cost.
+    #[schemars(with = "Option<Money>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total: Option<String>,
+    /// Rolling limits: `1 USD/24h`.
+    #[schemars(length(max = 64), inner(regex(pattern = WINDOW)))]
+    #[serde(default)]
+    pub windows: Vec<String>,
+    /// The most calls.
+    #[schemars(range(max = 9_007_199_254_740_991_u64))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_calls: Option<u64>,
+    /// How long it lasts: `24h`, at most `30d`.
+    #[schemars(regex(pattern = SPAN))]
+    pub expires: String,
+    /// What for.
+    #[schemars(length(max = 1024))]
+    #[serde(default)]
+    pub purpose: String,
+    /// What narrows it further.
+    #[serde(default, deserialize_with = "object")]
+    #[schemars(with = "BoundsForm")]
+    pub bounds: Bounds,
 }
 
-/// Where a call stands now.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Standing {
-    /// The call.
-    pub call: CallId,
-    /// Its state.
-    pub state: CallState,
-}
-
-/// Money that is owed back.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct DueView {
-    /// The call.
-    pub call: CallId,
-    /// Tenant.
-    pub tenant: Arc<str>,
-    /// The rail.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rail: Option<Rail>,
-    /// How much.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub amount: Option<String>,
-    /// Who paid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub payer: Option<String>,
-    /// The rail's reference of what was taken.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settlement: Option<String>,
-}
-
-/// Money that went back outside of the gateway.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+/// A person who may no longer answer.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct PaidBack {
-    /// The rail's reference of the payment.
-    pub reference: String,
+pub struct Person {
+    /// The issuer that knows them; none for a user of the admin socket.
+    #[schemars(length(min = 1, max = 512))]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<String>,
+    /// `sub`, or the user (`os:1000:ada`).
+    #[schemars(length(min = 1, max = 512))]
+    pub subject: String,
 }
 
-/// A call.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CallLine {
-    /// The call.
-    pub call: CallId,
-    /// Where it stands.
-    pub state: CallState,
-    /// When it came.
-    pub opened_at: String,
-    /// When it changed last.
-    pub changed_at: String,
-    /// Its digest.
-    pub call_digest: String,
-    /// Tenant.
-    pub tenant: Arc<str>,
-    /// Pseudonym of the delegator.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub delegator: Option<String>,
-    /// Agent.
-    pub agent: Arc<str>,
-    /// `server/tool`.
-    pub tool: String,
-    /// Grant.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub grant: Option<GrantId>,
-    /// Rail.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub rail: Option<Rail>,
-    /// What was or is to be paid.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub price: Option<String>,
-    /// Held or spent, in the reference currency.
-    pub counted: String,
-    /// The rail's reference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub settlement: Option<String>,
-    /// Code of the refusal or of the failure.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub code: Option<String>,
-    /// Indices of its records in the log.
-    pub records: Vec<u64>,
+/// What became of their answers.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Withdrawn {
+    /// Approvals that rested on them and wait again.
+    pub approvals: usize,
 }
 
-/// A call with its records.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct CallFull {
-    /// The call.
-    pub call: CallLine,
-    /// Its records, in log order.
-    pub log: Vec<Box<RawValue>>,
-}
-
-/// A quote.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct QuoteView {
-    /// Identifier.
-    pub id: QuoteId,
-    /// The call.
-    pub call_digest: String,
-    /// Its own digest.
-    pub digest: String,
-    /// When it was made.
-    pub issued_at: String,
-    /// When it ends.
-    pub expires_at: String,
-    /// The ways to pay; none is free.
-    pub offers: Vec<OfferView>,
-}
-
-/// A way to pay.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct OfferView {
-    /// The rail.
-    pub rail: Rail,
-    /// Exactly this.
-    pub amount: String,
-    /// To whom.
-    pub payee: String,
-    /// Its reference value.
-    pub counted: String,
+/// A person whose answers count no more.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct WithdrawnView {
+    /// The issuer that knows them; none for a user of the admin socket.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub issuer: Option<Arc<str>>,
+    /// `sub`, or the user.
+    pub subject: Arc<str>,
+    /// Since when.
+    pub at: String,
 }
 
 /// A stretch of the log.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Tail {
     /// Records in the log.
     pub size: u64,
@@ -458,14 +511,8 @@ pub struct Tail {
     /// The index to ask for next.
     pub next: u64,
     /// The records, as they lie in the log.
+    #[schemars(with = "Vec<Value>")]
     pub records: Vec<Box<RawValue>>,
-}
-
-/// A credential that was ended.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Revoked {
-    /// SHA-256 of its identifier.
-    pub credential: String,
 }
 
 /// `1 USD/24h`.
@@ -518,4 +565,79 @@ mod tests {
         let intent = good.replace("read", "everything");
         assert!(serde_json::from_str::<GrantRequest>(&intent).is_err());
     }
+}
+
+/// A tool, and the definition that was looked at.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ToolName {
+    /// `server/tool`.
+    #[schemars(regex(pattern = "^[^/]+/.+$"))]
+    pub tool: String,
+    /// Digest of what is approved; that of the last one seen when absent.
+    #[schemars(with = "Option<Hex>")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub digest: Option<String>,
+}
+
+/// What a tool says of itself.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct ToolView {
+    /// `server/tool`.
+    pub tool: String,
+    /// `approved`, `seen` (by nobody approved) or `changed`.
+    pub status: String,
+    /// Digest of what was seen last.
+    pub digest: String,
+    /// Who approved, or `configuration`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub approved_by: Option<String>,
+    /// When it was seen first.
+    pub seen_at: String,
+    /// Lines that were (`-`) and are (`+`), when it changed.
+    pub diff: Vec<String>,
+}
+
+/// A word on a tier.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct SetTier {
+    /// Whose.
+    #[schemars(with = "Word<Party>")]
+    pub party: Party,
+    /// `tenant/agent`, `issuer|subject`, or a server's name.
+    #[schemars(length(min = 1, max = 512))]
+    pub name: String,
+    /// The tier; that of the bundle when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Word<Tier>>")]
+    pub tier: Option<Tier>,
+}
+
+/// A tier that differs from the bundle's.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct TierView {
+    /// Whose.
+    #[schemars(with = "Word<Party>")]
+    pub party: Party,
+    /// `tenant/agent`, `issuer|subject`, or a server's name.
+    pub name: String,
+    /// Which.
+    #[schemars(with = "Word<Tier>")]
+    pub tier: Tier,
+    /// Why behaviour lowered it; absent where a person set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    /// Until when; absent where a person set it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until: Option<String>,
+}
+
+/// How often a rule refused.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct RuleView {
+    /// Its id.
+    pub policy: String,
+    /// How often.
+    pub refused: u64,
 }

@@ -1,51 +1,68 @@
 //! Grants: made, listed and ended by people.
 
 use super::{
-    ask::{Asked, Named, Sent},
+    actor::{Actor, Need},
+    ask::{Named, Sent},
     denied::Denied,
     form::{GrantMade, GrantRequest, GrantView, Items, parse_span},
-    peer::Approver,
+    page::{Listed, Order},
     receipt,
+    schema::Word,
 };
 use crate::gate::Gate;
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use countersign_core::{
-    grant::{Grant, GrantStatus, GrantTerms, WindowLimit},
+    grant::{Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
     ids::GrantId,
     money::{Micros, parse_micros},
     policy::Intent,
+    time::UnixMs,
 };
 use countersign_store::NewGrant;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
 /// The longest name in a grant, in bytes.
-const NAME_BYTES_MAX: usize = 512;
+pub(super) const NAME_BYTES_MAX: usize = 512;
 /// The longest purpose, in bytes.
 const PURPOSE_BYTES_MAX: usize = 1024;
+/// How old a grant is that counts as never used, in milliseconds.
+const UNUSED_AFTER_MS: u64 = 7 * 24 * 3_600_000;
 /// Most tools or windows of one grant.
 const LIST_MAX: usize = 64;
 
 /// Which grants.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Filter {
+    /// Those of this agent.
     agent: Option<String>,
+    /// Those for this server.
     server: Option<String>,
+    /// Those that stand so.
+    #[schemars(with = "Option<Word<GrantStatus>>")]
     status: Option<GrantStatus>,
+    /// Active ones of a week and more that no call has used.
+    #[serde(default)]
+    unused: bool,
 }
 
 /// Makes a grant.
 pub(super) async fn create(
     State(gate): State<Arc<Gate>>,
-    Extension(approver): Extension<Approver>,
+    Extension(actor): Extension<Actor>,
     Sent(request): Sent<GrantRequest>,
 ) -> Result<(StatusCode, Json<GrantMade>), Denied> {
+    actor.may(Need::Answer)?;
     let terms = terms(&gate, request)?;
+    if !actor.sees(&terms.tenant) {
+        return Err(Denied::not_found("tenant"));
+    }
     let now = gate.world.now();
     let id = GrantId::new(now, gate.world.random());
-    let approved_by = approver.text().to_owned();
-    let grant = gate.store.grant_create(NewGrant { id, terms, approved_by }).await?;
+    let approved_by = actor.text();
+    let grant = gate.store.grant_create(NewGrant { id, terms, approved_by, brought: None }).await?;
     let made = GrantMade {
         grant: GrantView::of(&grant, now),
         receipt: receipt::sign(&grant, &gate.signer, now)?,
@@ -56,70 +73,115 @@ pub(super) async fn create(
 /// Lists grants, the newest first.
 pub(super) async fn list(
     State(gate): State<Arc<Gate>>,
-    Asked(filter): Asked<Filter>,
-) -> Json<Items<GrantView>> {
+    Extension(actor): Extension<Actor>,
+    Listed(filter, page): Listed<Filter>,
+) -> Result<Json<Items<GrantView>>, Denied> {
+    actor.may(Need::See)?;
     let now = gate.world.now();
     let fits = |grant: &&Arc<Grant>| {
         let terms = &grant.terms;
-        filter.agent.as_deref().is_none_or(|agent| agent == &*terms.agent)
+        actor.sees(&terms.tenant)
+            && filter.agent.as_deref().is_none_or(|agent| agent == &*terms.agent)
             && filter.server.as_deref().is_none_or(|server| server == &*terms.server)
             && filter.status.is_none_or(|status| status == grant.status)
+            && (!filter.unused || is_unused(grant, now))
     };
     let all = gate.store.grants();
-    Json(Items { items: all.iter().filter(fits).map(|g| GrantView::of(g, now)).collect() })
+    let keyed = all.iter().filter(fits).map(|grant| (grant.id.to_string(), grant));
+    Ok(Json(page.cut(Order::Falling, keyed, |grant| GrantView::of(grant, now))))
+}
+
+/// Whether nobody has used it in a week.
+fn is_unused(grant: &Grant, now: UnixMs) -> bool {
+    grant.status == GrantStatus::Active
+        && grant.calls == 0
+        && now.since_ms(grant.approved_at) >= UNUSED_AFTER_MS
 }
 
 /// Shows one.
 pub(super) async fn show(
     State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<GrantId>,
 ) -> Result<Json<GrantView>, Denied> {
-    let grant = gate.store.grant(id).ok_or(Denied::NotFound("grant"))?;
+    actor.may(Need::See)?;
+    let grant = gate.store.grant(id).filter(|grant| actor.sees(&grant.terms.tenant));
+    let grant = grant.ok_or(Denied::not_found("grant"))?;
     Ok(Json(GrantView::of(&grant, gate.world.now())))
 }
 
 /// Ends one for good.
 pub(super) async fn revoke(
     gate: State<Arc<Gate>>,
-    approver: Extension<Approver>,
+    actor: Extension<Actor>,
     id: Named<GrantId>,
 ) -> Result<Json<GrantView>, Denied> {
-    change(gate, approver, id, GrantStatus::Revoked).await
+    change(gate, actor, id, GrantStatus::Revoked).await
 }
 
 /// Pauses one.
 pub(super) async fn suspend(
     gate: State<Arc<Gate>>,
-    approver: Extension<Approver>,
+    actor: Extension<Actor>,
     id: Named<GrantId>,
 ) -> Result<Json<GrantView>, Denied> {
-    change(gate, approver, id, GrantStatus::Suspended).await
+    change(gate, actor, id, GrantStatus::Suspended).await
 }
 
 /// Takes one up again that was paused.
 pub(super) async fn resume(
     gate: State<Arc<Gate>>,
-    approver: Extension<Approver>,
+    actor: Extension<Actor>,
     id: Named<GrantId>,
 ) -> Result<Json<GrantView>, Denied> {
-    change(gate, approver, id, GrantStatus::Active).await
+    change(gate, actor, id, GrantStatus::Active).await
 }
 
 async fn change(
     State(gate): State<Arc<Gate>>,
-    Extension(approver): Extension<Approver>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<GrantId>,
     status: GrantStatus,
 ) -> Result<Json<GrantView>, Denied> {
-    if gate.store.grant(id).is_none() {
-        return Err(Denied::NotFound("grant"));
-    }
-    let grant = gate.store.grant_status(id, status, approver.text()).await?;
+    let grant = set_status(&gate, &actor, id, status).await?;
     Ok(Json(GrantView::of(&grant, gate.world.now())))
 }
 
+/// Ends, pauses or takes up again a grant.
+///
+/// # Errors
+/// No such grant in the actor's tenant; a role that is missing; one that was revoked before.
+pub(crate) async fn set_status(
+    gate: &Gate,
+    actor: &Actor,
+    id: GrantId,
+    status: GrantStatus,
+) -> Result<Arc<Grant>, Denied> {
+    // Who pauses need not be one who may say yes; who lets it go on must be.
+    let need = if status == GrantStatus::Active { Need::Answer } else { Need::Stop };
+    actor.may(need)?;
+    let found = gate.store.grant(id).filter(|grant| actor.sees(&grant.terms.tenant));
+    found.ok_or(Denied::not_found("grant"))?;
+    Ok(gate.store.grant_status(id, status, &actor.text()).await?)
+}
+
 /// What was asked for, as terms. A grant that could cover nothing is refused.
-fn terms(gate: &Gate, request: GrantRequest) -> Result<GrantTerms, Denied> {
+pub(crate) fn terms(gate: &Gate, request: GrantRequest) -> Result<GrantTerms, Denied> {
+    let life_ms = parse_span(&request.expires)
+        .filter(|ms| (1..=GrantTerms::LONGEST_MS).contains(ms))
+        .ok_or_else(|| {
+            Denied::invalid("expires", "expected a span such as `24h`, at most `30d`")
+        })?;
+    let now = gate.world.now();
+    terms_for(gate, request, (now, now.plus_ms(life_ms)))
+}
+
+/// The same for a life that is said otherwise than by `expires`; the store bounds it.
+pub(crate) fn terms_for(
+    gate: &Gate,
+    request: GrantRequest,
+    (not_before, expires_at): (UnixMs, UnixMs),
+) -> Result<GrantTerms, Denied> {
     let tenant = request.tenant.unwrap_or_else(|| gate.config.tenant.to_string());
     let names = [
         ("tenant", &tenant),
@@ -142,12 +204,6 @@ fn terms(gate: &Gate, request: GrantRequest) -> Result<GrantTerms, Denied> {
     }
     let windows = request.windows.iter().map(|text| window(gate, text)).collect::<Result<_, _>>();
     let total = request.total.map(|text| money(gate, "total", &text)).transpose()?;
-    let life_ms = parse_span(&request.expires)
-        .filter(|ms| (1..=GrantTerms::LONGEST_MS).contains(ms))
-        .ok_or_else(|| {
-            Denied::invalid("expires", "expected a span such as `24h`, at most `30d`")
-        })?;
-    let not_before = gate.world.now();
     Ok(GrantTerms {
         tenant: tenant.into(),
         issuer: request.issuer.into(),
@@ -161,8 +217,9 @@ fn terms(gate: &Gate, request: GrantRequest) -> Result<GrantTerms, Denied> {
         total,
         max_calls: request.max_calls,
         purpose: request.purpose,
+        bounds: bounds(request.bounds)?,
         not_before,
-        expires_at: not_before.plus_ms(life_ms),
+        expires_at,
     })
 }
 
@@ -185,6 +242,25 @@ fn check_tools(gate: &Gate, server: &str, tools: &[String]) -> Result<(), Denied
     }
 }
 
+/// What narrows a grant further: short lists of short values.
+fn bounds(bounds: Bounds) -> Result<Bounds, Denied> {
+    let lists = [bounds.payees.len(), bounds.payers.len(), bounds.arguments.len()];
+    let values = bounds.arguments.iter().map(|rule| rule.one_of.len());
+    if lists.into_iter().chain(values).any(|length| length > LIST_MAX) {
+        return Err(Denied::invalid("bounds", "at most 64 entries a list"));
+    }
+    let names = bounds.payees.iter().chain(&bounds.payers).map(String::as_str);
+    let names = names.chain(bounds.arguments.iter().map(|rule| &*rule.pointer));
+    let names = names.chain(bounds.purpose_code.as_deref()).chain(bounds.session.as_deref());
+    if names.into_iter().any(|name| name.is_empty() || name.len() > NAME_BYTES_MAX) {
+        return Err(Denied::invalid("bounds", "expected 1 to 512 bytes a value"));
+    }
+    match bounds.arguments.iter().find(|rule| !rule.pointer.starts_with('/')) {
+        Some(_) => Err(Denied::invalid("bounds", "a pointer starts with `/`")),
+        None => Ok(bounds),
+    }
+}
+
 fn intents(mut intents: Vec<Intent>) -> Result<Vec<Intent>, Denied> {
     intents.sort_unstable();
     intents.dedup();
@@ -195,7 +271,7 @@ fn intents(mut intents: Vec<Intent>) -> Result<Vec<Intent>, Denied> {
 }
 
 /// Money in the reference currency, or in an asset at its configured rate.
-fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Micros, Denied> {
+pub(super) fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Micros, Denied> {
     let in_asset = || {
         let assets = &gate.config.assets;
         assets.parse(text).ok().and_then(|amount| assets.micros(&amount))

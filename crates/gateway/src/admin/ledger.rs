@@ -1,15 +1,18 @@
 //! Money and calls: balances, doubts, refunds, calls, quotes, credentials.
 
 use super::{
-    ask::{Asked, Named, Sent},
+    actor::{Actor, Need},
+    ask::{Named, Sent},
     denied::Denied,
     form::{
         BalanceView, CallFull, CallLine, DoubtView, DueView, Items, OfferView, PaidBack, QuoteView,
         Resolution, Revoked, Rule, Standing,
     },
     log::raw,
-    peer::Approver,
+    page::{Listed, Order, Unfiltered},
     read,
+    schema::Id,
+    settlements::REFERENCE_BYTES_MAX,
 };
 use crate::gate::Gate;
 use axum::{Extension, Json, extract::State};
@@ -20,17 +23,18 @@ use countersign_core::{
     money::{Amount, Assets},
     terms::DoubtRule,
 };
-use countersign_store::{Balance, CallView, SettlementReceipt};
+use countersign_store::{Balance, CallView, Doubt, Due, SettlementReceipt};
+use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
 
-/// Calls in one answer.
-const CALLS_MAX: u32 = 1000;
-/// The longest reference of a payment, in bytes.
-const REFERENCE_BYTES_MAX: usize = 256;
-
 /// Every account.
-pub(super) async fn balances(State(gate): State<Arc<Gate>>) -> Json<Items<BalanceView>> {
+pub(super) async fn balances(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Listed(Unfiltered {}, page): Listed<Unfiltered>,
+) -> Result<Json<Items<BalanceView>>, Denied> {
+    actor.may(Need::See)?;
     let assets = &gate.config.assets;
     let view = |balance: Balance| {
         let show = |minor| assets.show(&Amount { asset: balance.asset.clone(), minor });
@@ -43,13 +47,25 @@ pub(super) async fn balances(State(gate): State<Arc<Gate>>) -> Json<Items<Balanc
             tenant: Arc::clone(&balance.tenant),
         }
     };
-    Json(Items { items: gate.store.balances().into_iter().map(view).collect() })
+    let all = gate.store.balances().into_iter().filter(|balance| actor.sees(&balance.tenant));
+    let keyed = all.map(|balance| {
+        let key = format!("{}\u{1f}{}\u{1f}{}", balance.tenant, balance.account, balance.asset.0);
+        (key, balance)
+    });
+    Ok(Json(page.cut(Order::Rising, keyed, view)))
 }
 
 /// Calls of which nobody knows the outcome.
-pub(super) async fn in_doubt(State(gate): State<Arc<Gate>>) -> Json<Items<DoubtView>> {
+pub(super) async fn in_doubt(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Listed(Unfiltered {}, page): Listed<Unfiltered>,
+) -> Result<Json<Items<DoubtView>>, Denied> {
+    actor.may(Need::See)?;
     let assets = &gate.config.assets;
-    let items = gate.store.in_doubt().into_iter().map(|doubt| DoubtView {
+    let seen = gate.store.in_doubt().into_iter().filter(|doubt| actor.sees(&doubt.tenant));
+    let keyed = seen.map(|doubt| (doubt.call.to_string(), doubt));
+    let view = |doubt: Doubt| DoubtView {
         call: doubt.call,
         tenant: doubt.tenant,
         tool: doubt.tool.to_string(),
@@ -59,32 +75,54 @@ pub(super) async fn in_doubt(State(gate): State<Arc<Gate>>) -> Json<Items<DoubtV
             DoubtRule::Refund => Rule::Refund,
             DoubtRule::Capture => Rule::Capture,
         },
-    });
-    Json(Items { items: items.collect() })
+    };
+    Ok(Json(page.cut(Order::Rising, keyed, view)))
 }
 
 /// Ends a doubt.
 pub(super) async fn resolve(
     State(gate): State<Arc<Gate>>,
-    Extension(approver): Extension<Approver>,
+    Extension(actor): Extension<Actor>,
     Named(call): Named<CallId>,
     Sent(Resolution { rule }): Sent<Resolution>,
 ) -> Result<Json<Standing>, Denied> {
-    if !gate.store.in_doubt().iter().any(|doubt| doubt.call == call) {
-        return Err(Denied::Conflict("the call is not in doubt"));
+    end_doubt(&gate, &actor, call, rule).await.map(Json)
+}
+
+/// Ends a doubt.
+///
+/// # Errors
+/// No such doubt in the actor's tenant; a role that is missing.
+pub(crate) async fn end_doubt(
+    gate: &Gate,
+    actor: &Actor,
+    call: CallId,
+    rule: Rule,
+) -> Result<Standing, Denied> {
+    actor.may(Need::Settle)?;
+    let is_it = |doubt: &Doubt| doubt.call == call && actor.sees(&doubt.tenant);
+    if !gate.store.in_doubt().iter().any(is_it) {
+        return Err(Denied::conflict("the call is not in doubt"));
     }
     let rule = match rule {
         Rule::Refund => DoubtRule::Refund,
         Rule::Capture => DoubtRule::Capture,
     };
-    let state = gate.store.resolve(call, rule, approver.text()).await?;
-    Ok(Json(Standing { call, state }))
+    let state = gate.store.resolve(call, rule, &actor.text()).await?;
+    Ok(Standing { call, state })
 }
 
 /// Money that is owed back.
-pub(super) async fn refunds(State(gate): State<Arc<Gate>>) -> Json<Items<DueView>> {
+pub(super) async fn refunds(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Listed(Unfiltered {}, page): Listed<Unfiltered>,
+) -> Result<Json<Items<DueView>>, Denied> {
+    actor.may(Need::See)?;
     let assets = &gate.config.assets;
-    let items = gate.store.refunds_due().into_iter().map(|due| {
+    let seen = gate.store.refunds_due().into_iter().filter(|due| actor.sees(&due.tenant));
+    let keyed = seen.map(|due| (due.call.to_string(), due));
+    let view = |due: Due| {
         let (settlement, payer) =
             due.settlement.map(|s| (Some(s.transaction), s.payer)).unwrap_or_default();
         DueView {
@@ -95,58 +133,87 @@ pub(super) async fn refunds(State(gate): State<Arc<Gate>>) -> Json<Items<DueView
             payer,
             settlement,
         }
-    });
-    Json(Items { items: items.collect() })
+    };
+    Ok(Json(page.cut(Order::Rising, keyed, view)))
 }
 
 /// Records that the money of a call went back, outside of the gateway.
 pub(super) async fn refunded(
     State(gate): State<Arc<Gate>>,
-    Extension(approver): Extension<Approver>,
+    Extension(actor): Extension<Actor>,
     Named(call): Named<CallId>,
     Sent(PaidBack { reference }): Sent<PaidBack>,
 ) -> Result<Json<Standing>, Denied> {
+    book_refund(&gate, &actor, call, reference).await.map(Json)
+}
+
+/// Books that the money of a call went back.
+///
+/// # Errors
+/// Nothing is owed for it in the actor's tenant; a role that is missing; no reference.
+pub(crate) async fn book_refund(
+    gate: &Gate,
+    actor: &Actor,
+    call: CallId,
+    reference: String,
+) -> Result<Standing, Denied> {
+    actor.may(Need::Settle)?;
     if reference.is_empty() || reference.len() > REFERENCE_BYTES_MAX {
         return Err(Denied::invalid("reference", "expected 1 to 256 bytes"));
     }
-    if !gate.store.refunds_due().iter().any(|due| due.call == call) {
-        return Err(Denied::Conflict("nothing is owed back for this call"));
+    let is_it = |due: &Due| due.call == call && actor.sees(&due.tenant);
+    if !gate.store.refunds_due().iter().any(is_it) {
+        return Err(Denied::conflict("nothing is owed back for this call"));
     }
-    let raw = serde_json::json!({ "recorded_by": approver.text() }).to_string();
+    let raw = serde_json::json!({ "recorded_by": actor.text() }).to_string();
     let receipt = SettlementReceipt { transaction: reference, payer: None, raw };
     gate.store.refunded(call, receipt).await?;
-    Ok(Json(Standing { call, state: CallState::Refunded }))
+    Ok(Standing { call, state: CallState::Refunded })
 }
 
 /// Which calls.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub(super) struct Page {
+pub(super) struct Filter {
+    /// Those that came before this one.
+    #[schemars(with = "Option<Id<CallId>>")]
     before: Option<CallId>,
-    limit: Option<u32>,
 }
 
 /// The latest calls, the newest first.
 pub(super) async fn calls(
     State(gate): State<Arc<Gate>>,
-    Asked(page): Asked<Page>,
+    Extension(actor): Extension<Actor>,
+    Listed(filter, page): Listed<Filter>,
 ) -> Result<Json<Items<CallLine>>, Denied> {
-    let limit = page.limit.unwrap_or(50).min(CALLS_MAX);
-    let found = read(&gate, move |gate| gate.store.calls(page.before, limit)).await?;
+    actor.may(Need::See)?;
+    let after = page.after().map(str::parse).transpose();
+    let after =
+        after.map_err(|_| Denied::invalid("cursor", "it is not one that this list gave"))?;
+    let before = filter.before.into_iter().chain(after).min();
+    let limit = page.limit();
+    let found = read(&gate, move |gate| gate.store.calls(before, limit)).await?;
+    // A page of somebody who sees one tenant can hold less than they asked for, and go on.
+    let is_full = u32::try_from(found.len()).is_ok_and(|length| length >= limit);
+    let next = found.last().filter(|_| is_full).map(|view| page.cursor(&view.call.to_string()));
     let line = |view| line(view, &gate.config.assets);
-    Ok(Json(Items { items: found.into_iter().map(line).collect() }))
+    let seen = found.into_iter().filter(|view| actor.sees(&view.tenant));
+    Ok(Json(Items { items: seen.map(line).collect(), next }))
 }
 
 /// One call with its records.
 pub(super) async fn call(
     State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<CallId>,
 ) -> Result<Json<CallFull>, Denied> {
+    actor.may(Need::See)?;
     let found = read(&gate, move |gate| {
         let Some(view) = gate.store.call(id)? else { return Ok(None) };
         Ok(Some((view, gate.store.call_records(id)?)))
     });
-    let (view, records) = found.await?.ok_or(Denied::NotFound("call"))?;
+    let found = found.await?.filter(|(view, _)| actor.sees(&view.tenant));
+    let (view, records) = found.ok_or(Denied::not_found("call"))?;
     let log = records.into_iter().map(|record| raw(record.leaf)).collect::<Result<_, _>>()?;
     Ok(Json(CallFull { call: line(view, &gate.config.assets), log }))
 }
@@ -175,10 +242,13 @@ fn line(view: CallView, assets: &Assets) -> CallLine {
 /// One quote, an expired or paid one too.
 pub(super) async fn quote(
     State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<QuoteId>,
 ) -> Result<Json<QuoteView>, Denied> {
+    actor.may(Need::See)?;
     let found = read(&gate, move |gate| gate.store.quote_by_id(id)).await?;
-    let found = found.ok_or(Denied::NotFound("quote"))?;
+    // A quote does not say whose it is: only who sees every tenant may look.
+    let found = found.filter(|_| actor.is_local()).ok_or(Denied::not_found("quote"))?;
     let quote = &found.quote;
     let offers = quote.offers().iter().map(|offer| OfferView {
         rail: offer.rail,
@@ -199,14 +269,20 @@ pub(super) async fn quote(
 /// Ends a credential by the digest of its identifier.
 pub(super) async fn revoke_credential(
     State(gate): State<Arc<Gate>>,
-    Extension(approver): Extension<Approver>,
+    Extension(actor): Extension<Actor>,
     Named(id): Named<String>,
 ) -> Result<Json<Revoked>, Denied> {
+    actor.may(Need::Administer)?;
     let key = Digest::from_hex(&id)
         .map_err(|_| Denied::invalid("", "a credential is named by 64 hex digits"))?;
-    if read(&gate, move |gate| gate.store.credential(key)).await?.is_none() {
-        return Err(Denied::NotFound("credential"));
+    let found = read(&gate, move |gate| gate.store.credential(key)).await?;
+    let is_seen = found.is_some_and(|credential| match &credential.minted.bearer {
+        Some(bearer) => actor.sees(&bearer.principal.tenant),
+        None => actor.is_local(),
+    });
+    if !is_seen {
+        return Err(Denied::not_found("credential"));
     }
-    gate.store.credential_revoke(key, approver.text()).await?;
+    gate.store.credential_revoke(key, &actor.text()).await?;
     Ok(Json(Revoked { credential: key.to_hex() }))
 }

@@ -1,40 +1,53 @@
 //! How the gateway stands, and the newest of its log.
 
 use super::{
+    actor::{Actor, Need},
     ask::Asked,
     denied::Denied,
-    form::{IssuerStatus, Status, Tail},
+    form::{Health, IssuerStatus, Status, Tail},
     read,
 };
 use crate::{gate::Gate, prove::identity::IssuerReport};
-use axum::{Json, extract::State};
+use axum::{Extension, Json, extract::State};
+use countersign_core::approval::ApprovalStatus;
 use countersign_core::{
     refusal::{Code, Refusal},
     time::UnixMs,
 };
-use countersign_store::ApprovalStatus;
+use schemars::JsonSchema;
 use serde::Deserialize;
-use serde_json::{Value, json, value::RawValue};
+use serde_json::{Value, value::RawValue};
 use std::sync::Arc;
 
 /// Records in one answer.
 const RECORDS_MAX: u64 = 1000;
+/// The highest index that is asked for: the largest whole number that all of JSON's readers know.
+const INDEX_MAX: u64 = (1 << 53) - 1;
 
 /// Whether calls can be taken.
-pub(super) async fn health(State(gate): State<Arc<Gate>>) -> Result<Json<Value>, Denied> {
+pub(super) async fn health(State(gate): State<Arc<Gate>>) -> Result<Json<Health>, Denied> {
     tokio::select! {
         biased;
         _why = gate.store.poisoned() => Err(Refusal::new(Code::StoreFault).into()),
-        () = std::future::ready(()) => Ok(Json(json!({ "status": "ok" }))),
+        () = std::future::ready(()) => Ok(Json(Health::ok())),
     }
 }
 
 /// How the gateway stands.
-pub(super) async fn status(State(gate): State<Arc<Gate>>) -> Json<Status> {
+pub(super) async fn status(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+) -> Result<Json<Status>, Denied> {
+    actor.may(Need::See)?;
+    Ok(Json(standing(&gate)))
+}
+
+/// How the gateway stands.
+pub(crate) fn standing(gate: &Gate) -> Status {
     let config = &gate.config;
     let pending = gate.store.approvals().into_iter();
     let pending = pending.filter(|approval| approval.status == ApprovalStatus::Pending);
-    Json(Status {
+    Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         sandbox: config.sandbox,
         listen: config.listen.to_string(),
@@ -42,12 +55,12 @@ pub(super) async fn status(State(gate): State<Arc<Gate>>) -> Json<Status> {
         log_key: gate.signer.verifier().to_string(),
         records: gate.store.log_size(),
         published: gate.store.published_size(),
-        policy: gate.policy.bundle_digest().to_hex(),
+        policy: gate.policy.engine().bundle_digest().to_hex(),
         issuers: gate.verifier.report().into_iter().map(issuer).collect(),
         approvals_pending: pending.count(),
         in_doubt: gate.store.in_doubt().len(),
         refunds_due: gate.store.refunds_due().len(),
-    })
+    }
 }
 
 fn issuer(report: IssuerReport) -> IssuerStatus {
@@ -60,25 +73,49 @@ fn issuer(report: IssuerReport) -> IssuerStatus {
 }
 
 /// Which records: from an index on, or the last ones.
-#[derive(Debug, Deserialize)]
+#[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Stretch {
+    /// The index of the first; `next` of the stretch before.
+    #[schemars(range(max = INDEX_MAX))]
     from: Option<u64>,
+    /// The most records.
+    #[schemars(range(min = 1, max = 1000))]
     limit: Option<u64>,
 }
 
 /// A stretch of the log.
 pub(super) async fn tail(
     State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
     Asked(stretch): Asked<Stretch>,
 ) -> Result<Json<Tail>, Denied> {
-    let limit = stretch.limit.unwrap_or(20).min(RECORDS_MAX);
+    actor.may(Need::See)?;
+    let limit = stretch.limit.unwrap_or(20);
+    if !(1..=RECORDS_MAX).contains(&limit) {
+        return Err(Denied::invalid("limit", "expected 1 to 1000"));
+    }
+    if stretch.from.is_some_and(|from| from > INDEX_MAX) {
+        return Err(Denied::invalid("from", "no log is that long"));
+    }
     let size = gate.store.log_size();
     let from = stretch.from.unwrap_or_else(|| size.saturating_sub(limit));
     let found = read(&gate, move |gate| gate.store.tail(from, limit)).await?;
     let next = found.last().map_or(from, |record| record.seq.saturating_add(1));
-    let records = found.into_iter().map(|record| raw(record.leaf)).collect::<Result<_, _>>()?;
+    let found = found.into_iter().filter(|record| may_read(&actor, &record.leaf));
+    let records = found.map(|record| raw(record.leaf)).collect::<Result<_, _>>()?;
     Ok(Json(Tail { size, published: gate.store.published_size(), next, records }))
+}
+
+/// Whether a record is about the actor's tenant. Those about the whole deployment are for the
+/// socket's users.
+pub(crate) fn may_read(actor: &Actor, leaf: &[u8]) -> bool {
+    if actor.is_local() {
+        return true;
+    }
+    let record: Option<Value> = serde_json::from_slice(leaf).ok();
+    let tenant = record.as_ref().and_then(|record| record.get("tenant")?.as_str());
+    tenant.is_some_and(|tenant| actor.sees(tenant))
 }
 
 /// A leaf as the JSON that it is.

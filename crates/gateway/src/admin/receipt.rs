@@ -142,7 +142,7 @@ pub fn verify(token: &str, key: &VerifierKey) -> Result<GrantReceipt, NotAGrantR
 mod tests {
     use super::*;
     use countersign_core::{
-        grant::{GrantStatus, GrantTerms, WindowLimit},
+        grant::{Bounds, GrantStatus, GrantTerms, WindowLimit},
         ids::GrantId,
         money::Micros,
         policy::Intent,
@@ -170,11 +170,13 @@ mod tests {
                 total: None,
                 max_calls: Some(20),
                 purpose: "trip".into(),
+                bounds: Bounds::default(),
                 not_before: UnixMs(1_798_000_000_000),
                 expires_at: UnixMs(1_798_086_400_000),
             },
             approved_by: "os:1000:ada".into(),
             approved_at: UnixMs(1_798_000_000_000),
+            brought: None,
             used: Micros(0),
             calls: 0,
         }

@@ -6,7 +6,7 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    admin::form::Status,
+    admin::{form::Status, openapi},
     config::{self, Finding},
 };
 use countersign_client::exit;
@@ -110,8 +110,11 @@ pub(super) async fn status(link: &Link, out: Out) -> Result<(), Stop> {
     })
 }
 
-/// Prints the JSON Schema of a configuration.
-pub(super) fn schema() -> Result<(), Stop> {
+/// Prints the JSON Schema of a configuration, or the document of the admin API.
+pub(super) fn schema(api: bool) -> Result<(), Stop> {
+    if api {
+        return write(openapi::text().trim_end());
+    }
     write(&serde_json::to_string_pretty(&config::schema()).map_err(Stop::internal)?)
 }
 

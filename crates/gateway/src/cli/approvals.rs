@@ -5,9 +5,8 @@ use super::{
     out::{Out, facts, table},
     stop::Stop,
 };
-use crate::admin::form::{ApprovalView, Items, Reason};
-use countersign_core::ids::ApprovalId;
-use countersign_store::ApprovalStatus;
+use crate::admin::form::{ApprovalView, Caps, Items, Person, Reply, Withdrawn, WithdrawnView};
+use countersign_core::{approval::ApprovalStatus, ids::ApprovalId};
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -23,14 +22,8 @@ pub(super) enum Approvals {
         /// The approval.
         id: ApprovalId,
     },
-    /// Say yes: the very call may run once.
-    Approve {
-        /// The approval.
-        id: ApprovalId,
-        /// Why.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    /// Say yes: the very call may run once; with --expires: by a grant from now on.
+    Approve(Yes),
     /// Say no.
     Deny {
         /// The approval.
@@ -39,6 +32,76 @@ pub(super) enum Approvals {
         #[arg(long)]
         reason: Option<String>,
     },
+    /// Take no more answers of a person, and void those that were not used.
+    Withdraw(Who),
+    /// Take the answers of such a person again.
+    Reinstate(Who),
+    /// List those whose answers count no more.
+    Withdrawn,
+}
+
+/// A person who answers.
+#[derive(Debug, clap::Args)]
+pub(super) struct Who {
+    /// The issuer that knows them; none for a user of the admin socket.
+    #[arg(long)]
+    issuer: Option<String>,
+    /// `sub`, or the user: `os:1000:ada`.
+    subject: String,
+}
+
+impl Who {
+    fn person(self) -> Person {
+        Person { issuer: self.issuer, subject: self.subject }
+    }
+}
+
+/// A yes.
+#[derive(Debug, clap::Args)]
+pub(super) struct Yes {
+    /// The approval.
+    id: ApprovalId,
+    /// Why.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The content that was shown, if the answer shall count for nothing else.
+    #[arg(long, value_name = "HEX")]
+    content: Option<String>,
+    /// Make a grant that lasts this long: `24h`, at most `30d`.
+    #[arg(long, value_name = "SPAN")]
+    expires: Option<String>,
+    /// The most one call may cost under it; this call's price when absent.
+    #[arg(long, value_name = "MONEY", requires = "expires")]
+    per_call: Option<String>,
+    /// The most all calls may cost under it.
+    #[arg(long, value_name = "MONEY", requires = "expires")]
+    total: Option<String>,
+    /// Rolling limit, such as `1 USD/24h`; repeat for several.
+    #[arg(long = "window", value_name = "MONEY/SPAN", requires = "expires")]
+    windows: Vec<String>,
+    /// The most calls under it.
+    #[arg(long, requires = "expires")]
+    max_calls: Option<u64>,
+    /// What the grant is for.
+    #[arg(long, requires = "expires")]
+    purpose: Option<String>,
+}
+
+impl Yes {
+    fn reply(self) -> Reply {
+        let Self { expires, per_call, total, windows, max_calls, purpose, .. } = self;
+        let purpose = purpose.unwrap_or_default();
+        let grant = expires.map(|expires| Caps {
+            per_call,
+            total,
+            windows,
+            max_calls,
+            expires,
+            purpose,
+            bounds: Default::default(),
+        });
+        Reply { reason: self.reason, content: self.content, grant }
+    }
 }
 
 impl Approvals {
@@ -47,15 +110,32 @@ impl Approvals {
         match self {
             Self::List { all } => {
                 let query = if all { "" } else { "?status=pending" };
-                let found: Items<ApprovalView> = link.get(&format!("/v1/approvals{query}")).await?;
+                let found: Items<ApprovalView> =
+                    link.list(&format!("/v1/approvals{query}"), None).await?;
                 out.show(&found, |found| lines(&found.items))
             }
             Self::Show { id } => {
                 let approval: ApprovalView = link.get(&format!("/v1/approvals/{id}")).await?;
                 out.show(&approval, full)
             }
-            Self::Approve { id, reason } => decide(link, out, id, "approve", reason).await,
-            Self::Deny { id, reason } => decide(link, out, id, "deny", reason).await,
+            Self::Approve(yes) => decide(link, out, yes.id, "approve", yes.reply()).await,
+            Self::Deny { id, reason } => {
+                decide(link, out, id, "deny", Reply { reason, ..Reply::default() }).await
+            }
+            Self::Withdraw(who) => {
+                let done: Withdrawn = link.post("/v1/approvers/withdraw", &who.person()).await?;
+                out.show(&done, |done| {
+                    format!("Withdrawn; {} approvals wait again", done.approvals)
+                })
+            }
+            Self::Reinstate(who) => {
+                let done: Person = link.post("/v1/approvers/reinstate", &who.person()).await?;
+                out.show(&done, |done| format!("{} may answer again", done.subject))
+            }
+            Self::Withdrawn => {
+                let all: Items<WithdrawnView> = link.list("/v1/approvers/withdrawn", None).await?;
+                out.show(&all, |all| withdrawn(&all.items))
+            }
         }
     }
 }
@@ -65,19 +145,20 @@ async fn decide(
     out: Out,
     id: ApprovalId,
     verb: &str,
-    reason: Option<String>,
+    reply: Reply,
 ) -> Result<(), Stop> {
     let path = format!("/v1/approvals/{id}/{verb}");
-    let decided: ApprovalView = link.post(&path, &Reason { reason }).await?;
+    let decided: ApprovalView = link.post(&path, &reply).await?;
     out.show(&decided, |decided| {
-        let then = match decided.status {
-            ApprovalStatus::Approved => {
+        let then = match (decided.status, decided.grant) {
+            (ApprovalStatus::Approved, Some(grant)) => format!("; {grant} covers it from now on"),
+            (ApprovalStatus::Approved, None) => {
                 format!("; the same call may run once, until {}", decided.expires_at)
             }
-            ApprovalStatus::Pending
-            | ApprovalStatus::Denied
-            | ApprovalStatus::Expired
-            | ApprovalStatus::Consumed => String::new(),
+            (ApprovalStatus::Pending, _) => {
+                format!("; {} of {} agreed", decided.agreed.len(), decided.needed)
+            }
+            _ => String::new(),
         };
         format!("{} is {}{then}", decided.id, word(decided.status))
     })
@@ -90,6 +171,7 @@ fn word(status: ApprovalStatus) -> &'static str {
         ApprovalStatus::Denied => "denied",
         ApprovalStatus::Expired => "expired",
         ApprovalStatus::Consumed => "used",
+        ApprovalStatus::Void => "void",
     }
 }
 
@@ -102,12 +184,20 @@ fn lines(approvals: &[ApprovalView]) -> String {
             approval.intent.text().to_owned(),
             approval.price.clone(),
             approval.agent.to_string(),
-            approval.delegator.to_string(),
+            approval.delegator.clone(),
             approval.expires_at.clone(),
         ]
     };
     let names = ["approval", "state", "tool", "intent", "price", "agent", "for", "until"];
     table(&names, &approvals.iter().map(row).collect::<Vec<_>>())
+}
+
+fn withdrawn(all: &[WithdrawnView]) -> String {
+    let row = |one: &WithdrawnView| {
+        let issuer = one.issuer.as_deref().unwrap_or("admin socket");
+        vec![one.subject.to_string(), issuer.to_owned(), one.at.clone()]
+    };
+    table(&["person", "known by", "since"], &all.iter().map(row).collect::<Vec<_>>())
 }
 
 fn full(approval: &ApprovalView) -> String {
@@ -117,9 +207,16 @@ fn full(approval: &ApprovalView) -> String {
         ("tool", Some(approval.tool.clone())),
         ("intent", Some(approval.intent.text().to_owned())),
         ("price", Some(approval.price.clone())),
+        ("payees", Some(approval.payees.join(", "))),
+        ("arguments", Some(approval.arguments.to_string())),
+        ("changed", approval.changed.as_ref().map(|changed| changed.join(", "))),
+        ("purpose", approval.purpose.as_deref().map(str::to_owned)),
+        ("because", Some(approval.reasons.join(", "))),
+        ("agreed", Some(format!("{} of {}", approval.agreed.len(), approval.needed))),
         ("agent", Some(approval.agent.to_string())),
-        ("for", Some(approval.delegator.to_string())),
+        ("for", Some(approval.delegator.clone())),
         ("tenant", Some(approval.tenant.to_string())),
+        ("content", Some(approval.content.clone())),
         ("call digest", Some(approval.call_digest.clone())),
         ("asked at", Some(approval.requested_at.clone())),
         ("until", Some(approval.expires_at.clone())),

@@ -10,7 +10,7 @@ use super::{
     serve::stop_on_signal,
     stop::Stop,
 };
-use crate::admin::form::Tail;
+use crate::admin::{form::Tail, page::LIMIT_MAX};
 use countersign_core::{
     audit::{
         checkpoint::VerifierKey,
@@ -40,7 +40,7 @@ pub(super) enum Audit {
     /// Show the newest records of the running gateway's log.
     Tail {
         /// How many.
-        #[arg(long, default_value_t = 20)]
+        #[arg(long, default_value_t = 20, value_parser = clap::value_parser!(u64).range(1..))]
         limit: u64,
         /// From this index on.
         #[arg(long)]
@@ -119,12 +119,22 @@ async fn tail(
     follow: bool,
 ) -> Result<(), Stop> {
     let link = shared.link()?;
-    let from = from.map(|from| format!("&from={from}")).unwrap_or_default();
-    let mut found: Tail = link.get(&format!("/v1/audit?limit={limit}{from}")).await?;
+    let from = match from {
+        Some(from) => from,
+        None => link.get::<Tail>("/v1/audit?limit=1").await?.size.saturating_sub(limit),
+    };
+    let until = from.saturating_add(limit);
+    let page = |from: u64| until.saturating_sub(from).clamp(1, LIMIT_MAX.into());
+    let mut found: Tail = link.get(&format!("/v1/audit?limit={}&from={from}", page(from))).await?;
     let show = |found: &Tail| {
         found.records.iter().try_for_each(|record| out.item(record, |record| line(record)))
     };
     show(&found)?;
+    while !found.records.is_empty() && found.next < until {
+        let (limit, from) = (page(found.next), found.next);
+        found = link.get(&format!("/v1/audit?limit={limit}&from={from}")).await?;
+        show(&found)?;
+    }
     if !follow {
         return Ok(());
     }

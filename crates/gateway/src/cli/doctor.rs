@@ -289,7 +289,7 @@ async fn facilitator(config: &Config) -> Vec<Line> {
     for (asset, token) in &x402.tokens {
         let what = format!("x402 {asset}");
         let (url, is_ready) = match &x402.facilitator {
-            Facilitator::Remote { url } | Facilitator::Sandbox { url } => {
+            Facilitator::Remote { url, .. } | Facilitator::Sandbox { url } => {
                 let remote = Remote::new(fetch(true), &url.to_string(), None);
                 let Ok(address) = Address::from_hex(&token.address) else { continue };
                 let facilitator = x402::Facilitator::Remote(remote);
@@ -297,6 +297,12 @@ async fn facilitator(config: &Config) -> Vec<Line> {
             }
             Facilitator::Builtin { rpc, .. } => (rpc, is_chain(rpc, token.chain_id).await),
         };
+        if let Facilitator::Remote { rpc: Some(rpc), .. } = &x402.facilitator
+            && !is_chain(rpc, token.chain_id).await
+        {
+            let found = format!("{rpc} does not serve {}", token.network);
+            lines.push(Line::fail(what.clone(), found, "check `rails.x402.rpc`"));
+        }
         lines.push(if is_ready {
             Line::ok(what, format!("{url} serves {}", token.network))
         } else {

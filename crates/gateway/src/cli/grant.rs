@@ -10,7 +10,11 @@ use crate::{
     fetch::form_encode,
 };
 use clap::builder::PossibleValuesParser;
-use countersign_core::{grant::GrantStatus, ids::GrantId, policy::Intent};
+use countersign_core::{
+    grant::{ArgumentRule, Bounds, GrantStatus},
+    ids::GrantId,
+    policy::Intent,
+};
 use serde_json::json;
 
 /// What to do.
@@ -85,6 +89,54 @@ pub(super) struct Create {
     /// What for.
     #[arg(long, default_value = "")]
     purpose: String,
+    #[command(flatten)]
+    bounds: Narrower,
+}
+
+/// What narrows a grant further.
+#[derive(Debug, Default, clap::Args)]
+pub(super) struct Narrower {
+    /// The purpose that calls must declare.
+    #[arg(long, value_name = "CODE")]
+    purpose_code: Option<String>,
+    /// Who may be paid; repeat for several.
+    #[arg(long = "payee", value_name = "ADDRESS")]
+    payees: Vec<String>,
+    /// A wallet that may pay, or `linked` for any that is linked to the person; repeat for several.
+    #[arg(long = "payer", value_name = "ADDRESS")]
+    payers: Vec<String>,
+    /// Values that an argument may have, `/city=["Berlin","Bern"]`; repeat for several.
+    #[arg(long = "argument", value_name = "POINTER=JSON", value_parser = argument_rule)]
+    arguments: Vec<ArgumentRule>,
+    /// The most agents between the acting one and the person.
+    #[arg(long, value_name = "COUNT")]
+    max_depth: Option<u8>,
+    /// Only in this session.
+    #[arg(long)]
+    session: Option<String>,
+    /// The grant that it is a part of, and may not exceed.
+    #[arg(long, value_name = "GRANT")]
+    parent: Option<GrantId>,
+}
+
+impl Narrower {
+    fn bounds(self) -> Bounds {
+        Bounds {
+            purpose_code: self.purpose_code.map(Into::into),
+            payees: self.payees,
+            payers: self.payers,
+            arguments: self.arguments,
+            max_depth: self.max_depth,
+            session: self.session.map(Into::into),
+            parent: self.parent,
+        }
+    }
+}
+
+fn argument_rule(text: &str) -> Result<ArgumentRule, String> {
+    let (pointer, values) = text.split_once('=').ok_or("expected `/member=[\"value\"]`")?;
+    let one_of = serde_json::from_str(values).map_err(|_| "expected a JSON list of values")?;
+    Ok(ArgumentRule { pointer: pointer.to_owned(), one_of })
 }
 
 /// Which grants.
@@ -112,7 +164,7 @@ impl Grant {
                 })
             }
             Self::List(list) => {
-                let found: Items<GrantView> = link.get(&list.path()).await?;
+                let found: Items<GrantView> = link.list(&list.path(), None).await?;
                 out.show(&found, |found| lines(&found.items))
             }
             Self::Show { id } => {
@@ -147,6 +199,7 @@ impl Create {
             max_calls: self.max_calls,
             expires: self.expires,
             purpose: self.purpose,
+            bounds: self.bounds.bounds(),
         }
     }
 }
@@ -165,6 +218,7 @@ impl List {
 /// A grant's state in a word.
 fn standing(grant: &GrantView) -> &'static str {
     match (grant.status, grant.is_expired) {
+        (GrantStatus::Active, false) if grant.is_exhausted => "exhausted",
         (GrantStatus::Revoked, _) => "revoked",
         (GrantStatus::Active | GrantStatus::Suspended, true) => "expired",
         (GrantStatus::Suspended, false) => "suspended",
@@ -211,6 +265,7 @@ pub(super) fn full(grant: &GrantView) -> String {
         ("max calls", grant.max_calls.map(|max| max.to_string())),
         ("from", Some(grant.not_before.clone())),
         ("until", Some(grant.expires_at.clone())),
+        ("came by", Some(grant.source.clone()).filter(|source| source != "page")),
         ("approved by", Some(format!("{} at {}", grant.approved_by, grant.approved_at))),
     ])
 }
@@ -238,8 +293,11 @@ pub(super) mod tests {
             windows: vec!["1 USD/24h".into()],
             max_calls: None,
             purpose: String::new(),
+            is_exhausted: false,
+            bounds: Bounds::default(),
             not_before: "2026-11-23T00:00:00.000Z".into(),
             expires_at: "2026-11-24T00:00:00.000Z".into(),
+            source: "page".into(),
             approved_by: "os:1000:ada".into(),
             approved_at: "2026-11-23T00:00:00.000Z".into(),
             used: "0.15 USD".into(),

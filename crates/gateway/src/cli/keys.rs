@@ -65,6 +65,11 @@ pub(super) fn public_key(shared: &Shared, given: Option<&str>) -> Result<Verifie
             stop.next("give the public key with --key, or make one with `countersign keys init`")
         });
     };
+    read_public(given)
+}
+
+/// A public key that was given, as text or as a file with it.
+pub(super) fn read_public(given: &str) -> Result<VerifierKey, Stop> {
     match given.parse() {
         Ok(key) => Ok(key),
         Err(_) if Path::new(given).exists() => read(Path::new(given)),

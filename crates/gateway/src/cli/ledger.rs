@@ -5,12 +5,9 @@ use super::{
     out::{Out, facts, table},
     stop::Stop,
 };
-use crate::{
-    admin::form::{
-        BalanceView, BudgetView, CallFull, CallLine, DoubtView, DueView, Items, PaidBack,
-        Resolution, Revoked, Rule, Standing,
-    },
-    fetch::form_encode,
+use crate::admin::form::{
+    BalanceView, CallFull, CallLine, DoubtView, DueView, FoundOut, Items, OpenView, PaidBack,
+    Resolution, Revoked, Rule, Standing,
 };
 use countersign_core::{digest::Digest, ids::CallId};
 use serde_json::json;
@@ -20,8 +17,6 @@ use serde_json::json;
 pub(super) enum Ledger {
     /// Every account's balance.
     Balance,
-    /// What budgets leave.
-    Budgets(Budgets),
     /// Calls that started and of which nobody knows the outcome.
     InDoubt,
     /// End a doubt, once you know what the tool did.
@@ -31,6 +26,19 @@ pub(super) enum Ledger {
         /// `refund`: what was taken is owed back. `capture`: it is kept.
         #[arg(value_parser = rule)]
         rule: Rule,
+    },
+    /// Payments of which nobody knows whether they moved.
+    Unsettled,
+    /// End one, once you found out.
+    Settle {
+        /// The call.
+        call: CallId,
+        /// The transaction that moved the money.
+        #[arg(long, required_unless_present = "unpaid", conflicts_with = "unpaid")]
+        reference: Option<String>,
+        /// None did, and none can any more.
+        #[arg(long)]
+        unpaid: bool,
     },
     /// Money that is owed back.
     Refunds,
@@ -42,23 +50,6 @@ pub(super) enum Ledger {
         #[arg(long)]
         reference: String,
     },
-}
-
-/// For whom.
-#[derive(Debug, clap::Args)]
-pub(super) struct Budgets {
-    /// Tenant.
-    #[arg(long)]
-    tenant: Option<String>,
-    /// Person: `issuer|subject`.
-    #[arg(long)]
-    delegator: Option<String>,
-    /// Agent.
-    #[arg(long)]
-    agent: Option<String>,
-    /// Tool: `server/tool`.
-    #[arg(long)]
-    tool: Option<String>,
 }
 
 /// What to do.
@@ -108,23 +99,27 @@ impl Ledger {
     pub(super) async fn run(self, link: &Link, out: Out) -> Result<(), Stop> {
         match self {
             Self::Balance => {
-                let found: Items<BalanceView> = link.get("/v1/ledger/balances").await?;
+                let found: Items<BalanceView> = link.list("/v1/ledger/balances", None).await?;
                 out.show(&found, |found| balances(&found.items))
             }
-            Self::Budgets(whom) => {
-                let found: Items<BudgetView> = link.get(&whom.path()).await?;
-                out.show(&found, |found| budgets(&found.items))
-            }
             Self::InDoubt => {
-                let found: Items<DoubtView> = link.get("/v1/ledger/in-doubt").await?;
+                let found: Items<DoubtView> = link.list("/v1/ledger/in-doubt", None).await?;
                 out.show(&found, |found| doubts(&found.items))
             }
             Self::Resolve { call, rule } => {
                 let path = format!("/v1/ledger/in-doubt/{call}");
                 stands(out, &link.post(&path, &Resolution { rule }).await?)
             }
+            Self::Unsettled => {
+                let found: Items<OpenView> = link.list("/v1/ledger/unsettled", None).await?;
+                out.show(&found, |found| unsettled(&found.items))
+            }
+            Self::Settle { call, reference, unpaid: _ } => {
+                let path = format!("/v1/ledger/unsettled/{call}");
+                stands(out, &link.post(&path, &FoundOut { reference }).await?)
+            }
             Self::Refunds => {
-                let found: Items<DueView> = link.get("/v1/ledger/refunds").await?;
+                let found: Items<DueView> = link.list("/v1/ledger/refunds", None).await?;
                 out.show(&found, |found| dues(&found.items))
             }
             Self::Refunded { call, reference } => {
@@ -140,9 +135,9 @@ impl Calls {
     pub(super) async fn run(self, link: &Link, out: Out) -> Result<(), Stop> {
         match self {
             Self::List { limit, before } => {
-                let before = before.map(|call| format!("&before={call}")).unwrap_or_default();
-                let path = format!("/v1/calls?limit={limit}{before}");
-                let found: Items<CallLine> = link.get(&path).await?;
+                let before = before.map(|call| format!("?before={call}")).unwrap_or_default();
+                let path = format!("/v1/calls{before}");
+                let found: Items<CallLine> = link.list(&path, Some(limit)).await?;
                 out.show(&found, |found| calls(&found.items))
             }
             Self::Show { id } => {
@@ -160,20 +155,6 @@ impl Credential {
         let path = format!("/v1/credentials/{id}/revoke");
         let revoked: Revoked = link.post(&path, &json!({})).await?;
         out.show(&revoked, |revoked| format!("{} is revoked", revoked.credential))
-    }
-}
-
-impl Budgets {
-    fn path(&self) -> String {
-        let named = [
-            ("tenant", &self.tenant),
-            ("delegator", &self.delegator),
-            ("agent", &self.agent),
-            ("tool", &self.tool),
-        ];
-        let pairs: Vec<(&str, &str)> =
-            named.into_iter().filter_map(|(name, value)| Some((name, value.as_deref()?))).collect();
-        format!("/v1/budgets?{}", form_encode(&pairs))
     }
 }
 
@@ -195,25 +176,6 @@ fn balances(items: &[BalanceView]) -> String {
     table(&["tenant", "account", "posted", "pending in", "pending out"], &rows)
 }
 
-fn budgets(items: &[BudgetView]) -> String {
-    let row = |item: &BudgetView| {
-        let left = match (&item.remaining, item.needs.is_empty()) {
-            (Some(left), _) => left.clone(),
-            (None, true) => item.limit.clone(),
-            (None, false) => format!("give --{}", item.needs.join(" and --")),
-        };
-        vec![
-            item.name.to_string(),
-            item.scope.clone(),
-            item.limit.clone(),
-            item.window.clone(),
-            left,
-        ]
-    };
-    let rows: Vec<_> = items.iter().map(row).collect();
-    table(&["budget", "counts", "limit", "within", "left"], &rows)
-}
-
 fn doubts(items: &[DoubtView]) -> String {
     let row = |item: &DoubtView| {
         let taken = if item.is_settled { "taken" } else { "held" };
@@ -232,6 +194,21 @@ fn doubts(items: &[DoubtView]) -> String {
     };
     let rows: Vec<_> = items.iter().map(row).collect();
     table(&["call", "tool", "money", "terms say", "tenant"], &rows)
+}
+
+fn unsettled(items: &[OpenView]) -> String {
+    let row = |item: &OpenView| {
+        vec![
+            item.call.to_string(),
+            item.state.text().to_owned(),
+            item.amount.clone().unwrap_or_default(),
+            item.payer.clone().unwrap_or_default(),
+            item.nonce.clone().unwrap_or_default(),
+            item.usable_until.clone().unwrap_or_default(),
+        ]
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    table(&["call", "state", "amount", "payer", "nonce", "usable until"], &rows)
 }
 
 fn dues(items: &[DueView]) -> String {
@@ -289,34 +266,4 @@ fn call(found: &CallFull) -> String {
         text.push_str(&super::audit::line(record));
     }
     text
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use expect_test::expect;
-
-    #[test]
-    fn budgets_say_what_is_left_or_what_to_name() {
-        let each = BudgetView {
-            name: "each-person".into(),
-            scope: "each delegator".into(),
-            limit: "10 USD".into(),
-            window: "24h".into(),
-            remaining: None,
-            needs: vec!["delegator".into()],
-        };
-        let all = BudgetView {
-            name: "all".into(),
-            scope: "all".into(),
-            remaining: Some("9.5 USD".into()),
-            needs: Vec::new(),
-            ..each.clone()
-        };
-        expect![[r#"
-            BUDGET       COUNTS          LIMIT   WITHIN  LEFT
-            each-person  each delegator  10 USD  24h     give --delegator
-            all          all             10 USD  24h     9.5 USD"#]]
-        .assert_eq(&budgets(&[each, all]));
-    }
 }

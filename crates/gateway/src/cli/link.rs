@@ -1,6 +1,7 @@
 //! The way to a running gateway: its admin API, over the Unix socket.
 
 use super::stop::Stop;
+use crate::admin::{form::Items, page::LIMIT_MAX};
 use bytes::Bytes;
 use countersign_client::Problem;
 use http::{Method, Request, Response, header};
@@ -35,6 +36,29 @@ impl Link {
     /// Asks for something.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, Stop> {
         self.exchange(Method::GET, path, Bytes::new()).await
+    }
+
+    /// A whole list, or the first `most` of it, page by page.
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        most: Option<u32>,
+    ) -> Result<Items<T>, Stop> {
+        let mark = if path.contains('?') { '&' } else { '?' };
+        let mut left = most.unwrap_or(u32::MAX);
+        let mut all = Items { items: Vec::new(), next: None };
+        while left > 0 {
+            let limit = left.min(LIMIT_MAX);
+            let cursor = all.next.map(|next| format!("&cursor={next}")).unwrap_or_default();
+            let page: Items<T> = self.get(&format!("{path}{mark}limit={limit}{cursor}")).await?;
+            left = left.saturating_sub(u32::try_from(page.items.len()).unwrap_or(u32::MAX));
+            all.items.extend(page.items);
+            all.next = page.next;
+            if all.next.is_none() {
+                break;
+            }
+        }
+        Ok(Items { next: None, ..all })
     }
 
     /// Changes something.

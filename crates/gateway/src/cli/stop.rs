@@ -58,6 +58,13 @@ impl Stop {
         Self { exit, code: None, message: message.to_string(), next: None }
     }
 
+    /// Adds a word for programs.
+    #[must_use]
+    pub fn coded(mut self, code: &str) -> Self {
+        self.code = Some(code.to_owned());
+        self
+    }
+
     /// Adds what to do.
     #[must_use]
     pub fn next(mut self, next: impl Into<String>) -> Self {

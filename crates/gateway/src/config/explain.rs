@@ -8,9 +8,9 @@ use super::{
     scalar::{show_size, show_span},
 };
 use countersign_core::{
-    ledger::{Budget, BudgetScope, Window},
+    ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
     money::Amount,
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PriceRule, Terms},
+    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, PriceRule, Terms},
 };
 
 /// One sentence or paragraph a line: the whole first, then each server and tool.
@@ -55,6 +55,34 @@ fn whole(config: &Config) -> Vec<String> {
             format!("Policy: the bundle in {} decides on every attempt.", dir.display())
         }
     });
+    if config.pdp.as_ref().is_some_and(|pdp| pdp.is_sole) {
+        // The bundle in force is not asked.
+        lines.pop();
+    }
+    if let Some(key) = &config.policy_key {
+        lines.push(format!("Policy bundles are accepted only if `{}` signed them.", key.name()));
+    }
+    if let Some(pdp) = &config.pdp {
+        let says = match pdp.is_sole {
+            true => "alone decides instead of the bundle's policies",
+            false => "must say yes as well",
+        };
+        lines.push(format!("Policy: {} {says}, within {} ms.", pdp.url, pdp.timeout_ms));
+    }
+    if let Some(console) = &config.console {
+        lines.push(format!(
+            "Console: listens on {}; browsers reach it at {}; {} signs people in.",
+            console.listen, console.public_url, console.sign_in.issuer,
+        ));
+    }
+    for push in &config.push {
+        let whose = match (&push.tenant, &push.delegator) {
+            (_, Some(person)) => format!("requests for {person}"),
+            (Some(tenant), None) => format!("requests of tenant `{tenant}`"),
+            (None, None) => "every request".to_owned(),
+        };
+        lines.push(format!("Webhook `{}` is told of {whose} for approval.", push.webhook));
+    }
     if let Some(url) = &config.approve_url {
         lines.push(format!("People approve at {url}."));
     }
@@ -85,14 +113,22 @@ fn issuer(issuer: &Issuer) -> String {
     } else {
         ""
     };
-    format!("Tokens of {} are accepted {audience}{clients}{typ}; {tenant}{private}.", issuer.issuer)
+    let consent = issuer.consent.map_or_else(String::new, |most| {
+        let (per_call, total) = (most.per_call, most.total);
+        format!("; they may carry consent, at most {per_call} a call and {total} in all")
+    });
+    let name = &issuer.issuer;
+    format!("Tokens of {name} are accepted {audience}{clients}{typ}; {tenant}{private}{consent}.")
 }
 
 fn rails(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(rail) = &config.rails.x402 {
         let who = match &rail.facilitator {
-            Facilitator::Remote { url } => format!("{url} verifies and settles"),
+            Facilitator::Remote { url, rpc: None } => format!("{url} verifies and settles"),
+            Facilitator::Remote { url, rpc: Some(rpc) } => {
+                format!("{url} verifies and settles, and {rpc} must show it")
+            }
             Facilitator::Builtin { rpc, .. } => {
                 let host = rpc.host().unwrap_or("");
                 format!("this gateway verifies and settles through the node at {host}")
@@ -141,6 +177,9 @@ fn tool(terms: &Terms, config: &Config) -> String {
     let mut parts = vec![who(terms), cost(&terms.prices, config)];
     if let Some(when) = taken(terms) {
         parts.push(when.to_owned());
+    }
+    if terms.payer == PayerRule::Linked {
+        parts.push("paid from a wallet that is linked to the person".to_owned());
     }
     parts.push(match terms.consent {
         ConsentRule::Required => "a person must have agreed".to_owned(),
@@ -239,23 +278,29 @@ fn taken(terms: &Terms) -> Option<&'static str> {
 }
 
 fn budget(budget: &Budget) -> String {
-    let window = match budget.window {
-        Window::Rolling(ms) => format!("within any {}", show_span(ms)),
+    let window = match &budget.window {
+        Window::PerCall => "a call".to_owned(),
+        Window::Rolling(ms) => format!("within any {}", show_span(*ms)),
+        Window::Fixed(Calendar { every: Every::Day, zone }) => format!("each day in {zone}"),
+        Window::Fixed(Calendar { every: Every::Week, zone }) => format!("each week in {zone}"),
+        Window::Fixed(Calendar { every: Every::Month, zone }) => format!("each month in {zone}"),
         Window::Lifetime => "ever".to_owned(),
+        Window::Session => "a session".to_owned(),
     };
+    let beyond = match budget.on_exceed {
+        OnExceed::Deny => "",
+        OnExceed::Confirm => "; beyond it a person must confirm",
+    };
+    let warn = budget.warn_percent.map(|p| format!("; noted from {p} %")).unwrap_or_default();
     let scope = scope(&budget.scope);
-    format!("Budget {}: at most {} {window}, {scope}.", budget.name, budget.limit)
+    format!("Budget {}: at most {} {window}, {scope}{beyond}{warn}.", budget.name, budget.limit)
 }
 
 fn scope(scope: &BudgetScope) -> String {
-    let parts = [
-        ("tenant", &scope.tenant),
-        ("person", &scope.delegator),
-        ("agent", &scope.agent),
-        ("tool", &scope.tool),
-    ];
+    let parts = scope.parts();
     let one = |(what, value): (&str, &Option<_>)| {
         let value: &str = value.as_deref()?;
+        let what = if what == "delegator" { "person" } else { what };
         Some(if value == "*" { format!("each {what}") } else { format!("{what} `{value}`") })
     };
     let parts: Vec<String> = parts.into_iter().filter_map(one).collect();
@@ -269,7 +314,8 @@ fn refused(config: &Config) -> String {
     let limits = &config.limits;
     format!(
         "Refused besides: bodies over {}, headers over {}, JSON deeper than {}, results over {}, \
-         more than {} calls at once, {} unpaid quotes or {} pending approvals of one principal; \
+         more than {} calls at once, {} unpaid quotes or {} pending approvals of \
+         one principal, {} requests for approval of one agent an hour; \
          browsers from {}.",
         show_size(limits.body_bytes),
         show_size(limits.header_bytes),
@@ -278,6 +324,7 @@ fn refused(config: &Config) -> String {
         limits.calls,
         limits.open_quotes_per_principal,
         limits.pending_approvals_per_principal,
+        limits.asks_per_agent_per_hour,
         match config.allowed_origins.as_slice() {
             [] => format!("anywhere but {}", config.public_url),
             origins => format!("anywhere but {} and {}", config.public_url, origins.join(", ")),

@@ -38,12 +38,16 @@ pub(super) struct RawConfig {
     pub(super) servers: BTreeMap<String, RawServer>,
     /// Policies.
     pub(super) policy: RawPolicy,
+    /// Whom policies may tell (`notify`), by name.
+    pub(super) webhooks: BTreeMap<String, RawWebhook>,
     /// Budgets. A call is charged to all that concern it, and refused if any would be exceeded.
     pub(super) budgets: Vec<RawBudget>,
     /// Limits.
     pub(super) limits: RawLimits,
     /// The audit log.
     pub(super) audit: RawAudit,
+    /// The console: pages for people, and the admin API over the network. Default: off.
+    pub(super) console: Option<RawConsole>,
     /// Allow parts that move play money. Only on loopback. Default: `false`.
     pub(super) sandbox: bool,
 }
@@ -88,6 +92,20 @@ pub(super) struct RawIssuer {
     /// It may be on loopback or in a private network, over plain http too. Default: `false`.
     #[serde(default)]
     pub(super) allow_private_network: bool,
+    /// Its access tokens may carry people's consent (`authorization_details`, RFC 9396), up to
+    /// this. Default: they may not.
+    pub(super) consent: Option<RawTokenConsent>,
+}
+
+/// How far consent in a token goes at most; what a token says beyond it is cut down to it.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "TokenConsent")]
+pub(super) struct RawTokenConsent {
+    /// The most one call may cost.
+    pub(super) per_call: Usd,
+    /// The most all calls of one consent may cost.
+    pub(super) total: Usd,
 }
 
 /// Kinds of issuers.
@@ -142,6 +160,9 @@ pub(super) struct RawX402 {
     pub(super) pay_to: String,
     /// Who verifies and settles payments.
     pub(super) facilitator: RawFacilitator,
+    /// JSON-RPC endpoint of a node of the tokens' network, to check the word of a facilitator by
+    /// its `url`. The built-in one has its own.
+    pub(super) rpc: Option<String>,
     /// Longest validity of a payment. Default: `60s`.
     pub(super) max_timeout: Option<Span>,
     /// When money is taken, for tools that do not say. Default: `upfront`.
@@ -202,6 +223,22 @@ pub(super) enum RawInvoiceSource {
 pub(super) struct RawConsent {
     /// Page where people approve, if it is not the gateway's own.
     pub(super) approve_url: Option<String>,
+    /// Webhooks that are told of each request for approval. People answer there, or by a signed
+    /// answer.
+    pub(super) push: Vec<RawPush>,
+}
+
+/// Whom to tell of requests for approval.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Push")]
+pub(super) struct RawPush {
+    /// Name of a webhook.
+    pub(super) webhook: String,
+    /// Only of this tenant's. Default: every tenant's.
+    pub(super) tenant: Option<String>,
+    /// Only of those for this person: issuer and subject, `iss|sub`. Default: everybody's.
+    pub(super) delegator: Option<String>,
 }
 
 /// An MCP server behind the gateway.
@@ -223,6 +260,10 @@ pub(super) struct RawServer {
     /// Who may use methods other than `tools/call`.
     #[serde(default)]
     pub(super) relay: RawRelay,
+    /// What its tools say of themselves (`readOnlyHint`, `destructiveHint`, `openWorldHint`) is
+    /// believed. Default: `false`, it can only raise what a tool is taken to do.
+    #[serde(default)]
+    pub(super) trust_annotations: bool,
     /// How payment is asked for. Default: `auto`.
     pub(super) payment_form: Option<RawPaymentForm>,
     /// Terms by tool name.
@@ -285,6 +326,9 @@ pub(super) struct RawTerms {
     /// Scopes that the token must have.
     #[serde(default)]
     pub(super) scopes: Vec<String>,
+    /// Whose wallet may pay: `linked` for one that is linked to the person. Then all prices are in
+    /// x402 assets, since Lightning does not tell the payer. Default: `any`.
+    pub(super) payer: Option<RawPayer>,
     /// When x402 money is taken: before the run, or after it. Default: the rail's.
     pub(super) flow: Option<RawFlow>,
     /// You vouch that running it twice with one key is the same as once. Default: `false`.
@@ -302,6 +346,12 @@ pub(super) struct RawTerms {
     /// From 0, public, to 3, secret. Default: `1`.
     #[schemars(range(min = 0, max = 3))]
     pub(super) sensitivity: Option<u8>,
+    /// What it does can be undone. Default: `false`.
+    #[serde(default)]
+    pub(super) reversible: bool,
+    /// It deals with what is outside of the server's own domain: its results can hold what anybody
+    /// wrote, and it can carry data out. Default: `true`, unless a trusted server says otherwise.
+    pub(super) open_world: Option<bool>,
     /// Time for the whole call. Default: `30s`.
     pub(super) deadline: Option<Span>,
     /// Keep the tool's `outputSchema`, and leave `structuredContent` out of payment challenges.
@@ -318,12 +368,15 @@ impl RawTerms {
             identity: None,
             consent: None,
             scopes: Vec::new(),
+            payer: None,
             flow: None,
             idempotent: false,
             in_doubt: None,
             uses: None,
             intent: None,
             sensitivity: None,
+            reversible: false,
+            open_world: None,
             deadline: None,
             keep_output_schema: false,
         }
@@ -391,6 +444,15 @@ pub(super) enum RawConsentRule {
     None,
 }
 
+/// Whose wallet may pay.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Payer")]
+pub(super) enum RawPayer {
+    Any,
+    Linked,
+}
+
 /// When x402 money is taken.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
@@ -409,6 +471,40 @@ pub(super) enum RawDoubt {
     Capture,
 }
 
+/// Somebody to tell, by a signed POST (Standard Webhooks).
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Webhook")]
+pub(super) struct RawWebhook {
+    /// Where to. `https`, or `http` on loopback.
+    pub(super) url: String,
+    /// The key of its signature (HMAC-SHA-256), at least 24 bytes.
+    pub(super) secret: SecretRef,
+    /// Its name may resolve to loopback and private addresses. Default: `false`.
+    #[serde(default)]
+    pub(super) allow_private_network: bool,
+}
+
+/// An external policy decision point, asked over OpenID AuthZEN 1.0 about every call that the
+/// bundle lets pass.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Pdp")]
+pub(super) struct RawPdp {
+    /// Its Access Evaluation endpoint: `https`, or `http` on loopback.
+    pub(super) url: String,
+    /// Token to send it as `Authorization: Bearer`. Default: none.
+    pub(super) bearer: Option<SecretRef>,
+    /// How long an answer may take, from `10ms` to `5s`. Default: `500ms`.
+    pub(super) timeout: Option<Span>,
+    /// It decides alone: the bundle's policies are not asked. Default: `false`, both must say yes.
+    #[serde(default)]
+    pub(super) sole: bool,
+    /// Its name may resolve to loopback and private addresses. Default: `false`.
+    #[serde(default)]
+    pub(super) allow_private_network: bool,
+}
+
 /// Policies.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -416,6 +512,78 @@ pub(super) enum RawDoubt {
 pub(super) struct RawPolicy {
     /// Directory of the policy bundle, relative to this file. Default: the built-in bundle.
     pub(super) dir: Option<String>,
+    /// An external policy decision point that must say yes as well, or that decides alone.
+    pub(super) pdp: Option<RawPdp>,
+    /// Public key of whoever signs bundles, as `countersign policy key` prints it. With it only
+    /// signed bundles are accepted. Default: unsigned ones are accepted too.
+    pub(super) key: Option<String>,
+}
+
+/// The console. It has a listener of its own; agents have no business there.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Console")]
+pub(super) struct RawConsole {
+    /// Address and port of its listener: `127.0.0.1:8403`.
+    pub(super) listen: String,
+    /// How browsers reach it: scheme, host and port. Must be https off loopback. Default:
+    /// `http://{listen}`.
+    pub(super) public_url: Option<String>,
+    /// Who signs people in.
+    pub(super) sign_in: RawSignIn,
+    /// How long a session lasts; after it the issuer is asked again, roles included. Default:
+    /// `1h`.
+    pub(super) session: Option<Span>,
+    /// Clients of the issuer whose access tokens for `{public_url}/api` may use the admin API.
+    /// Name no client that an agent uses. Default: none.
+    #[serde(default)]
+    pub(super) api_clients: Vec<String>,
+}
+
+/// Sign-in by OpenID Connect: authorization code with PKCE.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "SignIn")]
+pub(super) struct RawSignIn {
+    /// Exactly the ID token's `iss`.
+    pub(super) issuer: String,
+    /// The console's client id there. Its redirect URI is `{public_url}/sign-in/callback`.
+    pub(super) client_id: String,
+    /// The client's secret. Default: none, a public client.
+    pub(super) client_secret: Option<SecretRef>,
+    /// Scopes to ask for beside `openid`. Default: `profile`.
+    pub(super) scopes: Option<Vec<String>>,
+    /// Tenant of everybody who signs in. Instead of `tenant_claim`.
+    pub(super) tenant: Option<String>,
+    /// Claim that names the person's tenant; they see that one alone.
+    pub(super) tenant_claim: Option<String>,
+    /// The tenants that `tenant_claim` may name. Default: any.
+    #[serde(default)]
+    pub(super) tenants: Vec<String>,
+    /// Claim with roles or groups: a name, or a path such as `/realm_access/roles`. Default:
+    /// `roles`.
+    pub(super) roles_claim: Option<String>,
+    /// Which values of that claim give which role. Default: each role by its own name.
+    #[serde(default)]
+    pub(super) roles: RawRoles,
+    /// It may be on loopback or in a private network, over plain http too. Default: `false`.
+    #[serde(default)]
+    pub(super) allow_private_network: bool,
+}
+
+/// Values of the roles claim, by the role they give.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Roles")]
+pub(super) struct RawRoles {
+    /// Answers requests, makes and ends grants.
+    pub(super) approver: Option<Vec<String>>,
+    /// Settles what needs a person, suspends and ends grants.
+    pub(super) operator: Option<Vec<String>>,
+    /// Sees everything of the tenant, changes nothing.
+    pub(super) auditor: Option<Vec<String>>,
+    /// All of these.
+    pub(super) admin: Option<Vec<String>>,
 }
 
 /// A budget.
@@ -430,8 +598,15 @@ pub(super) struct RawBudget {
     pub(super) scope: RawScope,
     /// The most within the window.
     pub(super) limit: Usd,
-    /// Length of the rolling window, or `lifetime`.
+    /// Length of the rolling window; `{every, zone}` of the calendar; `call`, `session` or
+    /// `lifetime`.
     pub(super) window: RawWindow,
+    /// `deny`, or `confirm`: a person must confirm each call beyond it. Default: `deny`.
+    #[serde(default)]
+    pub(super) on_exceed: RawOnExceed,
+    /// Percent of the limit at which it is noted in the log. Default: none.
+    #[schemars(range(min = 1, max = 99))]
+    pub(super) warn: Option<u8>,
 }
 
 /// A value counts that one; `*` counts each one by itself; nothing counts all together.
@@ -445,25 +620,68 @@ pub(super) struct RawScope {
     pub(super) delegator: Option<String>,
     /// Agent.
     pub(super) agent: Option<String>,
+    /// Team: a role or group of the person. Who has several is counted in each.
+    pub(super) team: Option<String>,
+    /// Server.
+    pub(super) server: Option<String>,
     /// Tool: `server/tool`.
     pub(super) tool: Option<String>,
+    /// Intent.
+    pub(super) intent: Option<String>,
+    /// Grant, by its identifier.
+    pub(super) grant: Option<String>,
 }
 
 /// A budget's window.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(untagged)]
 #[schemars(rename = "Window")]
 pub(super) enum RawWindow {
     Word(RawWindowWord),
+    Calendar(RawCalendar),
     Rolling(Span),
 }
 
-/// From the beginning.
+/// `call`: each call by itself; `session`: from the beginning of the MCP session, else of the
+/// access token; `lifetime`: from the beginning.
 #[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 #[schemars(rename = "WindowWord")]
 pub(super) enum RawWindowWord {
+    Call,
+    Session,
     Lifetime,
+}
+
+/// A window of the calendar.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Calendar")]
+pub(super) struct RawCalendar {
+    /// How often it begins anew.
+    pub(super) every: RawEvery,
+    /// IANA time zone, such as `Europe/Berlin`. Default: `UTC`.
+    pub(super) zone: Option<String>,
+}
+
+/// At the start of each day, of each Monday, of the first of each month.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "Every")]
+pub(super) enum RawEvery {
+    Day,
+    Week,
+    Month,
+}
+
+/// What happens when a budget would be exceeded.
+#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[schemars(rename = "OnExceed")]
+pub(super) enum RawOnExceed {
+    #[default]
+    Deny,
+    Confirm,
 }
 
 /// Limits.
@@ -492,6 +710,9 @@ pub(super) struct RawLimits {
     /// Approvals that one principal waits for. Default: 16.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) pending_approvals_per_principal: Option<usize>,
+    /// Approvals that one agent may ask for within an hour. Default: 60.
+    #[schemars(range(min = 1, max = 10_000))]
+    pub(super) asks_per_agent_per_hour: Option<usize>,
     /// How long a quote holds. Default: `5m`.
     pub(super) quote_ttl: Option<Span>,
     /// How long an approval is waited for. Default: `15m`.

@@ -3,24 +3,31 @@
 //! Every part is looked at even when another is wrong. A part that is wrong returns `None` after
 //! having said so in the report.
 
+mod console;
 mod issuers;
 mod money;
 mod servers;
 mod terms;
 
 use super::{
-    Audit, Config, Limits, PolicySource, Secret,
+    Audit, Config, Console, Limits, Pdp, PolicySource, Push, Secret, Webhook,
     finding::nearest,
     raw::{
-        RawAudit, RawBudget, RawConfig, RawDefault, RawDefaultWord, RawLimits, RawPolicy, RawScope,
-        RawServer, RawWindow, RawWindowWord,
+        RawAudit, RawBudget, RawCalendar, RawConfig, RawDefault, RawDefaultWord, RawEvery,
+        RawLimits, RawOnExceed, RawPdp, RawPolicy, RawPush, RawScope, RawServer, RawWebhook,
+        RawWindow, RawWindowWord,
     },
     report::{At, Report},
     scalar::{Place, SecretRef, Size, Span, show_size, show_span},
     source::{Surroundings, read_text},
     tree::printable,
 };
-use countersign_core::ledger::{Budget, BudgetScope, Window};
+use countersign_core::{
+    audit::checkpoint::VerifierKey,
+    ids::GrantId,
+    ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
+    policy::Intent,
+};
 use http::Uri;
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -72,9 +79,15 @@ pub(super) fn resolve(
     sandbox(&raw, listen, public_host.as_ref(), report);
     let allowed_origins = origins(&raw.allowed_origins, report);
     let approve_url = approve_url(raw.consent.approve_url.as_deref(), report);
+    let push = push(&raw, report);
+    let policy_key = policy_key(&raw.policy, report);
     let policy = policy(&raw.policy, dir, report);
+    let pdp = pdp(raw.policy.pdp.as_ref(), &vault, report);
+    let webhooks = webhooks(&raw.webhooks, &vault, report);
     let limits = limits(&raw.limits, report);
     let audit = audit(&raw.audit, public_host.as_ref(), report);
+    let whole = console::Whole { listen, public_url: base, tenant: tenant.as_ref() };
+    let console = raw.console.as_ref().map(|raw| console::console(raw, &whole, &vault, report));
     // Everything has been looked at; only now may something missing end it.
     Some(Config {
         listen: listen?,
@@ -86,14 +99,46 @@ pub(super) fn resolve(
         issuers: issuers?,
         assets: assets.known,
         rails: rails?,
-        approve_url,
+        push: push?,
+        approve_url: approve_url.or_else(|| own_page(console.as_ref()?.as_ref()?)),
         servers,
         policy,
+        policy_key,
+        pdp,
+        webhooks,
         budgets,
         limits,
         audit: audit?,
+        console: match console {
+            None => None,
+            Some(console) => Some(console?),
+        },
         sandbox: raw.sandbox,
     })
+}
+
+/// A secret shorter than this can be guessed, in bytes.
+const WEBHOOK_SECRET_MIN: usize = 24;
+
+fn webhooks(
+    raw: &BTreeMap<String, RawWebhook>,
+    vault: &Vault<'_>,
+    report: &mut Report,
+) -> BTreeMap<Arc<str>, Webhook> {
+    let mut webhooks = BTreeMap::new();
+    for (name, raw) in raw {
+        let at = At::top().key("webhooks").key(name);
+        let url = secure_url(&raw.url, &at.key("url"), report);
+        let Some(secret) = vault.open(&raw.secret, &at.key("secret"), report) else { continue };
+        if secret.expose().len() < WEBHOOK_SECRET_MIN {
+            let hint = "write one with `openssl rand -base64 32`";
+            report.problem(&at.key("secret"), "the secret is shorter than 24 bytes", hint);
+        }
+        let Some(url) = url else { continue };
+        let allow_private_network = raw.allow_private_network;
+        webhooks.insert(name.as_str().into(), Webhook { url, secret, allow_private_network });
+    }
+    webhooks
 }
 
 /// A path relative to the file's directory, without `.` in it.
@@ -223,10 +268,42 @@ fn is_loopback(uri: &Uri) -> bool {
     }
 }
 
+/// Where people approve when nothing else is said: the console's page of one request.
+fn own_page(console: &Console) -> Option<Arc<str>> {
+    Some(format!("{}/approvals/{{approval}}", console.public_url).into())
+}
+
 fn approve_url(written: Option<&str>, report: &mut Report) -> Option<Arc<str>> {
     let at = At::top().key("consent").key("approve_url");
     let text = written?;
     secure_url(text, &at, report).map(|_| text.into())
+}
+
+fn push(raw: &RawConfig, report: &mut Report) -> Option<Vec<Push>> {
+    let one = |(index, written): (usize, &RawPush)| {
+        let at = At::top().key("consent").key("push").index(index);
+        if !raw.webhooks.contains_key(&written.webhook) {
+            let known = raw.webhooks.keys().map(String::as_str);
+            let hint = match nearest(&written.webhook, known) {
+                Some(near) => format!("did you mean `{near}`?"),
+                None => "add it to `webhooks`".to_owned(),
+            };
+            report.problem(&at.key("webhook"), "no webhook of this name is configured", hint);
+            return None;
+        }
+        let tenant =
+            written.tenant.as_deref().map(|t| name_of_tenant(t, &at.key("tenant"), report));
+        let person = written.delegator.as_deref().map(|d| plain(d, &at.key("delegator"), report));
+        // One that is wrong must not turn into everybody's.
+        let (tenant, person) = (tenant.map(|t| t.ok_or(())), person.map(|p| p.ok_or(())));
+        Some(Push {
+            webhook: written.webhook.as_str().into(),
+            tenant: tenant.transpose().ok()?,
+            delegator: person.transpose().ok()?,
+        })
+    };
+    let all: Vec<Option<Push>> = raw.consent.push.iter().enumerate().map(one).collect();
+    all.into_iter().collect()
 }
 
 fn origins(written: &[String], report: &mut Report) -> Vec<String> {
@@ -339,6 +416,7 @@ fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
         calls: raw.calls.unwrap_or(1024),
         open_quotes_per_principal: raw.open_quotes_per_principal.unwrap_or(64),
         pending_approvals_per_principal: raw.pending_approvals_per_principal.unwrap_or(16),
+        asks_per_agent_per_hour: raw.asks_per_agent_per_hour.unwrap_or(60),
         quote_ttl_ms: span(raw.quote_ttl, s(300), [s(10), s(3600)], &at("quote_ttl"), report),
         approval_ttl_ms: span(
             raw.approval_ttl,
@@ -387,6 +465,35 @@ fn policy(raw: &RawPolicy, dir: &Path, report: &mut Report) -> PolicySource {
     PolicySource::Dir(path)
 }
 
+fn pdp(raw: Option<&RawPdp>, vault: &Vault<'_>, report: &mut Report) -> Option<Pdp> {
+    let raw = raw?;
+    let at = At::top().key("policy").key("pdp");
+    let url = secure_url(&raw.url, &at.key("url"), report);
+    let bearer = raw.bearer.as_ref().map(|bearer| vault.open(bearer, &at.key("bearer"), report));
+    let timeout_ms = raw.timeout.map_or(500, |Span(ms)| ms);
+    if !(10..=5_000).contains(&timeout_ms) {
+        let message = "the time is not from 10ms to 5s";
+        report.problem(&at.key("timeout"), message, "every call waits for the answer");
+    }
+    let (is_sole, allow_private_network) = (raw.sole, raw.allow_private_network);
+    if is_sole {
+        let message = "the policies of the bundle do not decide: nothing confirms, caps or taints";
+        report.warn(&at.key("sole"), message, "leave `sole` out unless that service says it all");
+    }
+    // INVARIANT: what is written and cannot be used ends the configuration, it is not left out.
+    Some(Pdp { url: url?, bearer: bearer.flatten(), timeout_ms, is_sole, allow_private_network })
+}
+
+fn policy_key(raw: &RawPolicy, report: &mut Report) -> Option<VerifierKey> {
+    let parsed = raw.key.as_deref()?.parse::<VerifierKey>();
+    let told = |error| {
+        let message = format!("not the public key of a signer: {error}");
+        let hint = "write what `countersign policy key` prints: `name+hash+base64`";
+        report.problem(&At::top().key("policy").key("key"), message, hint);
+    };
+    parsed.map_err(told).ok()
+}
+
 fn budgets(
     raw: &[RawBudget],
     servers: &BTreeMap<String, RawServer>,
@@ -404,19 +511,49 @@ fn budgets(
             let hint = "raise it, or remove the tools' prices";
             report.problem(&at.key("limit"), "a budget of zero refuses everything", hint);
         }
-        let window = match raw.window {
-            RawWindow::Word(RawWindowWord::Lifetime) => Window::Lifetime,
-            RawWindow::Rolling(written) => {
-                let bounds = [Span::seconds(1), Span::seconds(366 * 86_400)];
-                Window::Rolling(span(Some(written), written, bounds, &at.key("window"), report))
-            }
+        let window = window(&raw.window, &at.key("window"), report);
+        if raw.warn.is_some_and(|percent| !(1..=99).contains(&percent)) {
+            let hint = "write a percentage from 1 to 99";
+            report.problem(&at.key("warn"), "no percentage below the limit", hint);
+        }
+        let on_exceed = match raw.on_exceed {
+            RawOnExceed::Deny => OnExceed::Deny,
+            RawOnExceed::Confirm => OnExceed::Confirm,
         };
         let scope = budget_scope(&raw.scope, &at.key("scope"), servers, report);
         if let Some(name) = name(&raw.name, &at.key("name"), report) {
-            budgets.push(Budget { name, scope, limit: raw.limit.0, window });
+            let (limit, warn_percent) = (raw.limit.0, raw.warn);
+            budgets.push(Budget { name, scope, limit, window, on_exceed, warn_percent });
         }
     }
     budgets
+}
+
+fn window(raw: &RawWindow, at: &At, report: &mut Report) -> Window {
+    match raw {
+        RawWindow::Word(RawWindowWord::Call) => Window::PerCall,
+        RawWindow::Word(RawWindowWord::Session) => Window::Session,
+        RawWindow::Word(RawWindowWord::Lifetime) => Window::Lifetime,
+        RawWindow::Rolling(written) => {
+            let bounds = [Span::seconds(1), Span::seconds(366 * 86_400)];
+            Window::Rolling(span(Some(*written), *written, bounds, at, report))
+        }
+        RawWindow::Calendar(RawCalendar { every, zone }) => {
+            let every = match every {
+                RawEvery::Day => Every::Day,
+                RawEvery::Week => Every::Week,
+                RawEvery::Month => Every::Month,
+            };
+            match zone.as_deref().unwrap_or("UTC").parse() {
+                Ok(zone) => Window::Fixed(Calendar { every, zone }),
+                Err(()) => {
+                    let hint = "write a name of the IANA database, such as `Europe/Berlin`";
+                    report.problem(&at.key("zone"), "unknown time zone", hint);
+                    Window::Lifetime
+                }
+            }
+        }
+    }
 }
 
 fn budget_scope(
@@ -433,6 +570,20 @@ fn budget_scope(
     let delegator = part("delegator", &raw.delegator);
     let agent = part("agent", &raw.agent);
     let tool = part("tool", &raw.tool);
+    let (team, grant) = (part("team", &raw.team), part("grant", &raw.grant));
+    let (server, intent) = (part("server", &raw.server), part("intent", &raw.intent));
+    if server.as_deref().is_some_and(|name| name != "*" && !servers.contains_key(name)) {
+        let hint = "write the name of a configured server, or `*` for each by itself";
+        report.problem(&at.key("server"), "no such server is configured", hint);
+    }
+    if intent.as_deref().is_some_and(|i| i != "*" && Intent::from_text(i).is_none()) {
+        let hint = "write a word of the vocabulary, such as `write`, or `*`";
+        report.problem(&at.key("intent"), "unknown intent", hint);
+    }
+    if grant.as_deref().is_some_and(|g| g != "*" && g.parse::<GrantId>().is_err()) {
+        let hint = "write a grant's identifier, or `*` for each grant by itself";
+        report.problem(&at.key("grant"), "no identifier of a grant", hint);
+    }
     if delegator.as_deref().is_some_and(|d| d != "*" && d != "anonymous" && !d.contains('|')) {
         let hint = "write `https://idp.example.com|alice`, or `*` for each person by itself";
         report.problem(&at.key("delegator"), "expected an issuer, `|` and a subject", hint);
@@ -457,7 +608,7 @@ fn budget_scope(
             report.problem(&at.key("tool"), message, hint);
         }
     }
-    BudgetScope { tenant, delegator, agent, tool }
+    BudgetScope { tenant, team, delegator, agent, server, tool, intent, grant }
 }
 
 /// INVARIANT: sandbox parts are asked for by name, and nothing of them leaves this machine.

@@ -265,7 +265,7 @@ fn schema_of<T: JsonSchema>() -> Value {
 
 /// The same with every object's members in order, whatever map the parser was built with, and
 /// without defaults of nothing.
-fn sorted(value: Value) -> Value {
+pub(crate) fn sorted(value: Value) -> Value {
     match value {
         Value::Object(members) => {
             let said = |(name, value): &(String, Value)| name != "default" || !value.is_null();

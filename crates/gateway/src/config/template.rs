@@ -161,6 +161,7 @@ pub(super) fn convert(
         headers: BTreeMap::new(),
         default: None,
         relay: RawRelay { anonymous: is_open, scopes: Vec::new() },
+        trust_annotations: false,
         payment_form: None,
         tools,
     };

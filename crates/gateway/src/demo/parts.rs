@@ -205,11 +205,11 @@ servers:
     upstream: "{server}"
     relay: {{ anonymous: true }}
     tools:
-      status: {{ price: free, identity: anonymous }}
-      get_forecast: {{ price: ["0.01 USDC", "3 sat"] }}
-      get_report: {{ price: ["0.02 USDC", "30 sat"], sensitivity: 3, intent: read }}
-      get_slow: {{ price: "0.03 USDC", intent: read }}
-      delete_report: {{ price: "0.05 USDC", intent: delete }}
+      status: {{ price: free, identity: anonymous, open_world: false }}
+      get_forecast: {{ price: ["0.01 USDC", "3 sat"], open_world: false }}
+      get_report: {{ price: ["0.02 USDC", "30 sat"], sensitivity: 3, intent: read, open_world: false }}
+      get_slow: {{ price: "0.03 USDC", intent: read, open_world: false }}
+      delete_report: {{ price: "0.05 USDC", intent: delete, open_world: false }}
 budgets:
   - {{ name: slow-tool, scope: {{ tenant: acme, tool: weather/get_slow }}, limit: 0.03 USD, window: 24h }}
 "#

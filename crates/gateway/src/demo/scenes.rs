@@ -11,13 +11,14 @@ use countersign_client::{
     Secret, ToolCall, Wallet,
 };
 use countersign_core::{
-    grant::GrantTerms,
+    approval::{ApprovalStatus, Approver},
+    grant::{Bounds, GrantTerms},
     ids::GrantId,
     money::{Micros, Rate, decimal},
     policy::Intent,
     quote::Rail,
 };
-use countersign_store::{NewGrant, Verdict};
+use countersign_store::{Answer, NewGrant, Verdict};
 use std::sync::Arc;
 
 /// Who the demonstration's operator is, in grants and approvals.
@@ -242,23 +243,23 @@ async fn grant(parts: &Parts, gate: &Gate, subject: &str) -> Result<()> {
         total: Some(Micros(1_000_000)),
         max_calls: Some(100),
         purpose: "demonstration".to_owned(),
+        bounds: Bounds::default(),
         not_before: now,
         expires_at: now.plus_ms(3_600_000),
     };
     let id = GrantId::new(now, gate.world.random());
-    let grant = NewGrant { id, terms, approved_by: OPERATOR.to_owned() };
+    let grant = NewGrant { id, terms, approved_by: OPERATOR.to_owned(), brought: None };
     gate.store.grant_create(grant).await.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     Ok(())
 }
 
 async fn approve(gate: &Gate) -> Result<()> {
     let pending = gate.store.approvals();
-    let waiting = pending.iter().find(|a| a.status == countersign_store::ApprovalStatus::Pending);
+    let waiting = pending.iter().find(|a| a.status == ApprovalStatus::Pending);
     let id = waiting.context("no approval waits")?.id;
-    gate.store
-        .approval_decide(id, Verdict::Approve, OPERATOR, None)
-        .await
-        .map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    let by = Approver::local(OPERATOR);
+    let answer = Answer { by, verdict: Verdict::Approve, reason: None, content: None };
+    gate.store.approval_answer(id, answer).await.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     say(&format!("             the operator approves {id}"));
     Ok(())
 }

@@ -1,43 +1,125 @@
 //! Proof two: finding the grant that covers a quote, or saying which one to ask for.
 
-use crate::gate::Gate;
+use super::ask::refuse_denied;
+use crate::{call::Attempt, gate::Gate};
 use countersign_core::{
+    approval::{Approval, AskKind},
     call::Call,
+    grant::Asked,
+    person::{LinkKind, Person},
     proof::{Consent, Identity, Principal},
     quote::Quote,
     refusal::{Code, Refusal},
-    terms::ConsentRule,
+    terms::{ConsentRule, PayerRule},
 };
+use countersign_store::CallView;
+use std::sync::Arc;
 
 impl Gate {
-    /// A grant that covers the quote, or the operator's word that none is needed.
+    /// A grant that covers the quote, people's yes to this very call, or the operator's word that
+    /// neither is needed. A call that was begun may use what it holds already; nobody is asked
+    /// about it again.
     ///
     /// # Errors
-    /// The limit that the nearest grant would break; [`Code::NoGrant`] with what to approve and
-    /// where, when there is none.
-    pub fn consent(
+    /// The limit that the nearest grant would break, or [`Code::NoGrant`], with what to approve and
+    /// where; [`Code::ApprovalDenied`]; [`Code::ConsentEvidence`].
+    pub async fn consent(
         &self,
-        call: &Call,
+        attempt: &Attempt,
         identity: &Identity,
         quote: &Quote,
+        begun: Option<&CallView>,
     ) -> Result<Consent, Refusal> {
+        let call = &attempt.call;
+        self.check_returned(attempt, identity, quote).await?;
+        self.has_payer(call.terms.payer == PayerRule::Linked, identity, quote)?;
         if call.terms.consent == ConsentRule::NotRequired {
             return Consent::not_required(&call.terms, quote);
         }
+        self.bring(call, identity, attempt.evidence.mandate.as_deref()).await?;
         let now = self.world.now();
         let mut nearest = None;
+        let token = identity.reference().to_hex();
+        let asked = Asked {
+            intent: call.intent(),
+            purpose: call.purpose.as_deref(),
+            arguments: &call.arguments,
+            session: attempt.evidence.session.as_deref().unwrap_or(&token),
+        };
         for grant in self.store.grants_for(identity.principal(), &call.terms.tool) {
-            match Consent::by_grant(&grant, &call.terms, identity, quote, call.intent(), now) {
+            let own = begun.filter(|begun| begun.grant == Some(grant.id));
+            let grant = match own {
+                Some(own) => Arc::new(grant.without(own.micros)),
+                None => grant,
+            };
+            let consent = Consent::by_grant(&grant, &call.terms, identity, quote, &asked, now);
+            let wants_link = grant.terms.bounds.wants_link();
+            match consent.and_then(|c| self.has_payer(wants_link, identity, quote).map(|()| c)) {
                 Ok(consent) => return Ok(consent),
                 Err(refusal) => nearest = Some(refusal),
             }
         }
         let refusal = nearest.unwrap_or_else(|| Code::NoGrant.into());
-        Err(self.ask_for_grant(refusal, call, identity.principal(), quote))
+        let refusal = self.ask_for_grant(refusal, call, identity.principal(), quote);
+        self.agreed_or_asked(refusal, attempt, identity, quote, begun).await
+    }
+
+    /// Nobody is asked for money that no wallet of theirs may pay.
+    fn has_payer(
+        &self,
+        wants_link: bool,
+        identity: &Identity,
+        quote: &Quote,
+    ) -> Result<(), Refusal> {
+        let person = Person::of(identity.principal());
+        let has_wallet =
+            || person.is_some_and(|p| !self.store.links_of(LinkKind::Wallet, &p).is_empty());
+        if !wants_link || quote.is_free() || has_wallet() {
+            return Ok(());
+        }
+        Err(Code::PayerNotLinked.into())
+    }
+
+    /// People's yes to this very call; they are asked for it, unless the call is doomed anyway.
+    async fn agreed_or_asked(
+        &self,
+        refusal: Refusal,
+        attempt: &Attempt,
+        identity: &Identity,
+        quote: &Quote,
+        begun: Option<&CallView>,
+    ) -> Result<Consent, Refusal> {
+        // Nobody in particular cannot be asked for.
+        if identity.is_anonymous() {
+            return Err(refusal);
+        }
+        let (call, principal, now) = (&attempt.call, identity.principal(), self.world.now());
+        let approvals = self.approvals(principal, quote, begun, now);
+        refuse_denied(&approvals)?;
+        let reason = refusal.code().text().to_owned();
+        let Ok(wanted) = self.would_want(attempt, identity, quote, reason, begun).await else {
+            return Err(refusal);
+        };
+        let ask = self.ask(AskKind::Consent, call, principal, quote, &wanted);
+        let agreed = |a: &Approval| Consent::by_approval(a, &ask, identity, quote, now).ok();
+        if let Some(consent) = approvals.iter().find_map(agreed) {
+            return Ok(consent);
+        }
+        if begun.is_some() {
+            return Err(refusal);
+        }
+        match self.open_approval(call, principal, ask, wanted).await {
+            Ok(approval) => Err(self.pending(refusal, &approval)),
+            Err(full) if full.code() == Code::RateLimited => Err(full
+                .facts()
+                .iter()
+                .fold(refusal, |refusal, fact| refusal.with(fact.name, &fact.value))),
+            Err(fault) => Err(fault),
+        }
     }
 
     /// Says what to approve and where.
-    fn ask_for_grant(
+    pub(super) fn ask_for_grant(
         &self,
         refusal: Refusal,
         call: &Call,
@@ -62,10 +144,6 @@ impl Gate {
             "countersign grant create{words} --per-call {} --expires 24h",
             shell_word(&quote.micros().to_string()),
         );
-        let refusal = match &self.config.approve_url {
-            Some(url) => refusal.next(&**url, None),
-            None => refusal,
-        };
         refusal
             .with("tool", &terms.tool)
             .with("agent", &principal.agent)

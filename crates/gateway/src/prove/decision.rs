@@ -4,95 +4,388 @@
 //! INVARIANT: budgets and grant sums are read here only to refuse early; what counts is the check
 //! in the reservation's transaction.
 
-use crate::{gate::Gate, prove::Evidence};
+use super::{
+    Known,
+    ask::{Wanted, met, refuse_denied},
+    policy::Engine,
+    signals::{Picture, assurance},
+};
+use crate::{call::Attempt, gate::Gate, oblige};
 use countersign_core::{
-    call::Call,
-    ids::{ApprovalId, DecisionId},
+    approval::{Approval, ApprovalStatus, AskKind},
+    ids::{ApprovalId, DecisionId, GrantId},
+    ledger::{Charge, OnExceed},
     money::Micros,
-    policy::{Answer, Obligation, ProofState, Question},
-    proof::{Authorization, Consent, Identity},
+    policy::{
+        Answer, AnswerWord, Behaviour, Covered, Decided, Decision, Obligation, ProofState,
+        Question, Risk, Session, recorded, shorten,
+    },
+    proof::{Authorization, Consent, Identity, Principal},
     quote::Quote,
     refusal::{Code, Refusal},
     time::UnixMs,
 };
-use countersign_store::{Approval, ApprovalRequest, ApprovalStatus};
+use countersign_store::CallView;
 use std::sync::Arc;
 
 impl Gate {
-    /// Policy's yes, on current state.
+    /// Policy's yes, on current state. A payment that was brought is looked at later.
+    /// `begun`: the call holds its own already, and nobody is asked about it again.
+    /// What policy says stays in `known`, for the record of a refusal.
     ///
     /// # Errors
     /// [`Code::BudgetExceeded`], [`Code::IntentMismatch`], the policy's refusal with its reasons,
-    /// [`Code::ApprovalPending`] naming the approval, [`Code::ApprovalDenied`].
+    /// [`Code::ApprovalPending`] naming the approval, [`Code::ApprovalDenied`],
+    /// [`Code::StepUpRequired`] with what the sign-in must be, [`Code::ExternalDenied`],
+    /// [`Code::ExternalUnavailable`].
     pub async fn decide(
         &self,
-        call: &Call,
+        attempt: &Attempt,
         identity: &Identity,
         quote: &Quote,
         consent: &Consent,
-        evidence: &Evidence,
+        begun: Option<&CallView>,
+        known: &mut Known,
     ) -> Result<Authorization, Refusal> {
-        let now = self.world.now();
-        if !call.is_intent_covered() {
+        let has_paid = attempt.evidence.x402.is_some() || known.prepaid.is_some();
+        let (call, now) = (&attempt.call, self.world.now());
+        if !call.intent.is_covered() {
             return Err(Refusal::new(Code::IntentMismatch).with("effective", call.intent().text()));
         }
         let principal = identity.principal();
-        let charges = self.charges(principal, &call.terms.tool);
         let grant = consent.grant().map(|(id, _)| id);
-        let remaining = self.store.remaining(&charges, grant, now);
-        if remaining.is_some_and(|left| left < quote.micros()) {
-            let left = remaining.unwrap_or_default();
-            return Err(Refusal::new(Code::BudgetExceeded)
-                .with("remaining", left)
-                .with("price", quote.micros()));
+        let charges = self.charges(call, identity, grant, &attempt.evidence);
+        let held = begun.map_or(Micros(0), |begun| begun.micros);
+        let remaining = with_own(self.store.remaining(&charges, grant, now), held);
+        // An offer that pays for several calls asks for them all at once.
+        let wanted = if has_paid { quote.micros() } else { quote.asked() };
+        if let Some(left) = remaining.filter(|left| *left < wanted) {
+            let refusal = Refusal::new(Code::BudgetExceeded);
+            return Err(refusal.with("remaining", left).with("price", wanted));
         }
-        let approval = self.store.approval_for(principal.key(), quote.call_digest(), now);
-        let (fulfilled, approvals) = fulfilled(approval.as_ref())?;
-        let has_paid = evidence.x402.is_some() || evidence.l402.is_some();
-        let question =
-            self.question(call, identity, quote, consent, remaining, fulfilled, has_paid, now);
-        let decision = self.policy.decide(&question);
-        if let Answer::Challenge(obligations) = &decision.answer {
-            // An approval is for somebody; nobody in particular cannot be approved.
-            if identity.is_anonymous() {
-                return Err(Code::TokenMissing.into());
+        let approvals = self.approvals(principal, quote, begun, now);
+        refuse_denied(&approvals)?;
+        let picture = self.picture(attempt, identity, quote, (grant, remaining, &charges), now);
+        let picture = Picture { is_judged: consent.approval().is_some(), ..picture };
+        let consented = match (consent.grant(), consent.approval()) {
+            (None, None) => ProofState::NotRequired,
+            _ => ProofState::Valid,
+        };
+        let mut question = self.question(&picture, consented, has_paid);
+        // Once a call: asking again while people look at it is no second one.
+        if approvals.is_empty() && attempt.policy.tables().tiers.is_anomaly(question.risk.score) {
+            self.behaved(principal, Behaviour::Anomaly).await;
+        }
+        let (mut decision, tighter) =
+            self.put(&attempt.policy, &mut question, identity.principal()).await?;
+        self.note(&mut decision, attempt, &question, known);
+        self.ask_outside(&decision, &question).await?;
+        let over = self.over(&charges, quote, held, now);
+        let obligations = match &decision.answer {
+            Answer::Challenge(obligations) => obligations.as_slice(),
+            Answer::Allow(_) if !over.is_empty() => &[],
+            Answer::Allow(_) | Answer::Deny(_) => {
+                return self.authorized(decision, Vec::new(), tighter);
             }
-            let pending = approval.filter(|a| a.status == ApprovalStatus::Pending);
-            return Err(match pending {
-                Some(approval) => pending_refusal(&approval),
-                None => self.open_approval(call, identity, quote, obligations, now).await,
-            });
+        };
+        // An approval is for somebody; nobody in particular cannot be approved.
+        if identity.is_anonymous() {
+            return Err(Code::TokenMissing.into());
         }
-        Authorization::of(decision, approvals)
+        if let Some(refusal) = obligations.iter().find_map(step_up_refusal) {
+            return Err(refusal);
+        }
+        let why = decision.reasons.iter().map(|reason| reason.code.clone()).collect();
+        let wanted = if obligations.is_empty() {
+            Wanted::one(Vec::new())
+        } else {
+            Wanted::by(obligations, why).ok_or(Code::UnknownObligation)?
+        };
+        let wanted = wanted.over(over);
+        let ask = self.ask(AskKind::Confirm, call, principal, quote, &wanted);
+        // INVARIANT: what was fulfilled is evaluated anew, never assumed to be enough.
+        let is_agreed = |a: &&Approval| a.status == ApprovalStatus::Approved && a.answers(&ask);
+        if let Some(agreed) = approvals.iter().find(is_agreed) {
+            question.id = DecisionId::new(now, self.world.random());
+            question.fulfilled.extend(met(obligations));
+            let mut decision = self.evaluate(&attempt.policy, &question).await?;
+            self.note(&mut decision, attempt, &question, known);
+            return self.authorized(decision, vec![agreed.id], tighter);
+        }
+        if begun.is_some() {
+            return Err(Code::ApprovalPending.into());
+        }
+        let approval = self.open_approval(call, principal, ask, wanted).await?;
+        Err(self.pending(Code::ApprovalPending.into(), &approval))
     }
 
-    #[allow(clippy::too_many_arguments, reason = "a question is made of everything known")]
-    fn question(
+    /// The yes of the external service, where one is configured, to what our own policy lets pass:
+    /// nobody is asked to approve what it denies.
+    pub(super) async fn ask_outside(
         &self,
-        call: &Call,
+        decision: &Decision,
+        question: &Question,
+    ) -> Result<(), Refusal> {
+        match (&self.pdp, &decision.answer) {
+            (None, _) | (Some(_), Answer::Deny(_)) => Ok(()),
+            // What it decides alone it was asked already.
+            (Some(pdp), Answer::Allow(_) | Answer::Challenge(_)) if pdp.is_sole() => Ok(()),
+            (Some(pdp), Answer::Allow(_) | Answer::Challenge(_)) => {
+                pdp.ask(question, question.now).await
+            }
+        }
+    }
+
+    /// What policy says: the bundle's, or that of the external service which decides alone.
+    ///
+    /// # Errors
+    /// The external service's no, or that it gave no usable answer.
+    async fn evaluate(&self, policy: &Engine, question: &Question) -> Result<Decision, Refusal> {
+        match self.pdp.as_ref().filter(|pdp| pdp.is_sole()) {
+            None => Ok(policy.decide(question)),
+            // INVARIANT: this is an allow only because its yes stands before it.
+            Some(pdp) => {
+                pdp.ask(question, question.now).await?;
+                Ok(policy.decided_outside(question))
+            }
+        }
+    }
+
+    /// The budgets that the call would exceed and that let a person decide. `held`: what it holds
+    /// of them already.
+    pub(super) fn over(
+        &self,
+        charges: &[Charge],
+        quote: &Quote,
+        held: Micros,
+        now: UnixMs,
+    ) -> Vec<Arc<str>> {
+        let rooms = self.store.rooms(charges, now);
+        let asks = |(charge, room): &(&Charge, Micros)| {
+            charge.on_exceed == OnExceed::Confirm
+                && room.plus(held).is_some_and(|room| room < quote.micros())
+        };
+        let over = charges.iter().zip(rooms).filter(asks);
+        over.map(|(charge, _)| Arc::from(charge.name())).collect()
+    }
+
+    /// What policy and budgets would want of people if the call had consent.
+    ///
+    /// # Errors
+    /// They refuse it whatever anybody says.
+    pub(super) async fn would_want(
+        &self,
+        attempt: &Attempt,
         identity: &Identity,
         quote: &Quote,
-        consent: &Consent,
-        remaining: Option<Micros>,
-        fulfilled: Vec<Arc<str>>,
-        has_paid: bool,
+        reason: String,
+        begun: Option<&CallView>,
+    ) -> Result<Wanted, Refusal> {
+        let (call, now) = (&attempt.call, self.world.now());
+        let charges = self.charges(call, identity, None, &attempt.evidence);
+        let held = begun.map_or(Micros(0), |begun| begun.micros);
+        let over = self.over(&charges, quote, held, now);
+        let remaining = with_own(self.store.remaining(&charges, None, now), held);
+        let has_paid = attempt.evidence.x402.is_some() || attempt.evidence.l402.is_some();
+        let wanted = if has_paid { quote.micros() } else { quote.asked() };
+        if !call.intent.is_covered() || remaining.is_some_and(|left| left < wanted) {
+            return Err(Code::BudgetExceeded.into());
+        }
+        let picture = self.picture(attempt, identity, quote, (None, remaining, &charges), now);
+        let picture = Picture { is_judged: true, ..picture };
+        let mut question = self.question(&picture, ProofState::Valid, has_paid);
+        let (decision, _) = self.put(&attempt.policy, &mut question, identity.principal()).await?;
+        self.ask_outside(&decision, &question).await?;
+        let why = decision.reasons.iter().map(|reason| reason.code.clone());
+        match &decision.answer {
+            Answer::Allow(_) => Ok(Wanted::one(vec![reason]).over(over)),
+            Answer::Challenge(obligations) => {
+                let reasons = std::iter::once(reason).chain(why).collect();
+                let wanted = Wanted::by(obligations, reasons).map(|wanted| wanted.over(over));
+                wanted.ok_or_else(|| Code::UnknownObligation.into())
+            }
+            Answer::Deny(_) => Err(Code::Forbidden.into()),
+        }
+    }
+
+    /// What the decision's record will say, whatever becomes of the call.
+    fn note(
+        &self,
+        decision: &mut Decision,
+        attempt: &Attempt,
+        question: &Question,
+        known: &mut Known,
+    ) {
+        let mut input = recorded(question, decision);
+        let duties = decision.answer.obligations();
+        let mut more = Vec::new();
+        if duties.contains(&Obligation::EnhancedAudit) {
+            more.extend(enhanced(attempt, question));
+        }
+        if self.pdp.is_some() && decision.answer.word() != AnswerWord::Deny {
+            // What it does not permit is refused with a code of its own.
+            more.push(("pdp", "permit".to_owned()));
+        }
+        input.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        shorten(&mut input);
+        decision.input = Arc::new(input);
+        known.decided = Some(Decided::of(decision));
+        if let Some(shadow) = self.policy.shadow() {
+            shadow.offer(question, decision, attempt.call.id);
+        }
+    }
+
+    /// The proof, with the budgets it rests on.
+    fn authorized(
+        &self,
+        decision: Decision,
+        approvals: Vec<ApprovalId>,
+        tighter: Vec<Charge>,
+    ) -> Result<Authorization, Refusal> {
+        if let Answer::Allow(obligations) = &decision.answer {
+            self.can_perform(obligations)?;
+        }
+        if matches!(decision.answer, Answer::Deny(_)) {
+            self.standing.refused_by(&decision.reasons);
+        }
+        Ok(Authorization::of(decision, approvals)?.charged_to(tighter))
+    }
+
+    fn picture<'a>(
+        &self,
+        attempt: &'a Attempt,
+        identity: &'a Identity,
+        quote: &'a Quote,
+        (grant, remaining, charges): (Option<GrantId>, Option<Micros>, &'a [Charge]),
         now: UnixMs,
+    ) -> Picture<'a> {
+        let call = &attempt.call;
+        Picture {
+            policy: &attempt.policy,
+            call,
+            caller: identity.into(),
+            quote,
+            grant: grant.and_then(|id| self.covered(id)),
+            is_judged: false,
+            remaining,
+            charges,
+            session: self.session_of(attempt, identity.principal()),
+            pinned: self.pinned(&call.terms),
+            now,
+        }
+    }
+
+    /// Asks policy; what it wants to be shown and is at hand is shown, and it is asked again. With
+    /// the budgets that the call is then charged to besides.
+    pub(super) async fn put(
+        &self,
+        policy: &Engine,
+        question: &mut Question,
+        principal: &Principal,
+    ) -> Result<(Decision, Vec<Charge>), Refusal> {
+        let decision = self.evaluate(policy, question).await?;
+        let Answer::Challenge(obligations) = &decision.answer else {
+            return Ok((decision, Vec::new()));
+        };
+        let tighter = oblige::charges(principal, obligations);
+        let mut is_any = false;
+        for word in ["step_up", "tighter_budget"] {
+            let mut own = obligations.iter().filter(|duty| duty.word() == word).peekable();
+            if own.peek().is_none() {
+                continue;
+            }
+            let mut is_met = true;
+            for duty in own {
+                is_met &= self.is_met(duty, question, principal)?;
+            }
+            if is_met {
+                question.fulfilled.push(word.into());
+                is_any = true;
+            }
+        }
+        let decision = if is_any { policy.decide(question) } else { decision };
+        Ok((decision, tighter))
+    }
+
+    /// Whether evidence at hand meets an obligation: the sign-in that the token speaks of, or room
+    /// in the budget, which the reservation counts.
+    fn is_met(
+        &self,
+        duty: &Obligation,
+        question: &Question,
+        principal: &Principal,
+    ) -> Result<bool, Refusal> {
+        match duty {
+            Obligation::StepUp { acr_values, max_age_s } => {
+                let is_class = acr_values.is_empty()
+                    || question.acr.as_ref().is_some_and(|acr| acr_values.contains(acr));
+                let is_recent = max_age_s
+                    .is_none_or(|most| question.sign_in_age_s.is_some_and(|age| age <= most));
+                Ok(is_class && is_recent)
+            }
+            Obligation::TighterBudget { limit, window_s } => {
+                let charge = oblige::charge(principal, *limit, *window_s);
+                let left = self.store.remaining(&[charge], None, question.now);
+                let left = left.unwrap_or_default();
+                if left < question.price {
+                    return Err(Refusal::new(Code::BudgetExceeded)
+                        .with("remaining", left)
+                        .with("price", question.price));
+                }
+                Ok(true)
+            }
+            Obligation::HumanConfirm { .. }
+            | Obligation::MOfN { .. }
+            | Obligation::Rate { .. }
+            | Obligation::MaskArguments { .. }
+            | Obligation::Redact { .. }
+            | Obligation::CapRows { .. }
+            | Obligation::CapBytes { .. }
+            | Obligation::Notify { .. }
+            | Obligation::EnhancedAudit => Ok(false),
+        }
+    }
+
+    pub(super) fn covered(&self, id: GrantId) -> Option<Covered> {
+        let grant = self.store.grant(id)?;
+        let terms = &grant.terms;
+        Some(Covered { id, per_call: terms.per_call, expires_at: terms.expires_at })
+    }
+
+    pub(super) fn question(
+        &self,
+        picture: &Picture<'_>,
+        consent: ProofState,
+        has_paid: bool,
     ) -> Question {
-        let principal = identity.principal();
-        Question {
-            id: DecisionId::new(now, self.world.random()),
+        let Picture { call, caller, quote, pinned, now, .. } = picture;
+        let (principal, sign_in) = (caller.principal, caller.sign_in);
+        let (history, calls_last_minute) = self.history(picture);
+        let question = Question {
+            id: DecisionId::new(*now, self.world.random()),
             call_digest: quote.call_digest(),
             tenant: Arc::clone(&principal.tenant),
             human: principal.delegator_text(),
             is_human: principal.delegator.as_ref().is_some_and(|d| d.is_human),
             roles: principal.roles.clone(),
+            acr: sign_in.acr.clone(),
+            sign_in_age_s: sign_in.at.map(|at| now.since_ms(at) / 1000),
             agent: Arc::clone(&principal.agent),
+            assurance: assurance(*caller),
             chain_depth: u32::try_from(principal.chain.len()).unwrap_or(u32::MAX),
             server: Arc::clone(&call.terms.tool.server),
             tool: Arc::clone(&call.terms.tool.tool),
             sensitivity: call.terms.sensitivity,
+            is_reversible: call.terms.is_reversible,
+            is_open_world: self.is_open_world(&call.terms, pinned),
+            definition: pinned.digest,
+            pin: pinned.pin,
             intent: call.intent(),
-            declared: call.declared.as_ref().and_then(|declared| declared.intent),
+            declared: call.intent.declared,
+            source: call.intent.source,
+            purpose: call.intent.purpose,
+            quote: quote.id(),
+            terms: quote.digest(),
             price: quote.micros(),
             price_text: self.price_text(quote),
             payment: match (quote.is_free(), has_paid) {
@@ -100,71 +393,45 @@ impl Gate {
                 (false, true) => ProofState::Valid,
                 (false, false) => ProofState::Missing,
             },
-            consent: match consent.grant() {
-                Some(_) => ProofState::Valid,
-                None => ProofState::NotRequired,
-            },
-            remaining,
-            fulfilled,
-            now,
-        }
-    }
-
-    async fn open_approval(
-        &self,
-        call: &Call,
-        identity: &Identity,
-        quote: &Quote,
-        obligations: &[Obligation],
-        now: UnixMs,
-    ) -> Refusal {
-        let ttl_s = obligations.iter().find_map(|obligation| match obligation {
-            Obligation::HumanConfirm { ttl_s } => Some(*ttl_s),
-            Obligation::Redact { .. } | Obligation::CapBytes { .. } => None,
-        });
-        let Some(ttl_s) = ttl_s else { return Code::UnknownObligation.into() };
-        let principal = identity.principal();
-        let request = ApprovalRequest {
-            id: ApprovalId::new(now, self.world.random()),
-            principal: principal.key(),
-            call_digest: quote.call_digest(),
-            quote_digest: None,
-            tenant: Arc::clone(&principal.tenant),
-            delegator: principal.delegator_text(),
-            agent: Arc::clone(&principal.agent),
-            tool: call.terms.tool.to_string(),
-            intent: call.intent(),
-            price: self.price_text(quote),
-            ttl_ms: ttl_s.saturating_mul(1000).min(self.config.limits.approval_ttl_ms),
+            consent,
+            grant: picture.grant,
+            remaining: picture.remaining,
+            history,
+            risk: Risk::default(),
+            trust: self.trust(picture),
+            session: Session { calls_last_minute, ..picture.session },
+            fulfilled: Vec::new(),
+            now: *now,
         };
-        match self.store.approval_open(request).await {
-            Ok(approval) => pending_refusal(&approval),
-            Err(refusal) => refusal,
-        }
+        question.by(picture.policy.tables())
     }
 }
 
-/// The obligations that a decided approval fulfils.
-fn fulfilled(approval: Option<&Approval>) -> Result<(Vec<Arc<str>>, Vec<ApprovalId>), Refusal> {
-    let Some(approval) = approval else { return Ok(Default::default()) };
-    match approval.status {
-        ApprovalStatus::Approved => Ok((vec!["human_confirm".into()], vec![approval.id])),
-        ApprovalStatus::Denied => {
-            let reason = approval.reason.as_deref().unwrap_or("no reason given");
-            Err(Refusal::new(Code::ApprovalDenied)
-                .with("approval", approval.id)
-                .with("reason", reason))
-        }
-        ApprovalStatus::Pending | ApprovalStatus::Expired | ApprovalStatus::Consumed => {
-            Ok(Default::default())
-        }
-    }
+/// What is left for a call that holds some of it already.
+fn with_own(remaining: Option<Micros>, held: Micros) -> Option<Micros> {
+    remaining.map(|left| left.plus(held).unwrap_or(left))
 }
 
-fn pending_refusal(approval: &Approval) -> Refusal {
-    let id = approval.id;
-    Refusal::new(Code::ApprovalPending)
-        .with("approval", id)
-        .with("approve_with", format_args!("countersign approvals approve {id}"))
-        .with("until", approval.expires_at.rfc3339())
+/// What the person's sign-in must be (RFC 9470 section 3).
+fn step_up_refusal(obligation: &Obligation) -> Option<Refusal> {
+    let Obligation::StepUp { acr_values, max_age_s } = obligation else { return None };
+    let mut refusal = Refusal::new(Code::StepUpRequired);
+    if !acr_values.is_empty() {
+        refusal = refusal.with("acr_values", acr_values.join(" "));
+    }
+    Some(match max_age_s {
+        Some(age_s) => refusal.with("max_age", age_s),
+        None => refusal,
+    })
+}
+
+/// Under `enhanced_audit` the record says more: roles, the purpose's digest, the session, and the
+/// shape of the arguments, never their values.
+fn enhanced(attempt: &Attempt, question: &Question) -> [(&'static str, String); 4] {
+    [
+        ("arguments.shape", oblige::shape(&attempt.call.arguments)),
+        ("roles", question.roles.join(" ")),
+        ("purpose", question.purpose.map_or("none".to_owned(), |digest| digest.to_hex())),
+        ("session.named", attempt.session.is_some().to_string()),
+    ]
 }

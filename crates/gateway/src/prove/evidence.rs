@@ -4,6 +4,7 @@
 //! there is one, but for `Authorization`, which may carry one bearer token and one L402
 //! credential on two lines, as some payment clients send it.
 
+use super::bring::unacceptable;
 use countersign_core::{
     proof::x402::code_of,
     refusal::{Code, Refusal},
@@ -14,6 +15,7 @@ use countersign_core::{
     },
 };
 use http::{HeaderMap, header::AUTHORIZATION};
+use serde_json::value::RawValue;
 use std::fmt;
 
 /// What a request brought.
@@ -23,15 +25,23 @@ pub struct Evidence {
     pub bearer: Option<String>,
     /// An L402 credential.
     pub l402: Option<Credential>,
+    /// A grant that a person signed.
+    pub mandate: Option<String>,
+    /// The MCP session that it names.
+    pub session: Option<String>,
     /// An x402 payment, or why it can be none of ours: said where a payment is wanted.
     pub x402: Option<Result<PaymentPayload, Refusal>>,
 }
+
+/// `_meta` key of a grant that a person signed, a compact JWS.
+pub const META_MANDATE: &str = "countersign/consent-grant";
 
 impl fmt::Debug for Evidence {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Evidence")
             .field("bearer", &self.bearer.is_some())
             .field("l402", &self.l402.is_some())
+            .field("mandate", &self.mandate.is_some())
             .field("x402", &self.x402.is_some())
             .finish()
     }
@@ -45,6 +55,7 @@ impl Evidence {
     /// [`Code::TokenMalformed`], [`Code::OldVersion`].
     pub fn of(headers: &HeaderMap, meta: &Meta<'_>) -> Result<Self, Refusal> {
         let mut evidence = Self::of_authorization(headers)?;
+        evidence.session = single(headers, "mcp-session-id")?.map(str::to_owned);
         if let Some(composite) = single(headers, "x-mcp-auth-composite")? {
             let Composite { identity, payment } =
                 l402::parse_composite(composite).map_err(malformed)?;
@@ -55,6 +66,7 @@ impl Evidence {
             let credential = l402::parse_mcp_proof(raw).map_err(malformed)?;
             evidence.l402 = same(evidence.l402, Some(credential))?;
         }
+        evidence.mandate = meta.get(META_MANDATE).map(mandate).transpose()?;
         let found = x402::PaymentSources {
             payment_signature: single(headers, "payment-signature")?,
             x_payment: single(headers, "x-payment")?,
@@ -129,6 +141,11 @@ fn same<T: PartialEq>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> 
         (Some(_), Some(_)) => Err(Code::AmbiguousPayment.into()),
         (a, b) => Ok(a.or(b)),
     }
+}
+
+fn mandate(raw: &RawValue) -> Result<String, Refusal> {
+    let text = serde_json::from_str(raw.get());
+    text.map_err(|_| unacceptable("a mandate is a string"))
 }
 
 fn malformed(error: L402Error) -> Refusal {

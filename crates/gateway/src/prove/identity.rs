@@ -11,8 +11,10 @@
 
 mod issuer;
 mod keys;
+mod sign_in;
 
-pub use issuer::{Discovery, IssuerConfig, IssuerProblem, IssuerReport, KeysProblem};
+pub use issuer::{Discovery, Endpoints, IssuerConfig, IssuerProblem, IssuerReport, KeysProblem};
+pub use sign_in::{Provider, SignInProblem};
 
 use crate::fetch::form_pairs;
 use countersign_core::{

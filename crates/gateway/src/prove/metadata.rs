@@ -3,7 +3,7 @@
 //!
 //! INVARIANT: a challenge names only public facts: the metadata's URL, scopes, a fixed sentence.
 
-use countersign_core::refusal::Code;
+use countersign_core::refusal::{Code, Refusal};
 use http::Uri;
 use serde::Serialize;
 use std::{fmt::Write as _, sync::Arc};
@@ -51,7 +51,8 @@ pub fn document(resource: &str, issuers: &[&str], scopes: &[Arc<str>]) -> String
 /// The challenge that goes with a refusal of identity. Without a token there is no `error`
 /// (RFC 6750 §3.1); with too small a one, `scope` names every scope the operation needs.
 #[must_use]
-pub fn www_authenticate(metadata_url: &str, scopes: &[Arc<str>], code: Code) -> String {
+pub fn www_authenticate(metadata_url: &str, scopes: &[Arc<str>], refusal: &Refusal) -> String {
+    let code = refusal.code();
     let mut challenge = format!("Bearer resource_metadata=\"{}\"", quotable(metadata_url));
     let scopes: Vec<String> = scopes.iter().map(|scope| quotable(scope)).collect();
     if !scopes.is_empty() {
@@ -62,7 +63,7 @@ pub fn www_authenticate(metadata_url: &str, scopes: &[Arc<str>], code: Code) -> 
         return challenge;
     } else if code == Code::ScopeMissing {
         "insufficient_scope"
-    } else if code == Code::HumanRequired {
+    } else if code == Code::HumanRequired || code == Code::StepUpRequired {
         "insufficient_user_authentication"
     } else if code == Code::TokenInQuery {
         "invalid_request"
@@ -71,6 +72,11 @@ pub fn www_authenticate(metadata_url: &str, scopes: &[Arc<str>], code: Code) -> 
     };
     let description = quotable(code.row().title);
     let _ok = write!(challenge, ", error=\"{error}\", error_description=\"{description}\"");
+    // RFC 9470 section 3: what the sign-in must be.
+    for fact in refusal.facts().iter().filter(|fact| ["acr_values", "max_age"].contains(&fact.name))
+    {
+        let _ok = write!(challenge, ", {}=\"{}\"", fact.name, quotable(&fact.value));
+    }
     challenge
 }
 
@@ -113,7 +119,9 @@ mod tests {
 
     #[test]
     fn challenges() {
-        let challenge = |scopes: &[Arc<str>], code| www_authenticate("https://gw/m", scopes, code);
+        let challenge = |scopes: &[Arc<str>], code: Code| {
+            www_authenticate("https://gw/m", scopes, &code.into())
+        };
         assert_eq!(
             challenge(&[], Code::TokenMissing),
             r#"Bearer resource_metadata="https://gw/m""#
@@ -130,5 +138,9 @@ mod tests {
                 .to_owned()
                 + r#"error_description="the access token's signature is not valid""#
         );
+        let step_up = Refusal::new(Code::StepUpRequired).with("acr_values", "mfa hw");
+        let asked = www_authenticate("https://gw/m", &[], &step_up.with("max_age", 600));
+        assert!(asked.contains(r#"error="insufficient_user_authentication""#), "{asked}");
+        assert!(asked.ends_with(r#", acr_values="mfa hw", max_age="600""#), "{asked}");
     }
 }

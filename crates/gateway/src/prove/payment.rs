@@ -19,6 +19,7 @@ use countersign_core::{
     ids::QuoteId,
     ledger::CallState,
     money::AssetCode,
+    policy::Decided,
     proof::{
         Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
         mint, x402::nonce_key,
@@ -78,8 +79,8 @@ const OPEN_OFFERS_MAX: usize = 10_000;
 pub struct Challenge {
     /// The quote.
     pub quote: Quote,
-    /// x402: what to sign for, and extensions that bind it.
-    pub x402: Option<(Requirements, Option<Box<RawValue>>)>,
+    /// x402: what to sign for, one of these, and extensions that bind it.
+    pub x402: Option<(Vec<Requirements>, Option<Box<RawValue>>)>,
     /// Lightning: what to pay, and the credential that paying completes.
     pub l402: Option<LightningOffer>,
 }
@@ -119,18 +120,19 @@ impl Gate {
         quote: &Quote,
         credential: Option<Presented>,
         evidence: &Evidence,
-        is_repeated: bool,
+        is_begun: bool,
     ) -> Result<Payment, Refusal> {
         if quote.is_free() {
             return Payment::not_required(quote);
         }
         if let Some(payment) = &evidence.x402 {
             let payment = payment.as_ref().map_err(Clone::clone)?;
-            let paid = self.verify_x402(call, payment, quote, is_repeated).await?;
+            let paid = self.verify_x402(call, payment, quote, is_begun).await?;
             return Payment::x402(paid, quote, call.terms.flow);
         }
         let credential = credential.ok_or(Code::PaymentRequired)??;
-        Payment::l402(&credential, identity.principal(), &call.terms, quote)
+        let now = self.world.now();
+        Payment::l402(&credential, identity.principal(), &call.terms, quote, now)
     }
 
     /// Checks a payment here, then asks whoever settles.
@@ -139,16 +141,16 @@ impl Gate {
         call: &Call,
         payment: &PaymentPayload,
         quote: &Quote,
-        is_repeated: bool,
+        is_begun: bool,
     ) -> Result<PaidX402, Refusal> {
         let rail = self.rails.x402.as_ref().ok_or(Code::PaymentTerms)?;
-        let (offer, terms) = rail.offer_of(quote).ok_or(Code::PaymentTerms)?;
+        let (offer, terms) = rail.accepted(quote, payment).ok_or(Code::PaymentTerms)?;
         let challenge = X402Challenge::of(&rail.challenge_key, quote);
         let now = self.world.now();
         let terms = terms.for_tool(&call.terms);
         let paid = PaidX402::verify(payment, quote, offer, &terms, &challenge, now, recover)?;
         // What we took already, the facilitator would only call used.
-        if is_repeated {
+        if is_begun {
             return Ok(paid);
         }
         let signed = SignedPayment::from_stored(paid.payload()).ok_or(Code::InternalFault)?;
@@ -166,11 +168,10 @@ impl Gate {
     pub fn verify_credential(
         &self,
         credential: &Credential,
-        now: UnixMs,
     ) -> Result<VerifiedCredential, Refusal> {
         let stored = self.store.credential(credential.id.key())?;
         let stored = stored.filter(|stored| !stored.revoked).ok_or(Code::CredentialInvalid)?;
-        VerifiedCredential::verify(credential, &stored.root_key, &stored.minted, now)
+        VerifiedCredential::verify(credential, &stored.root_key, &stored.minted)
     }
 
     /// The ways to pay, durable before they are shown. A new refusal code is recorded with it.
@@ -189,13 +190,13 @@ impl Gate {
         // The path's proof went into its permit, if it came that far: the credential that is
         // minted here rests on one of its own.
         let (identity, _) = self.identify(call, &attempt.evidence).await?;
-        let x402 = self.x402_offer(call, &quote);
+        let x402 = self.x402_offers(call, &quote);
         let open = self.open_lightning(quote.id());
         let now = self.world.now();
         let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
         let is_open = open_now.is_some_and(|open| open.quote.id() == quote.id());
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
-        let stored = self::attempt(call, identity.principal());
+        let stored = self::attempt(call, identity.principal(), known.decided.clone());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
         let is_complete = open.is_some() || !wants_lightning;
         if is_open && is_complete {
@@ -204,7 +205,7 @@ impl Gate {
         }
         // It is over, or its Lightning offer is gone (a restart): the same price under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
-        let x402 = if is_known { self.x402_offer(call, &quote) } else { x402 };
+        let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
         let (l402, credential) = self.lightning_offer(call, &identity, &quote).await.unzip();
         if x402.is_none() && l402.is_none() {
             return Err(Code::NoRail.into());
@@ -304,16 +305,18 @@ impl Gate {
         Ok((taken.is_some() && taken == payload).then_some(key))
     }
 
-    fn x402_offer(
+    fn x402_offers(
         &self,
         call: &Call,
         quote: &Quote,
-    ) -> Option<(Requirements, Option<Box<RawValue>>)> {
+    ) -> Option<(Vec<Requirements>, Option<Box<RawValue>>)> {
         let rail = self.rails.x402.as_ref()?;
-        let (offer, terms) = rail.offer_of(quote)?;
         let challenge = X402Challenge::of(&rail.challenge_key, quote);
-        let requirements = terms.for_tool(&call.terms).requirements(offer, &challenge);
-        Some((requirements, challenge.extensions()))
+        let offers = rail.offers(quote);
+        let offers: Vec<_> = offers
+            .map(|(offer, terms)| terms.for_tool(&call.terms).requirements(offer, &challenge))
+            .collect();
+        if offers.is_empty() { None } else { Some((offers, challenge.extensions())) }
     }
 
     fn open_lightning(&self, quote: QuoteId) -> Option<LightningOffer> {
@@ -384,10 +387,23 @@ impl Gate {
 }
 
 impl X402Rail {
-    /// The offer of a quote that this rail takes, with its terms.
-    fn offer_of<'a>(&'a self, quote: &'a Quote) -> Option<(&'a Offer, &'a X402Terms)> {
-        let offer = quote.offers().iter().find(|offer| offer.rail == Rail::X402)?;
-        Some((offer, self.terms.get(&offer.amount.asset)?))
+    /// The offers of a quote that this rail takes, with their terms.
+    fn offers<'a>(&'a self, quote: &'a Quote) -> impl Iterator<Item = (&'a Offer, &'a X402Terms)> {
+        let on_rail = quote.offers().iter().filter(|offer| offer.rail == Rail::X402);
+        on_rail.filter_map(|offer| Some((offer, self.terms.get(&offer.amount.asset)?)))
+    }
+
+    /// The one of them whose token a payer says it accepted. What else it says is looked at with
+    /// the payment.
+    fn accepted<'a>(
+        &'a self,
+        quote: &'a Quote,
+        payment: &PaymentPayload,
+    ) -> Option<(&'a Offer, &'a X402Terms)> {
+        let said = payment.accepted.evm().ok()?;
+        let is_said =
+            |terms: &X402Terms| terms.chain_id == said.chain_id && terms.token == said.asset;
+        self.offers(quote).find(|(_, terms)| is_said(terms))
     }
 }
 
@@ -443,12 +459,13 @@ pub fn unfinished(earlier: &CallView) -> Refusal {
 
 /// The attempt as the store records it.
 #[must_use]
-pub fn attempt(call: &Call, principal: &Principal) -> Attempt {
+pub fn attempt(call: &Call, principal: &Principal, decided: Option<Decided>) -> Attempt {
     Attempt {
         call: call.id,
         call_digest: call.digest(principal),
         principal: principal.clone(),
         tool: call.terms.tool.clone(),
         evidence: crate::conclude::evidence(call),
+        decided,
     }
 }

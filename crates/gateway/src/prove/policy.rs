@@ -11,16 +11,36 @@
 //!
 //! Does not cache decisions, hold evidence, perform obligations, or ask anybody outside.
 
+mod access;
+mod activation;
+mod bundle;
+mod delta;
+mod duties;
+mod explain;
 mod facts;
+mod invariant;
 mod lint;
+mod live;
 mod load;
+mod named;
 mod problem;
 mod rule;
+pub mod shadow;
 mod slices;
 #[cfg(test)]
 mod tests;
+mod trial;
 
-pub use self::problem::{Flaw, Place, PolicyLoadError, Problem, Source};
+pub use self::{
+    access::{Access, Answered, Thing},
+    bundle::{Bundle, BundleError, Files, Manifest},
+    delta::{Compared, Delta, Row, answer_text},
+    explain::{Clause, Clauses, Explanation},
+    invariant::{BUILTIN_INVARIANTS, Proof, Refuted, Unproved, prove},
+    live::{Live, open},
+    problem::{Flaw, Place, PolicyLoadError, Problem, Source},
+    trial::{Trial, TrialFailure, run as run_trials},
+};
 
 use self::{
     facts::{Scene, Unfit, Vocabulary},
@@ -30,9 +50,12 @@ use self::{
 use cedar_policy::{AuthorizationError, Authorizer, Effect, Schema};
 use countersign_core::{
     digest::Digest,
-    policy::{Answer, Decision, DenyCause, Obligation, Question, Reason},
+    policy::{Answer, Decision, DenyCause, Obligation, Question, Reason, Tables},
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// One loaded bundle, ready to decide. Immutable: reloading builds another one.
 #[derive(Debug)]
@@ -44,7 +67,11 @@ pub struct Engine {
     /// Words that evidence can be about: the interactive obligations some rule asks for. An
     /// inline one is met by the call itself, so a claim that it is met already counts for nothing.
     evidence: BTreeSet<&'static str>,
+    tables: Tables,
     digest: Digest,
+    manifest: Option<Manifest>,
+    /// Things of the bundle's own, besides calls of tools.
+    own: Option<access::Own>,
 }
 
 /// The rules that matched, each list by id.
@@ -64,13 +91,29 @@ impl Engine {
     pub const BUILTIN_SCHEMA: &str = include_str!("../../policy/schema.cedarschema");
     /// The default bundle's policies.
     pub const BUILTIN_POLICIES: &str = include_str!("../../policy/policies.cedar");
+    /// The default bundle's words of intents.
+    pub const BUILTIN_INTENTS: &str = include_str!("../../policy/intents.json");
+    /// The default bundle's numbers of risk.
+    pub const BUILTIN_RISK: &str = include_str!("../../policy/risk.json");
+    /// The default bundle's tiers of trust.
+    pub const BUILTIN_TIERS: &str = include_str!("../../policy/tiers.json");
+    /// The default bundle's sentences for reasons.
+    pub const BUILTIN_REASONS: &str = include_str!("../../policy/reasons.json");
 
     /// Loads a bundle: parsed, linted, validated strictly, and tried on every intent.
     ///
     /// # Errors
     /// Everything that is wrong with it, not only the first thing.
+    pub fn of(bundle: &Bundle) -> Result<Self, PolicyLoadError> {
+        load::load(bundle)
+    }
+
+    /// Loads a schema and policies, with the data of the default bundle.
+    ///
+    /// # Errors
+    /// As [`Self::of`].
     pub fn load(schema: &str, policies: &str) -> Result<Self, PolicyLoadError> {
-        load::load(schema, policies)
+        Self::of(&Bundle::of_texts(schema, policies))
     }
 
     /// Loads the default bundle.
@@ -78,13 +121,31 @@ impl Engine {
     /// # Errors
     /// None, as the tests show; the bundle goes through the same checks as any other.
     pub fn builtin() -> Result<Self, PolicyLoadError> {
-        Self::load(Self::BUILTIN_SCHEMA, Self::BUILTIN_POLICIES)
+        Self::of(&Bundle::builtin())
     }
 
-    /// SHA-256 over both files.
+    /// The bundle's data.
+    #[must_use]
+    pub const fn tables(&self) -> &Tables {
+        &self.tables
+    }
+
+    /// The bundle's manifest, if it has one.
+    #[must_use]
+    pub const fn manifest(&self) -> Option<&Manifest> {
+        self.manifest.as_ref()
+    }
+
+    /// SHA-256 over all files.
     #[must_use]
     pub const fn bundle_digest(&self) -> Digest {
         self.digest
+    }
+
+    /// The ids of all policies.
+    pub fn rule_ids(&self) -> impl Iterator<Item = &str> {
+        let own = self.own.iter().flat_map(|own| own.rules.keys());
+        self.rules.keys().chain(own).map(String::as_str)
     }
 
     /// The bundle in sentences: how many policies there are, and what each obligation does.
@@ -116,12 +177,31 @@ impl Engine {
             reasons,
             bundle: self.digest,
             at: question.now,
+            input: Arc::default(),
+        }
+    }
+
+    /// The form of a decision that the external service took alone: its yes, without duties. No
+    /// policy is asked, so only whoever has that yes may take it.
+    pub(in crate::prove) fn decided_outside(&self, question: &Question) -> Decision {
+        let reason = Reason { code: "EXTERNAL_PERMIT".to_owned(), policy: "pdp".to_owned() };
+        Decision {
+            id: question.id,
+            call_digest: question.call_digest,
+            answer: Answer::Allow(Vec::new()),
+            reasons: vec![reason],
+            bundle: self.digest,
+            at: question.now,
+            input: Arc::default(),
         }
     }
 
     /// The algorithm, in order: what holds now, what no obligation can change, what would hold
     /// once they were met, and who must act for that.
     fn answer(&self, question: &Question) -> Result<Verdict, Broken> {
+        if let Some(manifest) = &self.manifest {
+            manifest.check_time(question.now).map_err(|_| Broken::not_in_force())?;
+        }
         let scene = Scene::new(&self.vocabulary, question, None)?;
         let words = question.fulfilled.iter().map(|word| &**word);
         let evidence: BTreeSet<&str> = words.filter(|word| self.evidence.contains(word)).collect();
@@ -189,14 +269,24 @@ impl Engine {
         schema: &Schema,
         policies: &[cedar_policy::Policy],
         rules: BTreeMap<String, Rule>,
-        digest: Digest,
+        tables: Tables,
+        bundle: &Bundle,
     ) -> Result<Self, Flaw> {
         let vocabulary = Vocabulary::new(schema)?;
         let slices = Slices::new(policies, &vocabulary)?;
         let duties = rules.values().filter_map(|rule| rule.duty.known());
         let evidence = duties.filter(|d| d.is_interactive()).map(Obligation::word).collect();
         let authorizer = Authorizer::new();
-        Ok(Self { authorizer, vocabulary, rules, slices, evidence, digest })
+        let (digest, manifest) = (bundle.digest(), bundle.manifest().cloned());
+        let own = None;
+        Ok(Self { authorizer, vocabulary, rules, slices, evidence, tables, digest, manifest, own })
+    }
+}
+
+impl Broken {
+    /// The bundle is used outside of the time it was made for.
+    fn not_in_force() -> Self {
+        Self(vec![Reason { code: "BUNDLE_NOT_VALID".to_owned(), policy: "gateway".to_owned() }])
     }
 }
 
@@ -228,7 +318,7 @@ fn denied(cause: DenyCause, reasons: impl Iterator<Item = Reason>) -> Verdict {
 /// somebody must act first, else the call may run and the gateway performs them.
 fn conditional(duties: &[&Obligation], forbids: &[&Rule], permits: &[&Rule]) -> Verdict {
     let (interactive, inline): (Vec<_>, Vec<_>) =
-        rule::merged(duties).into_iter().partition(Obligation::is_interactive);
+        duties::merged(duties).into_iter().partition(Obligation::is_interactive);
     if interactive.is_empty() {
         let because = permits.iter().chain(forbids).map(|rule| rule.reason());
         return (Answer::Allow(inline), because.collect());

@@ -318,11 +318,14 @@ impl Facilitator {
         }
     }
 
-    /// What is known of the authorization.
-    pub async fn lookup(&self, payment: &SignedPayment) -> AuthorizationState {
+    /// What is known of the authorization, by the chain; `None` where none is configured.
+    pub async fn lookup(&self, payment: &SignedPayment) -> Option<AuthorizationState> {
         match self {
-            Self::Remote(remote) => remote.lookup(payment).await,
-            Self::Builtin(builtin) => builtin.lookup(payment.transfer()).await,
+            Self::Remote(Remote { chain: Some(chain), .. }) => {
+                Some(chain.lookup(payment.transfer()).await)
+            }
+            Self::Remote(Remote { chain: None, .. }) => None,
+            Self::Builtin(builtin) => Some(builtin.lookup(payment.transfer()).await),
         }
     }
 }
@@ -394,13 +397,6 @@ impl Remote {
                 AuthorizationState::Dead(decline) => SettleOutcome::Failed(decline),
                 AuthorizationState::Unused | AuthorizationState::Unknown => SettleOutcome::Unknown,
             },
-        }
-    }
-
-    async fn lookup(&self, payment: &SignedPayment) -> AuthorizationState {
-        match &self.chain {
-            Some(chain) => chain.lookup(payment.transfer()).await,
-            None => AuthorizationState::Unknown,
         }
     }
 

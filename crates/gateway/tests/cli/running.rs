@@ -10,17 +10,18 @@ use std::{
 };
 
 /// A gateway in front of the sandbox's server.
-struct Gateway {
-    site: Site,
+pub(super) struct Gateway {
+    pub(super) site: Site,
     _sandbox: Running,
     gateway: Running,
-    url: String,
+    pub(super) url: String,
 }
 
 /// A key that everybody knows; its account has sandbox money.
-const WALLET: &str = "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
+pub(super) const WALLET: &str =
+    "0xac0974bec39a17e36ba4a6b4d238ff944bacb478cbed5efcae784d7bf4f2ff80";
 
-fn start(name: &str) -> Gateway {
+pub(super) fn start(name: &str) -> Gateway {
     let site = Site::new(name);
     let ports = ["--lightning", "0", "--facilitator", "0", "--issuer", "0", "--server", "0"];
     let args: Vec<&str> = ["sandbox"].into_iter().chain(ports).collect();
@@ -107,7 +108,7 @@ impl Gateway {
         self.site.run(&[&args, more].concat())
     }
 
-    fn create_grant(&self) -> Value {
+    pub(super) fn create_grant(&self) -> Value {
         let issuer = fs::read_to_string(self.site.path("countersign.yaml")).unwrap();
         let issuer: Value = serde_json::from_str(&issuer).unwrap();
         self.site.json(&[
@@ -202,7 +203,8 @@ fn a_person_confirms_one_very_call() {
     assert_eq!(approved["status"], "approved");
     assert!(approved["approver"].as_str().unwrap().starts_with("os:"));
     let again = site.run(&["approvals", "deny", id]);
-    assert_eq!((again.exit, again.error().0.as_str()), (2, "the approval was answered before"));
+    assert_eq!(again.exit, 2);
+    assert!(again.error().0.ends_with(": the approval was answered before"), "{}", again.err);
     assert_eq!(running.call("delete_report", &["--intent", "delete"]).exit, 0);
     assert_eq!(running.call("delete_report", &["--intent", "delete"]).exit, 12, "used up");
     let next = site.json(&["approvals", "list"])["items"][0]["id"].as_str().unwrap().to_owned();
@@ -250,16 +252,16 @@ fn administrators_mistakes_are_named() {
     ] {
         let ran = create(&[change]);
         assert_eq!(ran.exit, 2, "{change:?}");
-        assert!(ran.error().0.starts_with(&format!("`{member}`: ")), "{}", ran.err);
+        assert!(ran.error().0.contains(&format!(": `{member}`: ")), "{}", ran.err);
     }
     let none = "call_00000000000000000000000000000000";
     assert_eq!(site.run(&["calls", "show", none]).exit, 2);
     assert_eq!(site.run(&["ledger", "resolve", none, "refund"]).exit, 2);
     assert_eq!(site.run(&["ledger", "refunded", none, "--reference", "x"]).exit, 2);
     assert_eq!(site.run(&["credential", "revoke", &"0".repeat(64)]).exit, 2);
-    let budgets = site.json(&["ledger", "budgets"]);
+    let budgets = site.json(&["budget", "show"]);
     assert_eq!(budgets["items"][0]["needs"], json!(["delegator"]));
-    let budgets = site.json(&["ledger", "budgets", "--delegator", "i|s"]);
+    let budgets = site.json(&["budget", "show", "--delegator", "i|s"]);
     assert_eq!(budgets["items"][0]["remaining"], "1 USD");
     let second = site.run(&["serve"]);
     assert_eq!(second.exit, 2, "the store is in use: {}", second.err);

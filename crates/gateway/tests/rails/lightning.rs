@@ -10,7 +10,7 @@ use countersign_core::{
     },
     quote::{Offer, Quote, Rail},
     refusal::Code,
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms, ToolRef, Uses},
+    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms, ToolRef, Uses},
     time::UnixMs,
     wire::l402::{Challenge, Credential},
     world::World,
@@ -24,9 +24,12 @@ use countersign_gateway::{
     world::system,
 };
 use serde_json::{Value, json};
-use std::sync::{
-    Arc,
-    atomic::{AtomicU64, Ordering},
+use std::{
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use super::{fetch, loopback};
@@ -55,7 +58,10 @@ fn anonymous() -> Identity {
         uses: Uses(1),
         intent: None,
         sensitivity: 0,
+        is_reversible: false,
+        open_world: None,
         deadline_ms: 1_000,
+        payer: PayerRule::Any,
         keep_output_schema: false,
     })
     .unwrap()
@@ -114,7 +120,13 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     let invoice = source.create(3_000, "sandbox forecast", 60).await.unwrap();
     let price = Amount { asset: "BTC".into(), minor: 3_000 };
     let payee = source.name().to_owned();
-    let offer = Offer { rail: Rail::L402, amount: price.clone(), payee, micros: Micros(1_800) };
+    let offer = Offer {
+        rail: Rail::L402,
+        amount: price.clone(),
+        payee,
+        micros: Micros(1_800),
+        uses: NonZeroU32::MIN,
+    };
     let id = QuoteId::new(now, [1; 10]);
     let quote = Quote::new(id, Digest::of(b"call"), vec![offer], now, now.plus_ms(60_000));
     let root_key = system().random::<32>();
@@ -141,8 +153,8 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     assert_eq!(paid["sandbox"], true);
     let text = format!("{}:{}", challenge.token(), paid["preimage"].as_str().unwrap());
     let credential = Credential::parse(&text).unwrap();
-    let verified = VerifiedCredential::verify(&credential, &root_key, &minted, now).unwrap();
-    assert!(verified.covers(&Principal::anonymous(), &tool(), &quote, &price).is_ok());
+    let verified = VerifiedCredential::verify(&credential, &root_key, &minted).unwrap();
+    assert!(verified.covers(&Principal::anonymous(), &tool(), &quote, &price, now).is_ok());
 
     let reply = http.post(&url, "application/json", &[], body).await.unwrap();
     assert_eq!(reply.status, 400);
@@ -152,7 +164,7 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     let preimage = sandbox.pay(&other.bolt11).unwrap();
     let text = format!("{}:{}", challenge.token(), hex::encode(preimage));
     let stolen = Credential::parse(&text).unwrap();
-    let refused = VerifiedCredential::verify(&stolen, &root_key, &minted, now).unwrap_err();
+    let refused = VerifiedCredential::verify(&stolen, &root_key, &minted).unwrap_err();
     assert_eq!(refused.code(), Code::PreimageMismatch);
     sandbox.stop();
 }

@@ -21,8 +21,8 @@ use countersign_gateway::{
     rails::{
         evm::Signer,
         x402::{
-            Attempt, AuthorizationState, Decline, Facilitator, Remote, SettleOutcome,
-            SignedPayment, VerifyOutcome, recover,
+            Attempt, Decline, Facilitator, Remote, SettleOutcome, SignedPayment, VerifyOutcome,
+            recover,
         },
     },
     sandbox::{
@@ -60,6 +60,7 @@ fn quote_of(call: &[u8], now: UnixMs) -> Quote {
         amount: Amount { asset: "USDC".into(), minor: 10_000 },
         payee: terms().pay_to.to_string(),
         micros: Micros(10_000),
+        uses: std::num::NonZeroU32::MIN,
     };
     let id = QuoteId::new(now, [1; 10]);
     Quote::new(id, Digest::of(call), vec![offer], now, now.plus_ms(60_000))
@@ -264,7 +265,7 @@ async fn a_refusal_after_an_unknown_end_stays_unknown() {
     assert_eq!(first, SettleOutcome::Failed(Decline::Funds));
     let again = facilitator.settle(&payment, Attempt::Again).await;
     assert_eq!(again, SettleOutcome::Unknown);
-    assert_eq!(facilitator.lookup(&payment).await, AuthorizationState::Unknown);
+    assert_eq!(facilitator.lookup(&payment).await, None);
     sandbox.stop();
 }
 

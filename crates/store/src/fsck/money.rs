@@ -9,6 +9,7 @@ use crate::{
     accounts::{AccountName, Balance, Step, read_balances},
     calls::Course,
     fault::Fault,
+    grants::Grants,
     schema::{json, uint},
 };
 use countersign_core::{
@@ -244,17 +245,19 @@ pub(super) fn check_grants(
     calls: &[Row],
     findings: &mut Findings,
 ) -> Result<(), Fault> {
+    let grants = Grants::load(conn)?;
     let mut uses: HashMap<GrantId, (u64, u64)> = HashMap::new();
     for row in calls {
         let Some(money) = &row.money else { continue };
-        let Some(grant) = money.grant else { continue };
-        let (used, count) = uses.entry(grant).or_default();
         let amount = if row.is_held() { money.held } else { row.spent.unwrap_or_default() };
-        if row.is_held() || row.is_spent() {
-            *used = used.saturating_add(amount.0);
-        }
-        if row.state != CallState::Released {
-            *count = count.saturating_add(1);
+        for grant in money.grant.map(|id| grants.line(id)).unwrap_or_default() {
+            let (used, count) = uses.entry(grant.id).or_default();
+            if row.is_held() || row.is_spent() {
+                *used = used.saturating_add(amount.0);
+            }
+            if row.state != CallState::Released {
+                *count = count.saturating_add(1);
+            }
         }
     }
     let mut statement = conn.prepare("SELECT body, used, calls FROM grants")?;

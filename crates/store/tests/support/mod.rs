@@ -6,7 +6,7 @@
 use countersign_core::{
     audit::checkpoint::SignerKey,
     digest::Digest,
-    grant::{Grant, GrantTerms, WindowLimit},
+    grant::{Asked, Bounds, Grant, GrantTerms, WindowLimit},
     ids::{ApprovalId, CallId, DecisionId, GrantId, QuoteId},
     ledger::{CallState, Charge},
     money::{Amount, Micros},
@@ -19,7 +19,7 @@ use countersign_core::{
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
     refusal::{Code, Lights, Refusal},
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, Terms, ToolRef, Uses},
+    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms, ToolRef, Uses},
     time::UnixMs,
     wire::{l402::Credential as Presented, l402::L402Id, x402::PaymentPayload},
     world::World,
@@ -31,6 +31,7 @@ use countersign_store::{
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 use std::{
+    num::NonZeroU32,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -155,7 +156,10 @@ pub(crate) fn kind(pay: Pay) -> Kind {
             uses: Uses(1),
             intent: Some(Intent::Read),
             sensitivity: 0,
+            is_reversible: false,
+            open_world: None,
             deadline_ms: 1_000,
+            payer: PayerRule::Any,
             keep_output_schema: false,
         }),
         who: None,
@@ -213,12 +217,14 @@ impl Kind {
                 amount: Amount { asset: "USDC".into(), minor: self.price.into() },
                 payee: x402_terms(Flow::Upfront).pay_to.to_string(),
                 micros,
+                uses: NonZeroU32::MIN,
             }),
             Pay::L402 => Some(Offer {
                 rail: Rail::L402,
                 amount: Amount { asset: "BTC".into(), minor: u128::from(self.price) * 2 },
                 payee: "sandbox".into(),
                 micros,
+                uses: NonZeroU32::new(self.terms.uses.0).unwrap(),
             }),
         }
     }
@@ -240,6 +246,7 @@ impl Kind {
             principal: self.identity(now).principal().clone(),
             tool: self.terms.tool.clone(),
             evidence: evidence(arguments),
+            decided: None,
         }
     }
 }
@@ -361,14 +368,14 @@ pub(crate) fn buy_l402(kind: &Kind, quote: &Quote, now: UnixMs) -> Bought {
 }
 
 impl Bought {
-    pub(crate) fn verified(&self, now: UnixMs) -> VerifiedCredential {
+    pub(crate) fn verified(&self) -> VerifiedCredential {
         let Self { new, presented } = self;
-        VerifiedCredential::verify(presented, &new.root_key, &new.minted, now).unwrap()
+        VerifiedCredential::verify(presented, &new.root_key, &new.minted).unwrap()
     }
 
     pub(crate) fn payment(&self, kind: &Kind, quote: &Quote, now: UnixMs) -> Payment {
         let identity = kind.identity(now);
-        Payment::l402(&self.verified(now), identity.principal(), &kind.terms, quote).unwrap()
+        Payment::l402(&self.verified(), identity.principal(), &kind.terms, quote, now).unwrap()
     }
 }
 
@@ -397,7 +404,9 @@ pub(crate) fn join(
 ) -> Result<Permit, Refusal> {
     let identity = kind.identity(now);
     let consent = match grant {
-        Some(grant) => Consent::by_grant(grant, &kind.terms, &identity, quote, Intent::Read, now)?,
+        Some(grant) => {
+            Consent::by_grant(grant, &kind.terms, &identity, quote, &Asked::of(Intent::Read), now)?
+        }
         None => Consent::not_required(&kind.terms, quote)?,
     };
     let decision = Decision {
@@ -407,6 +416,7 @@ pub(crate) fn join(
         reasons: Vec::new(),
         bundle: Digest::of(b"bundle"),
         at: now,
+        input: Default::default(),
     };
     let authorization = Authorization::of(decision, approvals)?;
     let call = CallId::new(now, random());
@@ -438,6 +448,7 @@ pub(crate) fn grant_terms(who: &str, now: UnixMs) -> GrantTerms {
         windows: Vec::new(),
         total: None,
         max_calls: None,
+        bounds: Bounds::default(),
         purpose: "weather".into(),
         not_before: now,
         expires_at: now.plus_ms(86_400_000),
@@ -445,7 +456,12 @@ pub(crate) fn grant_terms(who: &str, now: UnixMs) -> GrantTerms {
 }
 
 pub(crate) fn new_grant(terms: GrantTerms, now: UnixMs) -> NewGrant {
-    NewGrant { id: GrantId::new(now, random()), terms, approved_by: "alice@acme.example".into() }
+    NewGrant {
+        id: GrantId::new(now, random()),
+        terms,
+        approved_by: "alice@acme.example".into(),
+        brought: None,
+    }
 }
 
 pub(crate) fn rolling(length_ms: u64, limit: u64) -> WindowLimit {
@@ -453,7 +469,7 @@ pub(crate) fn rolling(length_ms: u64, limit: u64) -> WindowLimit {
 }
 
 pub(crate) fn charge(name: &str, limit: u64, window: countersign_core::ledger::Window) -> Charge {
-    Charge { key: format!("budget:{name}"), limit: Micros(limit), window }
+    Charge::hard(format!("budget:{name}"), Micros(limit), window)
 }
 
 pub(crate) fn outcome(text: &str) -> Outcome {

@@ -202,6 +202,22 @@ fn links_between_pages_lead_somewhere() {
 }
 
 #[test]
+fn each_attack_names_tests_that_are_there() {
+    let page = fs::read_to_string(root().join("docs/threats.md")).unwrap();
+    let mut named = 0;
+    for cell in page.lines().filter(|line| line.starts_with("| ")).flat_map(|l| l.split("](../")) {
+        let Some((file, rest)) = cell.split_once(") “") else { continue };
+        let name = rest.split('”').next().unwrap_or_default();
+        let text = fs::read_to_string(root().join(file)).unwrap_or_else(|_| panic!("{file}"));
+        let escaped = name.replace('\'', "\\'");
+        let says = [format!("fn {name}("), format!("'{escaped}'"), format!("\"{name}\"")];
+        assert!(says.iter().any(|says| text.contains(says)), "{file} has no test `{name}`");
+        named += 1;
+    }
+    assert!(named > 60, "{named}");
+}
+
+#[test]
 fn a_code_is_given_somewhere_or_its_page_says_reserved() {
     let rules = sources().into_iter().filter(|(path, _)| {
         let ours = ["crates/core/src", "crates/store/src", "crates/gateway/src"];

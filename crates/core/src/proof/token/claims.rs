@@ -1,10 +1,11 @@
 //! The rules of an access token's claims. Called after the signature was verified, and only then.
 
-use super::{Expected, Profile, TenantRule, TokenError, TypRule, VerifiedToken};
+use super::{Expected, Profile, SignIn, TenantRule, TokenError, TypRule, VerifiedToken};
 use crate::{
     digest::Digest,
     proof::{Delegator, Principal},
     time::UnixMs,
+    wire::rar::{self, NotADetail},
 };
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use std::sync::Arc;
 /// The longest chain of actors.
 const MAX_ACTORS: usize = 5;
 
-type Claims = Map<String, Value>;
+pub(super) type Claims = Map<String, Value>;
 
 /// Applies every rule. `payload` are the signed bytes of `claims`.
 pub(super) fn judge(
@@ -35,6 +36,10 @@ pub(super) fn judge(
     }
     let actors = read_actors(claims, &profile.issuer)?;
     let is_human = is_human(claims, subject, client, &actors, profile);
+    let details = claims.get("authorization_details").map(|claim| match actors.is_empty() {
+        true => rar::parse(claim),
+        false => Err(NotADetail::Delegated),
+    });
     let mut actors = actors.into_iter().map(Arc::from);
     let principal = Principal {
         tenant: read_tenant(claims, &profile.tenant)?,
@@ -53,6 +58,11 @@ pub(super) fn judge(
         scopes: read_scopes(claims)?,
         reference: read_reference(claims, payload, &profile.issuer)?,
         expires_at,
+        sign_in: SignIn {
+            acr: claims.get("acr").and_then(clean_text).map(Arc::from),
+            at: claims.get("auth_time").and_then(Value::as_u64).map(UnixMs::from_seconds),
+        },
+        details,
     })
 }
 
@@ -69,7 +79,7 @@ fn named_text<'a>(
     claims.get(name).and_then(clean_text).ok_or(TokenError::Claim(public_name))
 }
 
-fn clean_text(value: &Value) -> Option<&str> {
+pub(super) fn clean_text(value: &Value) -> Option<&str> {
     value.as_str().filter(|text| !text.is_empty() && !text.chars().any(char::is_control))
 }
 
@@ -90,7 +100,11 @@ fn refuse_other_kinds(claims: &Claims, typ: TypRule) -> Result<(), TokenError> {
     if is_access { Ok(()) } else { Err(TokenError::Type) }
 }
 
-fn check_times(claims: &Claims, leeway_s: u64, now: UnixMs) -> Result<UnixMs, TokenError> {
+pub(super) fn check_times(
+    claims: &Claims,
+    leeway_s: u64,
+    now: UnixMs,
+) -> Result<UnixMs, TokenError> {
     let seconds = |name: &'static str| match claims.get(name) {
         None => Ok(None),
         Some(value) => value.as_u64().map(Some).ok_or(TokenError::Claim(name)),
@@ -166,7 +180,7 @@ fn is_human(
     !is_program && is_marked
 }
 
-fn read_tenant(claims: &Claims, rule: &TenantRule) -> Result<Arc<str>, TokenError> {
+pub(super) fn read_tenant(claims: &Claims, rule: &TenantRule) -> Result<Arc<str>, TokenError> {
     match rule {
         TenantRule::Fixed(tenant) => Ok(tenant.clone()),
         TenantRule::Claim { name, known } => {
@@ -180,7 +194,7 @@ fn read_tenant(claims: &Claims, rule: &TenantRule) -> Result<Arc<str>, TokenErro
     }
 }
 
-fn read_roles(claims: &Claims, name: Option<&str>) -> Result<Vec<Arc<str>>, TokenError> {
+pub(super) fn read_roles(claims: &Claims, name: Option<&str>) -> Result<Vec<Arc<str>>, TokenError> {
     const WRONG: TokenError = TokenError::Claim("roles");
     match name.and_then(|name| lookup(claims, name)) {
         None => Ok(Vec::new()),

@@ -2,7 +2,7 @@
 
 use super::{is_loopback, name_of_tenant, plain, span, web_url};
 use crate::config::{
-    Issuer, Keys, TenantRule,
+    Issuer, Keys, TenantRule, TokenConsent,
     raw::{RawIssuer, RawProfile},
     report::{At, Report},
     scalar::Span,
@@ -48,7 +48,7 @@ pub(super) fn issuers(
     issuers.into_iter().collect()
 }
 
-fn issuer(
+pub(super) fn issuer(
     raw: &RawIssuer,
     default_tenant: Option<&Arc<str>>,
     at: &At,
@@ -97,6 +97,10 @@ fn issuer(
         human_claim,
         allow_private_network: raw.allow_private_network,
         leeway_s: leeway_ms / 1000,
+        consent: raw.consent.as_ref().map(|consent| TokenConsent {
+            per_call: consent.per_call.into(),
+            total: consent.total.into(),
+        }),
     })
 }
 

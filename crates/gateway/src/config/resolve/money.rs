@@ -10,7 +10,10 @@ use crate::config::{
 };
 use countersign_core::money::{Asset, AssetCode, Assets, Rate};
 use http::Uri;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Bitcoin's CAIP-19 identifier.
 const BTC_CAIP: &str = "bip122:000000000019d6689c085ae165831e93/slip44:0";
@@ -184,7 +187,17 @@ fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -
     let bounds = [Span::seconds(10), Span::seconds(900)];
     let max_timeout_ms =
         span(raw.max_timeout, Span::seconds(60), bounds, &at.key("max_timeout"), report);
-    let facilitator = facilitator(&raw.facilitator, &at.key("facilitator"), vault, report);
+    let rpc = raw.rpc.as_deref().and_then(|url| secure_url(url, &at.key("rpc"), report));
+    let networks: BTreeSet<_> = assets.tokens.values().map(|token| token.chain_id).collect();
+    if rpc.is_some() && networks.len() > 1 {
+        let hint = "keep the tokens of one network in `assets`";
+        report.problem(&at.key("rpc"), "one node cannot speak for several networks", hint);
+    }
+    if rpc.is_some() && !matches!(raw.facilitator, RawFacilitator::Url(_)) {
+        let hint = "remove it: it is for a facilitator's `url`";
+        report.problem(&at.key("rpc"), "this facilitator has no word to check", hint);
+    }
+    let facilitator = facilitator(&raw.facilitator, rpc, &at.key("facilitator"), vault, report);
     Some(X402 {
         pay_to: pay_to?.into(),
         facilitator: facilitator?,
@@ -195,13 +208,14 @@ fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -
 
 fn facilitator(
     raw: &RawFacilitator,
+    rpc: Option<Uri>,
     at: &At,
     vault: &Vault<'_>,
     report: &mut Report,
 ) -> Option<Facilitator> {
     match raw {
         RawFacilitator::Url(url) => {
-            secure_url(url, &at.key("url"), report).map(|url| Facilitator::Remote { url })
+            secure_url(url, &at.key("url"), report).map(|url| Facilitator::Remote { url, rpc })
         }
         RawFacilitator::Sandbox(url) => {
             sandbox_url(url, &at.key("sandbox"), report).map(|url| Facilitator::Sandbox { url })

@@ -1,11 +1,14 @@
 //! Servers: endpoints, headers, and who may relay.
 
 use super::{Vault, is_loopback, name, scopes, terms, web_url};
-use crate::config::{
-    DefaultTool, PaymentForm, Relay, Server,
-    raw::{RawDefault, RawDefaultWord, RawPaymentForm, RawPriceList, RawServer, RawTerms},
-    report::{At, Report},
-    tree::printable,
+use crate::{
+    config::{
+        DefaultTool, PaymentForm, Relay, Server,
+        raw::{RawDefault, RawDefaultWord, RawPaymentForm, RawPriceList, RawServer, RawTerms},
+        report::{At, Report},
+        tree::printable,
+    },
+    fetch::Reachable,
 };
 use countersign_core::terms::{IdentityRule, Terms, ToolRef};
 use http::{HeaderMap, HeaderName, HeaderValue, Uri};
@@ -47,7 +50,9 @@ pub(super) fn servers(
     for (written, raw) in raw {
         let at = top.key(written);
         let name = name(written, &at, report);
-        let upstream = upstream(&raw.upstream, listen, &at.key("upstream"), report);
+        let allow_private = raw.allow_private_network.unwrap_or(true);
+        let reachable = Reachable { allow_private };
+        let upstream = upstream(&raw.upstream, reachable, listen, &at.key("upstream"), report);
         let headers = headers(raw, &at.key("headers"), vault, report);
         let resource = resource(raw, public_url, written, &at, report);
         let here = terms::Here { server: written.as_str().into(), resource: Arc::clone(&resource) };
@@ -59,12 +64,13 @@ pub(super) fn servers(
         let server = Server {
             name: Arc::clone(&name),
             upstream,
-            allow_private_network: raw.allow_private_network.unwrap_or(true),
+            allow_private_network: allow_private,
             headers,
             resource,
             tools,
             default,
             relay,
+            trusts_annotations: raw.trust_annotations,
             payment_form: match raw.payment_form {
                 None | Some(RawPaymentForm::Auto) => PaymentForm::Auto,
                 Some(RawPaymentForm::Mcp) => PaymentForm::Mcp,
@@ -90,7 +96,13 @@ fn resource(
     }
 }
 
-fn upstream(text: &str, listen: Option<SocketAddr>, at: &At, report: &mut Report) -> Option<Uri> {
+fn upstream(
+    text: &str,
+    reachable: Reachable,
+    listen: Option<SocketAddr>,
+    at: &At,
+    report: &mut Report,
+) -> Option<Uri> {
     let uri = web_url(text, at, report)?;
     let query = uri.query().unwrap_or("").to_ascii_lowercase();
     let names = query.split('&').map(|pair| pair.split('=').next().unwrap_or(pair));
@@ -102,6 +114,11 @@ fn upstream(text: &str, listen: Option<SocketAddr>, at: &At, report: &mut Report
     if is_loopback(&uri) && listen.is_some_and(|listen| listen.port() == port) {
         let hint = "write the MCP server's own port";
         report.problem(at, "this is the gateway itself", hint);
+    }
+    if !reachable.allows_literal(&uri) {
+        let hint = "write a public address, or `allow_private_network: true`; link local \
+                    addresses are never called";
+        report.problem(at, "the address may not be called", hint);
     }
     Some(uri)
 }

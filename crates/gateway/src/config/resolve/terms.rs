@@ -4,8 +4,8 @@ use super::{name_of_tenant, plain, scopes, span};
 use crate::config::{
     finding::nearest,
     raw::{
-        RawConsentRule, RawDoubt, RawFlow, RawIdentity, RawPrice, RawPriceList, RawPriceRule,
-        RawRails, RawTerms,
+        RawConsentRule, RawDoubt, RawFlow, RawIdentity, RawPayer, RawPrice, RawPriceList,
+        RawPriceRule, RawRails, RawTerms,
     },
     report::{At, Report},
     scalar::Span,
@@ -13,7 +13,9 @@ use crate::config::{
 };
 use countersign_core::{
     money::{Amount, Assets, Micros, MoneyError},
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PriceRule, Terms, ToolRef, Uses},
+    terms::{
+        ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, PriceRule, Terms, ToolRef, Uses,
+    },
 };
 use std::{collections::BTreeSet, sync::Arc};
 
@@ -89,6 +91,8 @@ pub(super) fn terms(
         uses: Uses(raw.uses.unwrap_or(1)),
         intent: raw.intent,
         sensitivity: raw.sensitivity.unwrap_or(1),
+        is_reversible: raw.reversible,
+        open_world: raw.open_world,
         deadline_ms: span(
             raw.deadline,
             Span::seconds(30),
@@ -96,6 +100,10 @@ pub(super) fn terms(
             &at.key("deadline"),
             report,
         ),
+        payer: match raw.payer {
+            None | Some(RawPayer::Any) => PayerRule::Any,
+            Some(RawPayer::Linked) => PayerRule::Linked,
+        },
         keep_output_schema: raw.keep_output_schema,
     };
     coherence(raw, &terms, market, at, report);
@@ -107,6 +115,16 @@ fn coherence(raw: &RawTerms, terms: &Terms, market: &Market<'_>, at: &At, report
     let amounts = || terms.prices.iter().flat_map(|rule| &rule.amounts);
     let on_lightning = |amount: &&Amount| &*amount.asset.0 == "BTC";
     let on_x402 = amounts().any(|amount| !on_lightning(&amount));
+    if terms.payer == PayerRule::Linked {
+        let hint =
+            "remove `payer`, or price the tool in x402 assets alone, for callers with a token";
+        if amounts().any(|amount| on_lightning(&amount)) {
+            report.problem(&at.key("payer"), "Lightning does not tell who pays", hint);
+        }
+        if terms.identity == IdentityRule::Anonymous {
+            report.problem(&at.key("payer"), "nobody is known whose wallet it could be", hint);
+        }
+    }
     if terms.uses.0 > 1 && !amounts().any(|amount| on_lightning(&amount)) {
         let hint = "remove `uses`, or add a price in sat";
         report.warn(&at.key("uses"), "`uses` matters for L402 prices only", hint);

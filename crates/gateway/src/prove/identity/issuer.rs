@@ -163,6 +163,18 @@ pub(super) struct Keys {
     fetched_at: UnixMs,
 }
 
+/// Where an issuer lets people sign in.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Endpoints {
+    /// Where browsers are sent.
+    pub authorization_endpoint: String,
+    /// Where a code is exchanged.
+    pub token_endpoint: String,
+    /// It names itself in its answers (RFC 9207).
+    #[serde(default)]
+    pub authorization_response_iss_parameter_supported: bool,
+}
+
 #[derive(Default)]
 struct State {
     keys: Option<Arc<Keys>>,
@@ -314,6 +326,19 @@ impl Issuer {
         }
     }
 
+    /// Where people sign in, as its discovery document says now.
+    pub(super) async fn endpoints(&self) -> Result<Endpoints, KeysProblem> {
+        let mut result = Err(KeysProblem::NotDiscovery);
+        for url in well_known(self.name()) {
+            result = self.document::<Endpoints>(&url).await;
+            match result {
+                Ok(_) | Err(KeysProblem::OtherIssuer) => break,
+                Err(_) => {}
+            }
+        }
+        result
+    }
+
     async fn fetch_keys(&self) -> Result<KeySet, KeysProblem> {
         let url = match &self.discovery {
             Discovery::Keys(url) => url.clone(),
@@ -338,16 +363,24 @@ impl Issuer {
 
     async fn jwks_uri(&self, url: &str) -> Result<String, KeysProblem> {
         #[derive(Deserialize)]
-        struct Document {
-            issuer: String,
+        struct Keys {
             jwks_uri: String,
         }
-        let document: Document = parse(&self.fetch_body(url).await?)?;
-        if document.issuer == **self.name() {
-            Ok(document.jwks_uri)
-        } else {
-            Err(KeysProblem::OtherIssuer)
+        self.document::<Keys>(url).await.map(|document| document.jwks_uri)
+    }
+
+    /// A discovery document of this issuer and of no other.
+    async fn document<T: DeserializeOwned>(&self, url: &str) -> Result<T, KeysProblem> {
+        #[derive(Deserialize)]
+        struct Named {
+            issuer: String,
         }
+        let body = self.fetch_body(url).await?;
+        let named: Named = parse(&body)?;
+        if named.issuer != **self.name() {
+            return Err(KeysProblem::OtherIssuer);
+        }
+        parse(&body)
     }
 
     async fn fetch_body(&self, url: &str) -> Result<bytes::Bytes, KeysProblem> {

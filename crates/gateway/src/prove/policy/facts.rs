@@ -5,22 +5,25 @@
 //! INVARIANT: a name that a tenant's issuer chooses is written under the tenant, so that no
 //! tenant can borrow another's agents or roles.
 
-use super::problem::Flaw;
+use super::{Engine, problem::Flaw};
 use cedar_policy::{
     Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
     Schema,
 };
 use countersign_core::{
     digest::Digest,
-    ids::DecisionId,
+    ids::{DecisionId, GrantId, QuoteId},
     money::Micros,
-    policy::{Intent, ProofState, Question},
+    policy::{
+        Covered, History, Intent, IntentSource, Pin, ProofState, Question, Risk, Session, Tier,
+        Trust,
+    },
     time::UnixMs,
 };
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
     error::Error,
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
 };
 
 /// A fact that Cedar cannot be told, and why. The text can hold values: for `check`, not callers.
@@ -33,8 +36,13 @@ pub(super) struct Vocabulary {
     human: EntityTypeName,
     role: EntityTypeName,
     server: EntityTypeName,
+    team: EntityTypeName,
     tenant: EntityTypeName,
     tool: EntityTypeName,
+    /// Where a definition stands.
+    pins: HashMap<Pin, EntityUid>,
+    /// What an intent rests on.
+    sources: HashMap<IntentSource, EntityUid>,
     intents: HashMap<Intent, EntityUid>,
     actions: HashMap<Intent, EntityUid>,
     /// The schema's actions, for the groups they are in.
@@ -42,6 +50,86 @@ pub(super) struct Vocabulary {
     valid: EntityUid,
     not_required: EntityUid,
     missing: EntityUid,
+    known: Mutex<Known>,
+}
+
+/// What the entities of a question are made of.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Cast {
+    tenant: Arc<str>,
+    human: Arc<str>,
+    is_human: bool,
+    roles: Vec<Arc<str>>,
+    agent: Arc<str>,
+    chain_depth: u32,
+    assurance: u8,
+    server: Arc<str>,
+    tool: Arc<str>,
+    sensitivity: u8,
+    is_reversible: bool,
+    is_open_world: bool,
+    pin: Pin,
+    intent: Intent,
+}
+
+impl Cast {
+    fn of(question: &Question) -> Self {
+        Self {
+            tenant: Arc::clone(&question.tenant),
+            human: Arc::clone(&question.human),
+            is_human: question.is_human,
+            roles: question.roles.clone(),
+            agent: Arc::clone(&question.agent),
+            chain_depth: question.chain_depth,
+            assurance: question.assurance,
+            server: Arc::clone(&question.server),
+            tool: Arc::clone(&question.tool),
+            sensitivity: question.sensitivity,
+            is_reversible: question.is_reversible,
+            is_open_world: question.is_open_world,
+            pin: question.pin,
+            intent: question.intent,
+        }
+    }
+}
+
+/// Entities made before: the same cast has the same ones. Two halves, so that what is asked for
+/// stays and what is not goes.
+#[derive(Debug, Default)]
+struct Known {
+    young: HashMap<Cast, Arc<Stage>>,
+    old: HashMap<Cast, Arc<Stage>>,
+}
+
+/// Casts in each half.
+const KNOWN_HALF: usize = 4_096;
+
+impl Known {
+    fn get(&mut self, cast: &Cast) -> Option<Arc<Stage>> {
+        if let Some(found) = self.young.get(cast) {
+            return Some(Arc::clone(found));
+        }
+        let (cast, found) = self.old.remove_entry(cast)?;
+        self.put(cast, Arc::clone(&found));
+        Some(found)
+    }
+
+    fn put(&mut self, cast: Cast, stage: Arc<Stage>) {
+        if self.young.len() >= KNOWN_HALF {
+            self.old = std::mem::take(&mut self.young);
+        }
+        self.young.insert(cast, stage);
+    }
+}
+
+/// The entities of a question, and the names of four of them.
+#[derive(Debug)]
+struct Stage {
+    agent: EntityUid,
+    tenant: EntityUid,
+    tool: EntityUid,
+    server: EntityUid,
+    entities: Entities,
 }
 
 impl Vocabulary {
@@ -52,11 +140,17 @@ impl Vocabulary {
         let words = |of: &EntityTypeName| {
             Intent::ALL.into_iter().map(|intent| (intent, uid(of, intent.text()))).collect()
         };
+        let (definition, source) = (name("Definition")?, name("IntentSource")?);
+        let pin = |pin: Pin| (pin, uid(&definition, pin.text()));
+        let rests_on = |on: IntentSource| (on, uid(&source, on.text()));
         let vocabulary = Self {
             agent: name("Agent")?,
             human: name("Human")?,
             role: name("Role")?,
             server: name("Server")?,
+            team: name("Team")?,
+            pins: [Pin::Unseen, Pin::Seen, Pin::Approved, Pin::Changed].map(pin).into(),
+            sources: IntentSource::ALL.map(rests_on).into(),
             tenant: name("Tenant")?,
             tool: name("Tool")?,
             intents: words(&intent),
@@ -65,6 +159,7 @@ impl Vocabulary {
             valid: uid(&proof, "valid"),
             not_required: uid(&proof, "not_required"),
             missing: uid(&proof, "missing"),
+            known: Mutex::default(),
         };
         vocabulary.try_on(schema)?;
         Ok(vocabulary)
@@ -80,8 +175,8 @@ impl Vocabulary {
     /// Puts sample questions through the schema: every intent, with and without what is optional.
     fn try_on(&self, schema: &Schema) -> Result<(), Flaw> {
         for intent in Intent::ALL {
-            for (remaining, declared) in [(None, None), (Some(Micros(1)), Some(intent))] {
-                let question = sample(intent, remaining, declared);
+            for is_full in [false, true] {
+                let question = sample(intent, is_full);
                 Scene::new(self, &question, Some(schema))
                     .and_then(|scene| {
                         scene.request(self, &BTreeSet::from(["human_confirm"]), Some(schema))
@@ -101,22 +196,10 @@ impl Vocabulary {
     }
 }
 
-/// One question as Cedar sees it, but for what is fulfilled.
-pub(super) struct Scene<'a> {
-    question: &'a Question,
-    agent: EntityUid,
-    tenant: EntityUid,
-    tool: EntityUid,
-    server: EntityUid,
-    entities: Entities,
-}
-
-impl<'a> Scene<'a> {
-    /// `schema` is for trying a bundle out; questions of the running gateway have a shape that was
-    /// tried.
-    pub(super) fn new(
+impl Stage {
+    fn new(
         vocabulary: &Vocabulary,
-        question: &'a Question,
+        question: &Question,
         schema: Option<&Schema>,
     ) -> Result<Self, Unfit> {
         let tenant = uid(&vocabulary.tenant, &question.tenant);
@@ -124,7 +207,10 @@ impl<'a> Scene<'a> {
         let human = uid(&vocabulary.human, &question.human);
         let agent = uid(&vocabulary.agent, &under(&question.tenant, &question.agent));
         let tool = uid(&vocabulary.tool, &under(&question.server, &question.tool));
-        let role = |name: &Arc<str>| uid(&vocabulary.role, &under(&question.tenant, name));
+        let role = |name: &Arc<str>| match name.strip_prefix(TEAM) {
+            Some(team) => uid(&vocabulary.team, &under(&question.tenant, team)),
+            None => uid(&vocabulary.role, &under(&question.tenant, name)),
+        };
         let roles: HashSet<EntityUid> = question.roles.iter().map(role).collect();
         // These have no attributes, so Cedar need not know them; a schema that gives them some
         // that are required would ask for what is never said, and is found out here.
@@ -140,9 +226,16 @@ impl<'a> Scene<'a> {
             ("acting_for".to_owned(), RestrictedExpression::new_entity_uid(human.clone())),
             ("human".to_owned(), RestrictedExpression::new_bool(question.is_human)),
             ("chain_depth".to_owned(), long(question.chain_depth, "chain depth")?),
+            ("assurance".to_owned(), long(question.assurance, "assurance")?),
         ]);
-        let tool_attributes =
-            HashMap::from([("sensitivity".to_owned(), long(question.sensitivity, "sensitivity")?)]);
+        let pin = vocabulary.pins.get(&question.pin).cloned();
+        let pin = pin.ok_or_else(|| Unfit("no such definition".to_owned()))?;
+        let tool_attributes = HashMap::from([
+            ("sensitivity".to_owned(), long(question.sensitivity, "sensitivity")?),
+            ("reversible".to_owned(), RestrictedExpression::new_bool(question.is_reversible)),
+            ("open_world".to_owned(), RestrictedExpression::new_bool(question.is_open_world)),
+            ("definition".to_owned(), RestrictedExpression::new_entity_uid(pin)),
+        ]);
         let action = vocabulary.actions.get(&question.intent);
         let action = action.and_then(|action| vocabulary.action_entities.get(action)).cloned();
         let own = [
@@ -153,11 +246,40 @@ impl<'a> Scene<'a> {
                 .map_err(unusable)?,
         ];
         let entities = Entities::from_entities(own.into_iter().chain(action).chain(bare), schema);
-        Ok(Self { question, agent, tenant, tool, server, entities: entities.map_err(unusable)? })
+        Ok(Self { agent, tenant, tool, server, entities: entities.map_err(unusable)? })
+    }
+}
+
+/// One question as Cedar sees it, but for what is fulfilled.
+pub(super) struct Scene<'a> {
+    question: &'a Question,
+    stage: Arc<Stage>,
+}
+
+impl<'a> Scene<'a> {
+    /// `schema` is for trying a bundle out; questions of the running gateway have a shape that was
+    /// tried.
+    pub(super) fn new(
+        vocabulary: &Vocabulary,
+        question: &'a Question,
+        schema: Option<&Schema>,
+    ) -> Result<Self, Unfit> {
+        if schema.is_some() {
+            let stage = Arc::new(Stage::new(vocabulary, question, schema)?);
+            return Ok(Self { question, stage });
+        }
+        let cast = Cast::of(question);
+        let known = || vocabulary.known.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(stage) = known().get(&cast) {
+            return Ok(Self { question, stage });
+        }
+        let stage = Arc::new(Stage::new(vocabulary, question, None)?);
+        known().put(cast, Arc::clone(&stage));
+        Ok(Self { question, stage })
     }
 
     pub(super) fn entities(&self) -> &Entities {
-        &self.entities
+        &self.stage.entities
     }
 
     pub(super) fn intent(&self) -> Intent {
@@ -166,7 +288,7 @@ impl<'a> Scene<'a> {
 
     /// The principal, the resource and all that they are in: what a scope can name and match.
     pub(super) fn scopes(&self) -> [&EntityUid; 4] {
-        [&self.agent, &self.tenant, &self.tool, &self.server]
+        [&self.stage.agent, &self.stage.tenant, &self.stage.tool, &self.stage.server]
     }
 
     pub(super) fn request(
@@ -178,7 +300,7 @@ impl<'a> Scene<'a> {
         let action = vocabulary.actions.get(&self.question.intent).cloned();
         let action = action.ok_or_else(|| Unfit("no such action".to_owned()))?;
         let context = self.context(vocabulary, fulfilled)?;
-        Request::new(self.agent.clone(), action, self.tool.clone(), context, schema)
+        Request::new(self.stage.agent.clone(), action, self.stage.tool.clone(), context, schema)
             .map_err(unusable)
     }
 
@@ -200,18 +322,23 @@ impl<'a> Scene<'a> {
         // the tool does exactly when it is not below that.
         let covered = question.declared.is_none_or(|declared| declared >= question.intent);
         let declared = question.declared.and_then(|intent| vocabulary.intents.get(&intent));
-        let declared = declared.map(|word| RestrictedExpression::new_entity_uid(word.clone()));
-        let intent = record(
-            [("covered", RestrictedExpression::new_bool(covered))]
-                .into_iter()
-                .chain(declared.map(|word| ("declared", word))),
-        )?;
+        let source = vocabulary.sources.get(&question.source);
+        let words = [("declared", declared), ("source", source)].into_iter();
+        let words = words.filter_map(|(name, word)| {
+            Some((name, RestrictedExpression::new_entity_uid(word?.clone())))
+        });
+        let covered = ("covered", RestrictedExpression::new_bool(covered));
+        let intent = record(std::iter::once(covered).chain(words))?;
         let words = fulfilled.iter().map(|word| (*word).to_owned());
         let words = RestrictedExpression::new_set(words.map(RestrictedExpression::new_string));
         let facts = [
             ("price", price),
             ("proofs", proofs),
             ("intent", intent),
+            ("risk", risk(question)?),
+            ("trust", trust(&question.trust)?),
+            ("session", session(question)?),
+            ("sign_in", sign_in(question)?),
             ("fulfilled", words),
             ("now", long(question.now.0, "time")?),
         ];
@@ -219,10 +346,59 @@ impl<'a> Scene<'a> {
         let remaining =
             question.remaining.map(|Micros(left)| i64::try_from(left).unwrap_or(i64::MAX));
         let remaining = remaining.map(|left| ("remaining", RestrictedExpression::new_long(left)));
-        let facts = facts.into_iter().chain(remaining);
+        let grant = question.grant.as_ref().map(grant).transpose()?;
+        let facts = facts.into_iter().chain(remaining).chain(grant.map(|grant| ("grant", grant)));
         Context::from_pairs(facts.map(|(name, value)| (name.to_owned(), value))).map_err(unusable)
     }
 }
+
+fn risk(question: &Question) -> Result<RestrictedExpression, Unfit> {
+    record([
+        ("score", long(question.risk.score, "risk")?),
+        ("band", RestrictedExpression::new_string(question.risk.band.to_string())),
+    ])
+}
+
+fn trust(trust: &Trust) -> Result<RestrictedExpression, Unfit> {
+    let tier = |tier: Tier| RestrictedExpression::new_long(tier.level().into());
+    record([
+        ("tier", tier(trust.effective())),
+        ("agent", tier(trust.agent)),
+        ("human", tier(trust.human)),
+        ("consent", tier(trust.consent)),
+        ("server", tier(trust.server)),
+        ("may", RestrictedExpression::new_bool(trust.may)),
+        ("price_cap", long(trust.price_cap.0, "price cap")?),
+        ("max_risk", long(trust.max_risk, "risk")?),
+    ])
+}
+
+fn session(question: &Question) -> Result<RestrictedExpression, Unfit> {
+    record([
+        ("tainted", RestrictedExpression::new_bool(question.session.is_tainted)),
+        ("private", RestrictedExpression::new_bool(question.session.is_private)),
+        ("calls_last_minute", long(question.session.calls_last_minute, "calls")?),
+    ])
+}
+
+fn sign_in(question: &Question) -> Result<RestrictedExpression, Unfit> {
+    let acr = question.acr.as_ref().map(|acr| RestrictedExpression::new_string(acr.to_string()));
+    let age_s = question.sign_in_age_s.map(|age_s| long(age_s, "age")).transpose()?;
+    let said = acr.map(|acr| ("acr", acr)).into_iter();
+    record(said.chain(age_s.map(|age_s| ("age_s", age_s))))
+}
+
+fn grant(grant: &Covered) -> Result<RestrictedExpression, Unfit> {
+    // More than Cedar can count is above every price that it can count.
+    let per_call = i64::try_from(grant.per_call.0).unwrap_or(i64::MAX);
+    record([
+        ("per_call", RestrictedExpression::new_long(per_call)),
+        ("expires_at", long(grant.expires_at.0, "expiry")?),
+    ])
+}
+
+/// What a role begins with that is a team.
+const TEAM: &str = "team:";
 
 fn uid(of: &EntityTypeName, id: &str) -> EntityUid {
     EntityUid::from_type_name_and_id(of.clone(), EntityId::new(id))
@@ -260,27 +436,74 @@ fn unusable(error: impl Error) -> Unfit {
     Unfit(text)
 }
 
-fn sample(intent: Intent, remaining: Option<Micros>, declared: Option<Intent>) -> Question {
+/// A question with all that is optional, or without.
+fn sample(intent: Intent, is_full: bool) -> Question {
+    let role = if is_full { "role" } else { "team:team" };
     Question {
-        id: DecisionId::from_bytes([0; 16]),
-        call_digest: Digest::from_bytes([0; 32]),
-        tenant: "tenant".into(),
-        human: "issuer|subject".into(),
-        is_human: true,
-        roles: vec!["role".into()],
-        agent: "agent".into(),
-        chain_depth: 1,
-        server: "server".into(),
-        tool: "tool".into(),
-        sensitivity: 0,
+        roles: vec![role.into()],
+        acr: is_full.then(|| "acr".into()),
+        sign_in_age_s: is_full.then_some(1),
         intent,
-        declared,
-        price: Micros(1),
-        price_text: "0.000001 USDC".to_owned(),
-        payment: ProofState::Missing,
-        consent: ProofState::Valid,
-        remaining,
-        fulfilled: Vec::new(),
-        now: UnixMs(0),
+        declared: is_full.then_some(intent),
+        grant: is_full.then_some(Covered {
+            id: GrantId::from_bytes([0; 16]),
+            per_call: Micros(1),
+            expires_at: UnixMs(1),
+        }),
+        remaining: is_full.then_some(Micros(1)),
+        ..Engine::sample_question()
+    }
+}
+
+impl Engine {
+    /// A harmless question, to be changed: somebody's agent reads something for next to nothing.
+    #[must_use]
+    pub fn sample_question() -> Question {
+        Question {
+            id: DecisionId::from_bytes([0; 16]),
+            call_digest: Digest::from_bytes([0; 32]),
+            tenant: "tenant".into(),
+            human: "issuer|subject".into(),
+            is_human: true,
+            roles: Vec::new(),
+            acr: None,
+            sign_in_age_s: None,
+            agent: "agent".into(),
+            assurance: 2,
+            chain_depth: 1,
+            server: "server".into(),
+            tool: "tool".into(),
+            sensitivity: 0,
+            is_reversible: false,
+            is_open_world: true,
+            definition: None,
+            pin: Pin::Approved,
+            intent: Intent::Read,
+            declared: None,
+            source: IntentSource::Lexicon,
+            purpose: None,
+            quote: QuoteId::from_bytes([0; 16]),
+            terms: Digest::from_bytes([0; 32]),
+            price: Micros(1),
+            price_text: "0.000001 USDC".to_owned(),
+            payment: ProofState::Missing,
+            consent: ProofState::Valid,
+            grant: None,
+            remaining: None,
+            history: History::default(),
+            risk: Risk { band: "low".into(), ..Risk::default() },
+            trust: Trust {
+                agent: Tier::T3,
+                human: Tier::T3,
+                consent: Tier::T3,
+                server: Tier::T3,
+                may: true,
+                price_cap: Micros(25_000_000),
+                max_risk: 69,
+            },
+            session: Session::default(),
+            fulfilled: Vec::new(),
+            now: UnixMs(0),
+        }
     }
 }

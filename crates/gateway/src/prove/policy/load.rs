@@ -5,6 +5,8 @@
 
 use super::{
     Engine,
+    access::Own,
+    bundle::{Bundle, INTENTS, REASONS, RISK, SCHEMA, TIERS},
     lint::lint,
     problem::{Flaw, Place, PolicyLoadError, Problem, Source, told},
     rule::Rule,
@@ -12,34 +14,55 @@ use super::{
 use cedar_policy::{
     Policy, PolicyId, PolicySet, Schema, ValidationMode, Validator, ffi::DetailedError,
 };
-use countersign_core::digest::Digest;
+use countersign_core::policy::{DataError, Lexicon, Reasons, RiskModel, Tables, Tiers};
 use std::collections::BTreeMap;
 
 /// Policies under their own ids, each where it stands.
 #[derive(Default)]
-struct Read {
-    policies: Vec<Policy>,
-    rules: BTreeMap<String, Rule>,
+pub(super) struct Read {
+    pub(super) policies: Vec<Policy>,
+    pub(super) rules: BTreeMap<String, Rule>,
     places: BTreeMap<String, Place>,
 }
 
-pub(super) fn load(schema: &str, policies: &str) -> Result<Engine, PolicyLoadError> {
+pub(super) fn load(bundle: &Bundle) -> Result<Engine, PolicyLoadError> {
     let mut problems = Vec::new();
-    let digest = Digest::of_parts(&[b"policy-bundle/1", schema.as_bytes(), policies.as_bytes()]);
-    let schema = read_schema(schema, &mut problems);
+    let policies = bundle.policies();
+    let schema = read_schema(bundle.file(SCHEMA).unwrap_or_default(), &mut problems);
     let read = read_policies(policies, &mut problems);
     if let Some(schema) = &schema {
         validate(schema, &read, policies, &mut problems);
     }
-    let engine = match schema {
-        Some(schema) if problems.is_empty() => {
-            Engine::new(&schema, &read.policies, read.rules, digest)
+    let tables = read_tables(bundle, &mut problems);
+    let own = Own::read(bundle, &mut problems);
+    let engine = match (schema, tables) {
+        (Some(schema), Some(tables)) if problems.is_empty() => {
+            Engine::new(&schema, &read.policies, read.rules, tables, bundle)
         }
-        Some(_) | None => return Err(refused(problems)),
+        (_, _) => return Err(refused(problems)),
     };
-    engine.map_err(|flaw| {
+    engine.map(|engine| Engine { own, ..engine }).map_err(|flaw| {
         refused(vec![Problem { source: Source::Schema, place: None, policy: None, flaw }])
     })
+}
+
+/// The data files; the built-in ones where the bundle has none of its own.
+fn read_tables(bundle: &Bundle, problems: &mut Vec<Problem>) -> Option<Tables> {
+    let text = |name, builtin| bundle.file(name).unwrap_or(builtin);
+    let mut told = |name, DataError { place, message }: DataError| {
+        let place = place.map(|(line, column)| Place { line, column });
+        let (source, flaw) = (Source::Data(name), Flaw::Data(message));
+        problems.push(Problem { source, place, policy: None, flaw });
+    };
+    let lexicon = Lexicon::parse(text(INTENTS, Engine::BUILTIN_INTENTS));
+    let lexicon = lexicon.map_err(|error| told(INTENTS, error)).ok();
+    let risk = RiskModel::parse(text(RISK, Engine::BUILTIN_RISK));
+    let risk = risk.map_err(|error| told(RISK, error)).ok();
+    let tiers = Tiers::parse(text(TIERS, Engine::BUILTIN_TIERS));
+    let tiers = tiers.map_err(|error| told(TIERS, error)).ok();
+    let reasons = Reasons::parse(text(REASONS, Engine::BUILTIN_REASONS));
+    let reasons = reasons.map_err(|error| told(REASONS, error)).ok();
+    Some(Tables { lexicon: lexicon?, risk: risk?, tiers: tiers?, reasons: reasons? })
 }
 
 /// In file order; what the validator says once per action about one place is said once.
@@ -53,7 +76,7 @@ fn refused(mut problems: Vec<Problem>) -> PolicyLoadError {
     PolicyLoadError { problems }
 }
 
-fn read_schema(text: &str, problems: &mut Vec<Problem>) -> Option<Schema> {
+pub(super) fn read_schema(text: &str, problems: &mut Vec<Problem>) -> Option<Schema> {
     let mut found = |error: &DetailedError| {
         problems.extend(told(error, text).into_iter().map(|(place, message)| Problem {
             source: Source::Schema,
@@ -74,7 +97,7 @@ fn read_schema(text: &str, problems: &mut Vec<Problem>) -> Option<Schema> {
     }
 }
 
-fn read_policies(text: &str, problems: &mut Vec<Problem>) -> Read {
+pub(super) fn read_policies(text: &str, problems: &mut Vec<Problem>) -> Read {
     let set: PolicySet = match text.parse() {
         Ok(set) => set,
         Err(errors) => {
@@ -152,7 +175,7 @@ fn is_id(text: &str) -> bool {
 }
 
 /// Errors and warnings alike.
-fn validate(schema: &Schema, read: &Read, text: &str, problems: &mut Vec<Problem>) {
+pub(super) fn validate(schema: &Schema, read: &Read, text: &str, problems: &mut Vec<Problem>) {
     let mut found = |id: &PolicyId, error: &DetailedError| {
         let id = id.to_string();
         for (place, message) in told(error, text) {
@@ -187,5 +210,7 @@ fn validate(schema: &Schema, read: &Read, text: &str, problems: &mut Vec<Problem
 pub(super) fn load_unlinted(schema: &str, policies: &str) -> Engine {
     let schema = read_schema(schema, &mut Vec::new()).unwrap();
     let read = read_policies(policies, &mut Vec::new());
-    Engine::new(&schema, &read.policies, read.rules, Digest::of(b"unlinted")).unwrap()
+    let bundle = Bundle::of_texts("", policies);
+    let tables = read_tables(&bundle, &mut Vec::new()).unwrap();
+    Engine::new(&schema, &read.policies, read.rules, tables, &bundle).unwrap()
 }

@@ -1,6 +1,7 @@
 //! What can be wrong with a bundle, and where.
 
 use cedar_policy::ffi::DetailedError;
+use countersign_core::policy::Obligation;
 use std::fmt;
 
 /// A bundle that was refused, with everything that is wrong with it, in file order.
@@ -30,6 +31,8 @@ pub enum Source {
     Schema,
     /// The policies.
     Policies,
+    /// A file with numbers or words.
+    Data(&'static str),
 }
 
 /// A line and a column, both from 1; columns count characters.
@@ -46,6 +49,8 @@ pub struct Place {
 pub enum Flaw {
     /// The text does not parse.
     Syntax(String),
+    /// Numbers or words are not as they must be.
+    Data(String),
     /// The policy does not fit the schema, or can never apply.
     Invalid(String),
     /// The schema does not fit what the gateway says about a call.
@@ -85,7 +90,7 @@ pub enum Flaw {
 impl fmt::Display for Flaw {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Syntax(text) | Self::Invalid(text) => f.write_str(text),
+            Self::Syntax(text) | Self::Invalid(text) | Self::Data(text) => f.write_str(text),
             Self::Misfit(text) => {
                 write!(f, "the schema does not fit what the gateway says about a call: {text}")
             }
@@ -103,7 +108,11 @@ impl fmt::Display for Flaw {
                 write!(f, "unknown annotation `@{name}`: use id, reason, obligation, params")
             }
             Self::UnknownObligation(word) => {
-                write!(f, "unknown obligation `{word}`: use human_confirm, redact or cap_bytes")
+                write!(
+                    f,
+                    "unknown obligation `{word}`: use one of {}",
+                    Obligation::WORDS.join(", ")
+                )
             }
             Self::ObligationOnPermit => {
                 f.write_str("a `permit` cannot carry an `@obligation`: put it on a `forbid`")
@@ -131,6 +140,7 @@ impl fmt::Display for Problem {
         match self.source {
             Source::Schema => f.write_str("schema")?,
             Source::Policies => f.write_str("policies")?,
+            Source::Data(name) => f.write_str(name)?,
         }
         if let Some(Place { line, column }) = self.place {
             write!(f, ":{line}:{column}")?;

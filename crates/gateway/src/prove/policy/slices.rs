@@ -1,14 +1,16 @@
 //! The index: which policies a question needs to be put to.
 //!
-//! A policy is stored once, under the rarest entity that its scope names (an agent, a tenant, a
-//! tool, a server) or under none, and there by the intents its scope is about. A question is put
-//! to what is stored under none and under its own four entities.
+//! A policy is stored once, under the rarest entity that it names (an agent, a tenant, a tool, a
+//! server) or under none, and there by the intents its scope is about. A question is put to what
+//! is stored under none and under its own four entities.
 //!
-//! INVARIANT: a policy whose scope matches is looked at. Its scope names an entity `e` as
-//! `== e`, `in e` or `is T in e`; that matches only if `e` is the principal, the resource or what
-//! they are in, and those are the four that are looked up.
+//! INVARIANT: a policy that matches is looked at. Its scope names an entity `e` as `== e`, `in e`
+//! or `is T in e`, or a part of its `when` that must hold does so of principal or resource; that
+//! is so only if `e` is the principal, the resource or what they are in, and those are the four
+//! that are looked up. What is passed over could not fail either: linted conditions cannot.
 
 use super::{
+    explain::conjuncts,
     facts::{Scene, Vocabulary},
     problem::Flaw,
 };
@@ -16,6 +18,7 @@ use cedar_policy::{
     ActionConstraint, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
 };
 use countersign_core::policy::Intent;
+use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
 
 /// Policies by intent; an intent without any has no entry.
@@ -51,6 +54,12 @@ impl Slices {
         })
     }
 
+    /// Every policy, some of them more than once.
+    pub(super) fn all(&self) -> impl Iterator<Item = &Policy> {
+        let shelves = std::iter::once(&self.anywhere).chain(self.scoped.values());
+        shelves.flat_map(HashMap::values).flat_map(|set| set.policies())
+    }
+
     /// The non-empty sets that the question needs to be put to.
     pub(super) fn looked_at(&self, scene: &Scene<'_>) -> impl Iterator<Item = &PolicySet> {
         let intent = scene.intent();
@@ -84,7 +93,7 @@ fn shelf(policies: &[&Policy], vocabulary: &Vocabulary) -> Result<Shelf, Flaw> {
     Ok(shelf)
 }
 
-/// The entities that a policy's scope names.
+/// The entities that a policy names as what the principal or the resource is, or is in.
 fn named(policy: &Policy) -> Vec<EntityUid> {
     let principal = match policy.principal_constraint() {
         PrincipalConstraint::Eq(entity)
@@ -98,7 +107,24 @@ fn named(policy: &Policy) -> Vec<EntityUid> {
         | ResourceConstraint::IsIn(_, entity) => Some(entity),
         ResourceConstraint::Any | ResourceConstraint::Is(_) => None,
     };
-    principal.into_iter().chain(resource).collect()
+    principal.into_iter().chain(resource).chain(required(policy)).collect()
+}
+
+/// Those that a `when` asks for: `resource == Tool::"a/b" && ...`.
+fn required(policy: &Policy) -> Vec<EntityUid> {
+    let Ok(json) = policy.to_json() else { return Vec::new() };
+    let Some(Value::Array(conditions)) = json.get("conditions") else { return Vec::new() };
+    let parts = conditions.iter().flat_map(conjuncts);
+    parts.filter(|(kind, _)| *kind == "when").filter_map(|(_, part)| entity_of(part)).collect()
+}
+
+/// The entity in `principal == e`, `principal in e`, and the same of the resource.
+fn entity_of(part: &Value) -> Option<EntityUid> {
+    let sides = part.get("==").or_else(|| part.get("in"))?;
+    let variable = sides.get("left")?.get("Var")?.as_str()?;
+    let named = sides.get("right")?.get("Value")?.get("__entity")?;
+    let is_looked_up = matches!(variable, "principal" | "resource");
+    is_looked_up.then(|| EntityUid::from_json(named.clone()).ok()).flatten()
 }
 
 fn is_about(policy: &Policy, intent: Intent, vocabulary: &Vocabulary) -> bool {

@@ -12,6 +12,7 @@ use countersign_core::{
 use expect_test::{Expect, expect};
 
 mod properties;
+mod replay;
 mod speed;
 
 /// Alice's agent reads a public file for a cent.
@@ -21,22 +22,15 @@ fn question() -> Question {
         call_digest: Digest::of(b"call"),
         tenant: "acme".into(),
         human: "https://id.acme.example|alice".into(),
-        is_human: true,
         roles: vec!["finance".into()],
         agent: "invoice-bot".into(),
-        chain_depth: 1,
         server: "files".into(),
         tool: "read_file".into(),
-        sensitivity: 0,
-        intent: Intent::Read,
-        declared: None,
         price: Micros(10_000),
         price_text: "0.01 USDC".to_owned(),
-        payment: ProofState::Missing,
-        consent: ProofState::Valid,
         remaining: Some(Micros(5_000_000)),
-        fulfilled: Vec::new(),
         now: UnixMs(1_790_000_000_000),
+        ..Engine::sample_question()
     }
 }
 
@@ -160,9 +154,11 @@ mod default_bundle {
     #[test]
     fn describes_itself() {
         let expected = expect![[r#"
-            Policies: 7. 1 permit, 4 forbid, 2 forbid until an obligation is met.
+            Policies: 13. 1 permit, 8 forbid, 4 forbid until an obligation is met.
             `power.confirm`: a person confirms the call within 300 s.
-            `spend.confirm`: a person confirms the call within 300 s."#]];
+            `risk.severe`: 2 different people confirm the call within 300 s.
+            `spend.confirm`: a person confirms the call within 300 s.
+            `tier.above`: a person confirms the call within 300 s."#]];
         expected.assert_eq(&builtin().describe().join("\n"));
     }
 
@@ -210,7 +206,7 @@ mod obligations {
             &[ALLOW, REDACT, CAP],
             &[],
             &expect![
-                r#"Allow([Redact { pointers: ["/iban"] }, CapBytes { bytes: 4096 }]) by allow, cap, redact"#
+                r#"Allow([Redact { pointers: ["/iban"], patterns: [] }, CapBytes { bytes: 4096 }]) by allow, cap, redact"#
             ],
         );
     }
@@ -220,7 +216,7 @@ mod obligations {
         check(
             &[ALLOW, REDACT],
             &["redact"],
-            &expect![[r#"Allow([Redact { pointers: ["/iban"] }]) by allow, redact"#]],
+            &expect![[r#"Allow([Redact { pointers: ["/iban"], patterns: [] }]) by allow, redact"#]],
         );
     }
 
@@ -231,7 +227,7 @@ mod obligations {
         check(
             both,
             &["human_confirm"],
-            &expect![[r#"Allow([Redact { pointers: ["/iban"] }]) by allow, redact"#]],
+            &expect![[r#"Allow([Redact { pointers: ["/iban"], patterns: [] }]) by allow, redact"#]],
         );
     }
 
@@ -261,7 +257,7 @@ mod obligations {
             &[ALLOW, REDACT, &wider, CAP, &tighter],
             &[],
             &expect![[
-                r#"Allow([Redact { pointers: ["/bic", "/iban"] }, CapBytes { bytes: 10 }]) by allow, cap, more, redact, tight"#
+                r#"Allow([Redact { pointers: ["/bic", "/iban"], patterns: [] }, CapBytes { bytes: 10 }]) by allow, cap, more, redact, tight"#
             ]],
         );
     }
@@ -404,7 +400,7 @@ when { principal.shoe == 3 };
                 .collect::<Vec<_>>()
                 .join("\n"),
             &expect![[r#"
-                policies:1:1: `0.confirm`: unknown obligation `dance`: use human_confirm, redact or cap_bytes
+                policies:1:1: `0.confirm`: unknown obligation `dance`: use one of human_confirm, m_of_n, step_up, tighter_budget, rate, mask_arguments, redact, cap_rows, cap_bytes, notify, enhanced_audit
                 policies:4:1: `1.confirm`: a `permit` cannot carry an `@obligation`: put it on a `forbid`
                 policies:7:1: `2.confirm`: `@params` do not fit the obligation: `ttl_s` is from 1 to 86400
                 policies:10:1: `3.confirm`: `@params` do not fit the obligation: invalid type: floating point `1.5`, expected u64 at line 1 column 12
@@ -416,12 +412,12 @@ when { principal.shoe == 3 };
                 policies:22:1: `7.confirm`: `context.fulfilled` may only stand in the `unless` of its own `@obligation`
                 policies:25:1: `8.confirm`: needs a clause `unless { context.fulfilled.contains("human_confirm") }` of its own
                 policies:25:1: `8.confirm`: `context.fulfilled` may only stand in the `unless` of its own `@obligation`
-                policies:28:1: `9.redact`: `@params` do not fit the obligation: `pointers` has from 1 to 64 entries
+                policies:28:1: `9.redact`: `@params` do not fit the obligation: `pointers` or `patterns` is needed
                 policies:31:1: `10.redact`: `@params` do not fit the obligation: `iban` is not a JSON pointer (RFC 6901)
                 policies:34:1: `11.redact`: `@params` do not fit the obligation: `/~2` is not a JSON pointer (RFC 6901)
                 policies:37:1: `12.cap`: `@params` do not fit the obligation: invalid value: integer `-1`, expected u64 at line 1 column 11
                 policies:40:1: `13.cap`: `@params` do not fit the obligation: `bytes` is at least 1
-                policies:43:1: `14.cap`: `@params` do not fit the obligation: `bytes` is needed"#]],
+                policies:43:1: `14.cap`: `@params` do not fit the obligation: missing field `bytes` at line 1 column 2"#]],
         );
     }
 
@@ -497,7 +493,7 @@ when { principal.shoe == 3 };
             ("now: Long,", "now: String,"),
             ("remaining?: Long", "remaining: Long"),
             ("\"delete\", \"admin\"\n    appliesTo", "\"delete\"\n    appliesTo"),
-            ("entity Human in [Role, Tenant];", "entity Human in [Tenant];"),
+            ("entity Human in [Role, Team, Tenant];", "entity Human in [Team, Tenant];"),
             ("sensitivity: Long", "sensitivity: String"),
             ("entity Tenant;", "entity Tenant = { plan: String };"),
         ];
@@ -511,14 +507,14 @@ when { principal.shoe == 3 };
             entity Tenant
                 schema:8:1: error parsing schema: unexpected token `entity`
             now: Strin,
-                schema:49:10: failed to resolve type: Strin (`Strin` has not been declared as a common or entity type)
+                schema:86:10: failed to resolve type: Strin (`Strin` has not been declared as a common or entity type)
             now: String,
-                schema: the schema does not fit what the gateway says about a call: context `{fulfilled: ["human_confirm"], intent: {covered: true}, now: 0, price: {micros: 1, text: "0.000001 USDC"}, proofs: {consent: Proof::"valid", payment: Proof::"missing"}}` is not valid for `Action::"read"`
+                schema: the schema does not fit what the gateway says about a call: context `{fulfilled: ["human_confirm"], intent: {covered: true, source: IntentSource::"lexicon"}, now: 0, price: {micros: 1, text: "0.000001 USDC"}, proofs: {consent: Proof::"valid", payment: Proof::"missing"}, .. }` is not valid for `Action::"read"`
             remaining: Long
-                schema: the schema does not fit what the gateway says about a call: context `{fulfilled: ["human_confirm"], intent: {covered: true}, now: 0, price: {micros: 1, text: "0.000001 USDC"}, proofs: {consent: Proof::"valid", payment: Proof::"missing"}}` is not valid for `Action::"read"`
+                schema: the schema does not fit what the gateway says about a call: context `{fulfilled: ["human_confirm"], intent: {covered: true, source: IntentSource::"lexicon"}, now: 0, price: {micros: 1, text: "0.000001 USDC"}, proofs: {consent: Proof::"valid", payment: Proof::"missing"}, .. }` is not valid for `Action::"read"`
             \"delete\"\n    appliesTo
                 schema: the schema does not fit what the gateway says about a call: request's action `Action::"admin"` is not declared in the schema
-            entity Human in [Tenant];
+            entity Human in [Team, Tenant];
                 schema: the schema does not fit what the gateway says about a call: entity does not conform to the schema: `Human::"issuer|subject"` is not allowed to have an ancestor of type `Role` according to the schema
             sensitivity: String
                 schema: the schema does not fit what the gateway says about a call: entity does not conform to the schema: in attribute `sensitivity` on `Tool::"server/tool"`, type mismatch: value was expected to have type string, but it actually has type long: `0`

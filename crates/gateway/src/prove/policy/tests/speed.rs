@@ -45,3 +45,51 @@ fn of_a_decision() {
         report(&format!("{count} policies, {tenants} tenants"), &bundle(count, tenants), &q);
     }
 }
+
+/// A policy that names its tool in a `when` is passed over for all other tools, and found for its
+/// own, whichever part of the condition says so.
+#[test]
+fn what_a_condition_names_is_indexed_too() {
+    let engine = with(
+        r#"
+        @id("allow") @reason("A") permit (principal, action, resource);
+        @id("equal") @reason("B") forbid (principal, action, resource)
+        when { context.price.micros > 5 && resource == Tool::"files/read_file" };
+        @id("server") @reason("C") forbid (principal, action, resource)
+        when { resource in Server::"mail" } unless { resource == Tool::"mail/open" };
+        @id("either") @reason("D") forbid (principal, action, resource)
+        when { resource == Tool::"x/y" || context.price.micros > 50000 };
+        @id("tenant") @reason("E") forbid (principal, action, resource)
+        when { principal in Tenant::"rival" };"#,
+    );
+    let asked = |server: &str, tool: &str, tenant: &str, price: u64| {
+        let question = Question {
+            server: server.into(),
+            tool: tool.into(),
+            tenant: tenant.into(),
+            price: Micros(price),
+            ..question()
+        };
+        let seen =
+            super::super::facts::Scene::new(&engine.vocabulary, &question, None).ok().unwrap();
+        let seen: usize = engine.slices.looked_at(&seen).map(|set| set.policies().count()).sum();
+        let decision = engine.decide(&question);
+        (
+            seen,
+            decision
+                .reasons
+                .iter()
+                .map(|reason| reason.policy.clone())
+                .collect::<Vec<_>>()
+                .join(" "),
+        )
+    };
+    let found = |seen: usize, policies: &str| (seen, policies.to_owned());
+    assert_eq!(asked("files", "read_file", "acme", 7), found(3, "equal"));
+    assert_eq!(asked("files", "read_file", "acme", 1), found(3, "allow"));
+    assert_eq!(asked("files", "other", "acme", 7), found(2, "allow"));
+    assert_eq!(asked("mail", "send", "acme", 7), found(3, "server"));
+    assert_eq!(asked("mail", "open", "acme", 7), found(3, "allow"));
+    assert_eq!(asked("files", "other", "acme", 60_000), found(2, "either"), "an alternative");
+    assert_eq!(asked("files", "other", "rival", 7), found(3, "tenant"));
+}

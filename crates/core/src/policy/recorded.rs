@@ -1,0 +1,202 @@
+//! What stands in the record of a decision, and the way back from it to the question.
+//!
+//! INVARIANT: no name of a person and no argument enters: a person is the record's pseudonym, a
+//! role a digest of eight bytes. What the record says anyway (tenant, agent, tool) is not said
+//! twice.
+//! INVARIANT: what was put on record answers as it did: a question that is read back differs from
+//! the one that was asked only in what no policy can see (identifiers, digests), and in names that
+//! nobody gave ([`Names`]).
+
+mod read;
+
+pub use read::{Names, NotRecorded, Recorded};
+
+use super::{
+    Decision,
+    intent::Intent,
+    obligation::Obligation,
+    question::{History, ProofState, Question, Session, Trust},
+    risk::Risk,
+};
+use crate::digest::Digest;
+use std::{collections::BTreeMap, fmt::Write as _};
+
+/// What one detail may hold, in bytes; all of them together leave room for the rest of a record.
+const DETAIL_BYTES_MAX: usize = 400;
+/// Digests of roles that fit.
+const ROLES_MAX: usize = 22;
+/// The word among the facts when a text did not fit.
+const CUT: &str = "cut";
+
+/// What a decision was made of and what it says, for its record: short texts by name.
+#[must_use]
+pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, String> {
+    let answer = &decision.answer;
+    let reasons = decision.reasons.iter().map(|reason| &*reason.policy);
+    let optional = [
+        ("acr", question.acr.as_deref().map(str::to_owned)),
+        ("fulfilled", words(question.fulfilled.iter().map(|word| &**word))),
+        ("obligations", words(answer.obligations().iter().map(Obligation::word))),
+        ("reasons", words(reasons)),
+        ("roles.digests", role_digests(question)),
+    ];
+    let mut details: BTreeMap<String, String> = [
+        ("answer", answer.word().text().to_owned()),
+        ("caller", caller(question)),
+        ("facts", facts(question)),
+        ("history", history(&question.history)),
+        ("intent", intent(question)),
+        ("micros", question.price.0.to_string()),
+        ("price", question.price_text.clone()),
+        ("remaining", question.remaining.map_or("none".to_owned(), |left| left.0.to_string())),
+        ("risk", format!("{} {}", question.risk.score, question.risk.band)),
+        ("risk.model", question.risk.model.to_hex()),
+        ("risk.points", points(&question.risk)),
+        ("session", session(&question.session)),
+        ("tier", tiers(&question.trust)),
+        ("tool", tool(question)),
+    ]
+    .into_iter()
+    .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
+    .map(|(name, value)| (name.to_owned(), value))
+    .collect();
+    let is_whole =
+        |name| details.get(name).is_none_or(|text: &String| text.len() <= DETAIL_BYTES_MAX);
+    if !["acr", "fulfilled", "price"].into_iter().all(is_whole)
+        && let Some(facts) = details.get_mut("facts")
+    {
+        facts.push(' ');
+        facts.push_str(CUT);
+    }
+    shorten(&mut details);
+    details
+}
+
+/// Cuts what is too long for a record.
+pub fn shorten(details: &mut BTreeMap<String, String>) {
+    for value in details.values_mut() {
+        value.truncate(value.floor_char_boundary(DETAIL_BYTES_MAX));
+    }
+}
+
+fn words<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
+    let words: Vec<&str> = words.collect();
+    (!words.is_empty()).then(|| words.join(" "))
+}
+
+fn points(risk: &Risk) -> String {
+    let mut text = String::with_capacity(160);
+    for point in &risk.points {
+        let gap = if text.is_empty() { "" } else { " " };
+        let _ = write!(text, "{gap}{}+{}", point.code.code(), point.points);
+    }
+    text
+}
+
+fn intent(question: &Question) -> String {
+    format!(
+        "{} declared={} from={}",
+        question.intent.text(),
+        question.declared.map_or("none", Intent::text),
+        question.source.text(),
+    )
+}
+
+fn tiers(trust: &Trust) -> String {
+    format!(
+        "{} agent={} human={} consent={} server={}",
+        trust.effective(),
+        trust.agent,
+        trust.human,
+        trust.consent,
+        trust.server,
+    )
+}
+
+fn tool(question: &Question) -> String {
+    format!(
+        "sensitivity={} reversible={} open_world={} definition={}",
+        question.sensitivity,
+        question.is_reversible,
+        question.is_open_world,
+        question.pin.text(),
+    )
+}
+
+fn session(session: &Session) -> String {
+    format!(
+        "tainted={} private={} calls={}",
+        session.is_tainted, session.is_private, session.calls_last_minute
+    )
+}
+
+fn caller(question: &Question) -> String {
+    format!(
+        "human={} assurance={} chain={}",
+        question.is_human, question.assurance, question.chain_depth
+    )
+}
+
+/// What else policies see, and no other detail says.
+fn facts(question: &Question) -> String {
+    let proof = |state: ProofState| state.text();
+    let mut text = format!(
+        "at={} payment={} consent={}",
+        question.now.0,
+        proof(question.payment),
+        proof(question.consent),
+    );
+    if let Some(grant) = &question.grant {
+        let _ = write!(text, " per_call={} expires={}", grant.per_call.0, grant.expires_at.0);
+    }
+    if let Some(age_s) = question.sign_in_age_s {
+        let _ = write!(text, " sign_in_age_s={age_s}");
+    }
+    text
+}
+
+fn history(history: &History) -> String {
+    let mut text = format!(
+        "calls={} same={} budget={}",
+        history.calls_this_hour, history.same_calls, history.budget_percent
+    );
+    let numbers = [
+        ("median", history.median.map(|median| median.0)),
+        ("server_age_s", history.server_age_s),
+        ("mean", history.hourly_mean),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            let _ = write!(text, " {name}={number}");
+        }
+    }
+    let marks = [
+        ("judged", history.is_judged),
+        ("payee_first", history.is_payee_first),
+        ("payee_changed", history.is_payee_changed),
+        ("asset_changed", history.is_asset_changed),
+        ("tool_first", history.is_tool_first),
+    ];
+    for (name, _) in marks.into_iter().filter(|(_, is_so)| *is_so) {
+        let _ = write!(text, " {name}");
+    }
+    text
+}
+
+/// Of as many roles as fit, and how many more there are.
+fn role_digests(question: &Question) -> Option<String> {
+    let more = question.roles.len().saturating_sub(ROLES_MAX);
+    let digests = question.roles.iter().take(ROLES_MAX);
+    let digests: Vec<String> = digests.map(|role| role_digest(&question.tenant, role)).collect();
+    let text = words(digests.iter().map(String::as_str))?;
+    Some(if more == 0 { text } else { format!("{text} +{more}") })
+}
+
+/// How a role stands in a record.
+fn role_digest(tenant: &str, role: &str) -> String {
+    let digest = Digest::of_parts(&[b"role", tenant.as_bytes(), role.as_bytes()]);
+    digest.to_hex().chars().take(16).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,720 @@
+// The console as people use it: Chromium, a real issuer, an agent with the TypeScript SDK.
+
+import assert from 'node:assert/strict';
+import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { createRequire } from 'node:module';
+import os from 'node:os';
+import path from 'node:path';
+import { after, before, describe, test } from 'node:test';
+import { fileURLToPath } from 'node:url';
+
+import { privateKeyToAccount } from 'viem/accounts';
+
+import { shot, signIn, startBrowser, violations } from './lib/browser.mjs';
+import { Parts } from './lib/gate.mjs';
+import { startIssuer } from './lib/issuer.mjs';
+import { legacyClient } from './lib/mcpclients.mjs';
+import { freePort, until } from './lib/process.mjs';
+import { startBefore, startParts } from './lib/rig.mjs';
+import { callPaid } from './lib/x402http.mjs';
+
+const KEY = `0x${'11'.repeat(32)}`;
+const PEOPLE = {
+  ada: { name: 'Ada Approver', roles: ['approver'] },
+  ben: { name: 'Ben Approver', roles: ['approver'] },
+  gone: { name: 'Gone Approver', roles: ['approver'] },
+  ops: { name: 'Olu Operator', roles: ['operator'] },
+  aud: { name: 'Audrey Auditor', roles: ['auditor'] },
+  root: { name: 'Adnan Admin', roles: ['admin'] },
+  'ops-program': { roles: ['operator', 'approver'] },
+  far: { name: 'Faraway', roles: ['approver'], org_id: 'elsewhere' },
+};
+
+const PROGRAM = { id: 'ops-program', secret: 'ops-program-secret' };
+
+const TWO_PEOPLE = `
+@id("delete.two")
+@reason("TWO_PEOPLE")
+@obligation("m_of_n")
+@params("{\\"m\\":2}")
+forbid (principal, action == Action::"delete", resource)
+unless { context.fulfilled.contains("m_of_n") };
+`;
+
+const parts = new Parts();
+let sandbox, issuer, gateway, browser, at, mcp, bundle;
+
+before(() =>
+  parts.starting(async () => {
+    const [port, consolePort] = [await freePort(), await freePort()];
+    at = `http://127.0.0.1:${consolePort}`;
+    mcp = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
+    const client = { id: 'countersign-console', secret: 'console-secret-1' };
+    // The built-in bundle, and one rule more: what deletes wants two people.
+    bundle = mkdtempSync(path.join(os.tmpdir(), 'countersign-bundle-'));
+    cpSync(fileURLToPath(new URL('../crates/gateway/policy/', import.meta.url)), bundle, { recursive: true });
+    appendFileSync(path.join(bundle, 'policies.cedar'), TWO_PEOPLE);
+    sandbox = await parts.keep('sandbox', startParts());
+    issuer = await parts.keep('issuer', startIssuer({
+      resources: [mcp('weather'), `${at}/api`],
+      machines: [PROGRAM],
+      claims: ({ subject }) => ({ org_id: 'default', roles: PEOPLE[subject]?.roles ?? [] }),
+      consoles: [{ ...client, redirectUri: `${at}/sign-in/callback` }],
+      people: (login) => ({ org_id: 'default', name: login, ...PEOPLE[login] }),
+    }));
+    gateway = await parts.keep('gateway', startBefore(sandbox, {
+      issuers: [issuer.url],
+      servers: {
+        weather: {
+          tools: {
+            get_forecast: { price: '0.01 USDC' },
+            delete_report: { price: '0.02 USDC', consent: 'none' },
+            get_report: { price: 'free', consent: 'none' },
+            get_broken: { price: 'free', consent: 'none' },
+          },
+        },
+      },
+      policy: { dir: bundle },
+      budgets: [{ name: 'everybody', limit: '5 USD', window: '24h' }],
+      console: {
+        listen: `127.0.0.1:${consolePort}`,
+        api_clients: [PROGRAM.id],
+        sign_in: {
+          issuer: issuer.url,
+          client_id: client.id,
+          client_secret: 'env:CONSOLE_SECRET',
+          tenant_claim: 'org_id',
+          allow_private_network: true,
+        },
+      },
+    }, { port, env: { CONSOLE_SECRET: client.secret } }));
+    browser = await parts.keep('browser', startBrowser());
+  }),
+);
+after(async () => {
+  await parts.stop();
+  if (bundle) rmSync(bundle, { recursive: true });
+});
+
+/** An agent that acts for `login`: the TypeScript SDK with their token. */
+const agentOf = async (login) =>
+  legacyClient(mcp('weather'), { token: await issuer.userToken(login, mcp('weather')) });
+
+const refusalOf = (result) => result._meta?.['countersign/refusal'];
+const textOf = (result) => result.content.map((part) => part.text).join('\n');
+
+const people = new Map();
+/** A person at the console, signed in once. */
+async function person(login) {
+  if (!people.has(login)) {
+    const { page } = await browser.person();
+    await signIn(page, `${at}/`, login);
+    people.set(login, page);
+  }
+  return people.get(login);
+}
+
+/** No error in the browser's console, no finding of axe, in light and dark, narrow and wide. */
+async function isSound(page, name) {
+  const found = [];
+  for (const colorScheme of ['light', 'dark']) {
+    for (const width of [320, 1280]) {
+      await page.emulateMedia({ colorScheme });
+      await page.setViewportSize({ width, height: 900 });
+      found.push(...(await violations(page)).map((what) => `${colorScheme} ${width}: ${what}`));
+      const overflow = await page.evaluate(
+        () => document.documentElement.scrollWidth - document.documentElement.clientWidth,
+      );
+      if (overflow > 0) found.push(`${width}: the page scrolls sideways by ${overflow}`);
+      await shot(page, `${name}-${colorScheme}-${width}`);
+    }
+  }
+  await page.emulateMedia({ colorScheme: 'light' });
+  await page.setViewportSize({ width: 1280, height: 900 });
+  assert.deepEqual(found, []);
+}
+
+describe('what the binary serves', () => {
+  test('scripts and styles of others are those of their npm packages', async () => {
+    const require = createRequire(import.meta.url);
+    const packages = {
+      'htmx.min.js': require.resolve('htmx.org/dist/htmx.min.js'),
+      'sse.min.js': fileURLToPath(new URL('node_modules/htmx-ext-sse/dist/sse.min.js', import.meta.url)),
+      'uPlot.iife.min.js': fileURLToPath(new URL('node_modules/uplot/dist/uPlot.iife.min.js', import.meta.url)),
+      'uPlot.min.css': fileURLToPath(new URL('node_modules/uplot/dist/uPlot.min.css', import.meta.url)),
+    };
+    for (const [name, file] of Object.entries(packages)) {
+      const served = await (await fetch(`${at}/assets/${name}`)).text();
+      assert.equal(served, readFileSync(file, 'utf8'), name);
+    }
+  });
+
+  test('headers forbid frames, inline scripts and foreign sources', async () => {
+    for (const path of ['/', '/signed-out', '/nowhere', '/assets/console.css']) {
+      const { headers } = await fetch(`${at}${path}`, { redirect: 'manual' });
+      const policy = headers.get('content-security-policy');
+      assert.match(policy, /default-src 'none'.*frame-ancestors 'none'/, path);
+      assert.doesNotMatch(policy, /unsafe/);
+      assert.equal(headers.get('x-frame-options'), 'DENY');
+    }
+  });
+});
+
+describe('signing in', () => {
+  test('by code, PKCE and nonce; cookies of this host alone; out again', async () => {
+    const { page, context } = await browser.person();
+    await signIn(page, `${at}/approvals/none?x=1`, 'aud');
+    assert.equal(new URL(page.url()).pathname, '/approvals/none', 'goes on where it was begun');
+    await page.goto(`${at}/`);
+    await page.getByText('Audrey Auditor').waitFor();
+    const [cookie] = (await context.cookies(at)).filter(({ name }) => name === '__Host-countersign-session');
+    assert.deepEqual(
+      [cookie.httpOnly, cookie.secure, cookie.sameSite, cookie.path],
+      [true, true, 'Lax', '/'],
+    );
+    await page.click('text=Sign out');
+    await page.getByText('You are signed out').waitFor();
+    const again = await fetch(`${at}/`, {
+      redirect: 'manual',
+      headers: { cookie: `${cookie.name}=${cookie.value}` },
+    });
+    assert.equal(again.status, 303, 'the session is over on the server too');
+  });
+
+  test('an answer to another sign-in, or to none, signs nobody in', async () => {
+    const begun = await fetch(`${at}/sign-in`, { redirect: 'manual' });
+    const to = new URL(begun.headers.get('location'));
+    assert.equal(to.origin, issuer.url);
+    assert.equal(to.searchParams.get('code_challenge_method'), 'S256');
+    const cookie = begun.headers.getSetCookie()[0].split(';')[0];
+    const state = to.searchParams.get('state');
+    const answer = (query, headers = {}) => fetch(`${at}/sign-in/callback?${query}`, { headers, redirect: 'manual' });
+    for (const [what, query, headers] of [
+      ['no cookie', `state=${state}&code=x&iss=${issuer.url}`],
+      ['another state', `state=${state.slice(0, -1)}x&code=x&iss=${issuer.url}`, { cookie }],
+      ['no state', `code=x&iss=${issuer.url}`, { cookie }],
+      ['another issuer', `state=${state}&code=x&iss=https://evil.example`, { cookie }],
+      ['no issuer', `state=${state}&code=x`, { cookie }],
+      ['a made-up code', `state=${state}&code=x&iss=${issuer.url}`, { cookie }],
+      ['two codes', `state=${state}&code=x&code=y&iss=${issuer.url}`, { cookie }],
+    ]) {
+      const { status, headers: got } = await answer(query, headers);
+      assert.equal(status, 403, what);
+      assert.deepEqual(got.getSetCookie(), [], what);
+    }
+  });
+
+  test('an agent\'s token opens no page', async () => {
+    const token = await issuer.userToken('ada', mcp('weather'));
+    const answer = await fetch(`${at}/`, { headers: { authorization: `Bearer ${token}` }, redirect: 'manual' });
+    assert.equal(answer.status, 303);
+  });
+});
+
+describe('a person answers an agent', () => {
+  test('the agent asks, a person approves once in the browser, the retry is paid and runs', async () => {
+    const agent = await agentOf('carol');
+    const call = { name: 'get_forecast', arguments: { city: 'Oslo' } };
+    const asked = refusalOf(await agent.callTool(call));
+    assert.equal(asked.code, 'CNS-001');
+    assert.match(asked.next.url, new RegExp(`^${at}/approvals/appr_`));
+    const page = await person('ada');
+    await page.goto(asked.next.url);
+    for (const said of ['web-agent', 'weather/get_forecast', '0.01 USDC', 'Oslo', 'carol', 'everybody']) {
+      await page.getByText(said).first().waitFor();
+    }
+    await isSound(page, 'request');
+    await page.click('#approve');
+    await page.getByText('The agent can make this very call now').waitFor();
+    const { result } = await callPaid(agent, KEY, call);
+    assert.match(textOf(result), /temperature/);
+    await page.reload();
+    await page.getByText('approved and used').waitFor();
+    const next = refusalOf(await agent.callTool({ ...call, arguments: { city: 'Bergen' } }));
+    await page.goto(next.next.url);
+    await page.getByRole('row', { name: /city.*Bergen.*changed/ }).waitFor();
+    await agent.close();
+  });
+
+  test('as a grant with caps: later calls are not asked for', async () => {
+    const agent = await agentOf('dora');
+    const asked = refusalOf(await agent.callTool({ name: 'get_forecast', arguments: { city: 'Rome' } }));
+    const page = await person('ada');
+    await page.goto(asked.next.url);
+    await page.fill('#total', '0.02 USD');
+    await page.selectOption('#expires', '1h');
+    await page.click('#grant');
+    await page.getByText('Grant made').waitFor();
+    for (const city of ['Rome', 'Pisa']) {
+      const { result } = await callPaid(agent, KEY, { name: 'get_forecast', arguments: { city } });
+      assert.match(textOf(result), /temperature/);
+    }
+    const over = refusalOf(await agent.callTool({ name: 'get_forecast', arguments: { city: 'Bari' } }));
+    assert.equal(over.code, 'CNS-006', 'the cap that was typed holds');
+    await agent.close();
+  });
+
+  test('no, with a reason that reaches the agent', async () => {
+    const agent = await agentOf('emil');
+    const call = { name: 'get_forecast', arguments: { city: 'Nowhere' } };
+    const asked = refusalOf(await agent.callTool(call));
+    const page = await person('ada');
+    await page.goto(asked.next.url);
+    await page.fill('#reason', 'there is no such city');
+    await page.click('#deny');
+    await page.getByText('The agent is told.').waitFor();
+    const told = await agent.callTool(call);
+    assert.equal(refusalOf(told).code, 'CNS-009');
+    assert.match(textOf(told), /there is no such city/);
+    await agent.close();
+  });
+
+  test('two people for what deletes: the same one twice and the one it is for do not count', async () => {
+    const agent = await agentOf('nina');
+    const call = { name: 'delete_report', arguments: {} };
+    const asked = refusalOf(await agent.callTool(call));
+    assert.equal(asked.code, 'CNS-008', JSON.stringify(asked));
+    const [ada, ben, own] = [await person('ada'), await person('ben'), await person('nina')];
+    await own.goto(asked.next.url);
+    await own.getByText('Your yes does not count here').waitFor();
+    await ada.goto(asked.next.url);
+    await ada.click('#approve');
+    await ada.getByText('1 of 2 people agreed').waitFor();
+    await ada.getByText('this person has agreed already').waitFor();
+    assert.equal(refusalOf(await agent.callTool(call)).code, 'CNS-008', 'one is not enough');
+    await ben.goto(asked.next.url);
+    await ben.click('#approve');
+    await ben.getByText('The agent can make this very call now').waitFor();
+    assert.match(textOf((await callPaid(agent, KEY, call)).result), /deleted/);
+    await agent.close();
+  });
+
+  test('by the keyboard alone', async () => {
+    const agent = await agentOf('finn');
+    const call = { name: 'get_forecast', arguments: { city: 'Turku' } };
+    await agent.callTool(call);
+    const page = await person('ada');
+    await page.goto(`${at}/`);
+    await page.keyboard.press('j');
+    await page.keyboard.press('a');
+    await page.waitForURL(/#approve$/);
+    await page.waitForFunction(() => document.activeElement.id === 'approve');
+    await page.keyboard.press('Enter');
+    await page.getByText('The agent can make this very call now').waitFor();
+    await agent.close();
+  });
+
+  test('the inbox shows a new request without a reload', async () => {
+    const page = await person('ben');
+    await page.goto(`${at}/`);
+    await page.waitForTimeout(300);
+    const agent = await agentOf('gina');
+    await agent.callTool({ name: 'get_forecast', arguments: { city: 'Kiel' } });
+    await page.getByText('for gina').waitFor();
+    await isSound(page, 'inbox');
+    assert.deepEqual(page.problems, []);
+    await agent.close();
+  });
+});
+
+describe('who may not', () => {
+  let link, agent;
+  before(async () => {
+    agent = await agentOf('hugo');
+    const asked = refusalOf(await agent.callTool({ name: 'get_forecast', arguments: { city: 'Lund' } }));
+    link = asked.next.url;
+  });
+  after(() => agent?.close());
+
+  test('an auditor sees it and cannot answer; another tenant does not see it', async () => {
+    const page = await person('aud');
+    await page.goto(link);
+    await page.getByText('your role does not answer it').waitFor();
+    assert.equal(await page.locator('#approve').count(), 0);
+    const far = await person('far');
+    assert.equal((await far.goto(link)).status(), 404);
+    const stranger = await person('zoe');
+    assert.equal((await stranger.goto(link)).status(), 404, 'Bob opens the link of Hugo');
+  });
+
+  test('the person for whom it is asked may see and answer it', async () => {
+    const page = await person('hugo');
+    await page.goto(link);
+    assert.equal(await page.locator('#approve').count(), 1);
+  });
+
+  test('opening it answers nothing; a form of another site, a stale one and a foreign role answer nothing', async () => {
+    const page = await person('ada');
+    await page.goto(link);
+    const form = await page.evaluate(() => Object.fromEntries(new FormData(document.querySelector('form.once'))));
+    const post = (fields, more = {}) =>
+      page.context().request.post(`${link}/approve`, {
+        form: fields,
+        headers: { origin: at },
+        maxRedirects: 0,
+        ...more,
+      });
+    assert.equal((await post(form, { headers: { origin: 'https://evil.example' } })).status(), 403);
+    assert.equal((await post(form, { headers: {} })).status(), 403, 'a browser says where a form comes from');
+    assert.equal((await post({ ...form, form_key: 'x' })).status(), 403);
+    assert.equal((await post({ ...form, form_key: '' })).status(), 403);
+    assert.equal((await post({ ...form, content: '0'.repeat(64) })).status(), 403, 'not what was shown');
+    const auditor = await person('aud');
+    await auditor.goto(`${at}/`);
+    const key = await auditor.locator('[name=form_key]').first().inputValue();
+    const foreign = await auditor.context().request.post(`${link}/approve`, {
+      form: { ...form, form_key: key },
+      headers: { origin: at },
+      maxRedirects: 0,
+    });
+    assert.equal(foreign.status(), 403);
+    const { items } = await gateway.cli('approvals', 'list');
+    assert.equal(items.find(({ id }) => link.endsWith(id)).status, 'pending');
+    assert.equal((await post(form)).status(), 303, 'the form itself is good');
+    assert.equal((await post(form)).status(), 409, 'once');
+  });
+
+  test('who was withdrawn meanwhile: their session is over, and their role answers nothing', async () => {
+    const other = await agentOf('hedy');
+    const asked = refusalOf(await other.callTool({ name: 'get_forecast', arguments: { city: 'Visby' } }));
+    const id = asked.next.url.split('/').at(-1);
+    const { page } = await browser.person();
+    await signIn(page, asked.next.url, 'gone');
+    await page.locator('#approve').waitFor();
+    await gateway.cli('approvals', 'withdraw', '--issuer', issuer.url, 'gone');
+    await page.click('#approve');
+    await signIn(page, asked.next.url, 'gone');
+    assert.equal((await page.goto(asked.next.url)).status(), 404, 'no role is left to them');
+    const { items: before } = await gateway.cli('approvals', 'list');
+    assert.equal(before.find((one) => one.id === id).status, 'pending');
+    assert.deepEqual((await gateway.cli('approvals', 'withdrawn')).items.map(({ subject }) => subject), ['gone']);
+    await gateway.cli('approvals', 'reinstate', '--issuer', issuer.url, 'gone');
+    await page.goto(`${at}/`);
+    await page.getByRole('button', { name: 'Sign out' }).click();
+    await signIn(page, asked.next.url, 'gone');
+    await page.click('#approve');
+    await page.getByText('The agent can make this very call now').waitFor();
+    await other.close();
+  });
+
+  test('script in names and arguments stays text', async () => {
+    const evil = '"><img src=x onerror=alert(1)><script>alert(2)</script>';
+    const other = await agentOf('ivan');
+    const asked = refusalOf(await other.callTool({ name: 'get_forecast', arguments: { city: evil, [evil]: evil } }));
+    const page = await person('ada');
+    let isRun = false;
+    page.once('dialog', async (dialog) => {
+      isRun = true;
+      await dialog.dismiss();
+    });
+    await page.goto(asked.next.url);
+    await page.getByText(evil).first().waitFor();
+    assert.equal(await page.locator('img[src=x]').count(), 0);
+    assert.equal(isRun, false);
+    await other.close();
+  });
+});
+
+describe('watching and stopping', () => {
+  test('live: a call appears without a reload, with four lights in words; its records and proof', async () => {
+    const page = await person('aud');
+    await page.goto(`${at}/live`);
+    await page.waitForTimeout(300);
+    const before = await page.locator('#calls tbody tr').count();
+    const agent = await agentOf('jana');
+    await agent.callTool({ name: 'get_report', arguments: {} });
+    await page.waitForFunction((n) => document.querySelectorAll('#calls tbody tr').length > n, before);
+    const row = page.locator('#calls tbody tr').first();
+    for (const word of ['identity', 'consent', 'payment', 'authorization', 'ran']) {
+      await row.getByText(new RegExp(`${word}$`)).first().waitFor();
+    }
+    await isSound(page, 'live');
+    await row.locator('a').first().click();
+    await page.getByText('invocation.result').first().waitFor();
+    await page.waitForTimeout(400);
+    await page.reload();
+    await page.getByText('verified').waitFor();
+    await isSound(page, 'call');
+    const proof = await page.context().request.get(`${page.url()}/proof`);
+    assert.match(await proof.text(), /"checkpoint"/);
+    await agent.close();
+  });
+
+  test('grants: found, revoked in the browser, and refused from the next call on', async () => {
+    const agent = await agentOf('kurt');
+    const call = { name: 'get_forecast', arguments: { city: 'Graz' } };
+    const asked = refusalOf(await agent.callTool(call));
+    const page = await person('ada');
+    await page.goto(asked.next.url);
+    await page.click('#grant');
+    await page.getByText('Grant made').waitFor();
+    assert.match(textOf((await callPaid(agent, KEY, call)).result), /temperature/);
+    await page.goto(`${at}/grants`);
+    await page.fill('#q', 'kurt');
+    await page.keyboard.press('Enter');
+    await page.waitForURL(/q=kurt/);
+    assert.equal(await page.locator('tbody tr').count(), 1);
+    await isSound(page, 'grants');
+    await page.getByRole('button', { name: /^Revoke/ }).click();
+    await page.goto(`${at}/grants?q=kurt`);
+    await page.getByText('revoked').waitFor();
+    const next = refusalOf(await agent.callTool({ ...call, arguments: { city: 'Linz' } }));
+    assert.equal(next.code, 'CNS-003');
+    await agent.close();
+  });
+
+  test('settlements: a payment not known to have moved is ended by a person, and paid back', async () => {
+    const agent = await agentOf('lotte');
+    const call = { name: 'get_forecast', arguments: { city: 'Wels' } };
+    const approver = await person('ada');
+    await approver.goto(refusalOf(await agent.callTool(call)).next.url);
+    await approver.click('#grant');
+    await approver.getByText('Grant made').waitFor();
+    await sandbox.fail('settle_pending');
+    const lost = refusalOf((await callPaid(agent, KEY, call)).result);
+    assert.deepEqual([lost.code, lost.charged], ['PAY-010', 'unknown']);
+    const page = await person('ops');
+    await page.goto(`${at}/settlements`);
+    await page.getByText('Not known to have moved').waitFor();
+    await isSound(page, 'settlements-open');
+    await page.getByRole('button', { name: 'It did not' }).click();
+    await page.getByText('can still be used').waitFor();
+    await page.goto(`${at}/settlements`);
+    await page.getByPlaceholder('transaction').fill(`0x${'ab'.repeat(32)}`);
+    await page.getByRole('button', { name: 'It moved' }).click();
+    await page.getByText('To be paid back').waitFor();
+    await page.getByPlaceholder('reference').fill('0xcd');
+    await page.getByRole('button', { name: 'Paid back' }).click();
+    await page.getByText('Nothing needs a person').waitFor();
+    await agent.close();
+  });
+
+  test('a payment in doubt: the same call goes on by the yes that it used, and asks nobody again', async () => {
+    const agent = await agentOf('olga');
+    const call = { name: 'get_forecast', arguments: { city: 'Enns' } };
+    const page = await person('ada');
+    const asked = refusalOf(await agent.callTool(call));
+    await page.goto(asked.next.url);
+    await page.click('#approve');
+    await page.getByText('The agent can make this very call now').waitFor();
+    await sandbox.fail('settle_pending');
+    const { payment, result: lost } = await callPaid(agent, KEY, call);
+    assert.deepEqual([refusalOf(lost).code, refusalOf(lost).charged], ['PAY-010', 'unknown']);
+    const again = await until('the outcome is known', async () => {
+      const answer = await agent.callTool({ ...call, _meta: { 'x402/payment': payment } });
+      return refusalOf(answer)?.code !== 'PAY-010' && answer;
+    }, { every_ms: 500, timeout_ms: 30_000 });
+    assert.match(textOf(again), /temperature/);
+    const { items } = await gateway.cli('approvals', 'list', '--all');
+    const own = items.filter(({ delegator }) => delegator.endsWith('olga'));
+    assert.deepEqual(own.map(({ status }) => status), ['consumed'], 'one request, used once');
+    await agent.close();
+  });
+
+  test('an auditor sees grants and settlements and ends nothing', async () => {
+    const page = await person('aud');
+    await page.goto(`${at}/grants`);
+    assert.ok((await page.locator('tbody tr').count()) > 0);
+    assert.equal(await page.getByRole('button', { name: /^Revoke/ }).count(), 0);
+    await page.goto(`${at}/settlements`);
+    await page.getByText('Nothing needs a person').waitFor();
+    await isSound(page, 'settlements');
+    const stranger = await person('zoe');
+    for (const path of ['live', 'grants', 'settlements']) {
+      assert.equal((await stranger.goto(`${at}/${path}`)).status(), 403, path);
+    }
+    assert.equal(await stranger.locator('tbody tr').count(), 0);
+    const far = await person('far');
+    await far.goto(`${at}/grants`);
+    await far.getByText('No grants').waitFor();
+    await far.goto(`${at}/live`);
+    await far.getByText('No calls yet').waitFor();
+  });
+});
+
+describe('every other page', () => {
+  for (const [path, said] of [
+    ['spend', 'By agent'],
+    ['log', 'Verify it yourself'],
+    ['policy', 'What it says'],
+    ['tools', 'get_forecast'],
+    ['connect', 'claude mcp add'],
+    ['me', 'No wallet is linked to you'],
+    ['live', 'The latest calls'],
+  ]) {
+    test(`${path}: sound in light and dark, narrow and wide`, async () => {
+      const page = await person('root');
+      await page.goto(`${at}/${path}`);
+      await page.getByText(said).first().waitFor();
+      await isSound(page, path);
+      assert.deepEqual(page.problems, []);
+    });
+  }
+
+  test('policy: a request is tried without a script, and told what decides', async () => {
+    const { page } = await browser.person({ javaScriptEnabled: false });
+    await signIn(page, `${at}/policy`, 'root');
+    const answer = page.locator('#answer');
+    assert.equal(await answer.count(), 0, 'nothing was asked yet');
+    await page.getByLabel('Tool', { exact: true }).fill('weather/get_forecast');
+    await page.getByLabel('Price in USD').fill('2');
+    await page.getByRole('button', { name: 'What would it say?' }).click();
+    await answer.getByText('challenge for human_confirm').waitFor();
+    await answer.getByText('spend.confirm', { exact: true }).first().waitFor();
+    await answer.getByText('context.price.micros > 1000000').waitFor();
+    assert.equal(await page.getByLabel('Price in USD').inputValue(), '2', 'the form stays filled in');
+    await page.getByLabel('a person has confirmed').check();
+    await page.getByRole('button', { name: 'What would it say?' }).click();
+    await answer.locator('.badge.yes').getByText('allow').waitFor();
+
+    await page.getByLabel('Budget left in USD').fill('1.5');
+    await page.getByRole('button', { name: 'What would it say?' }).click();
+    await answer.locator('.badge.no').getByText('deny').waitFor();
+    await answer.getByText('The permit that came nearest failed in').waitFor();
+    await page.getByLabel('Risk, 0 to 100').fill('<b>x</b>');
+    await page.getByRole('button', { name: 'What would it say?' }).click();
+    await page.getByRole('alert').getByText('The risk is a whole number from 0 to 100.').waitFor();
+    await page.context().close();
+  });
+
+  test('policy: the shadow and the answer are sound, and lead to calls', async () => {
+    const page = await person('root');
+    await page.goto(`${at}/policy`);
+    await page.getByText('No bundle in the shadow').waitFor();
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-shadow-'));
+    cpSync(bundle, dir, { recursive: true });
+    appendFileSync(
+      path.join(dir, 'policies.cedar'),
+      '@id("no.report") @reason("NO_REPORT") forbid (principal, action, resource == Tool::"weather/get_report");\n',
+    );
+    await gateway.cli('policy', 'bundle', dir, '--revision', '1');
+    await gateway.cli('policy', 'shadow', 'set', dir);
+    const agent = await agentOf('lena');
+    const ran = await agent.callTool({ name: 'get_report', arguments: {} });
+    assert.notEqual(refusalOf(ran)?.code, 'POL-001', 'the shadow decides nothing');
+    await agent.close();
+    await page.goto(
+      `${at}/policy?tool=weather%2Fget_report&intent=write&price=0&consent=missing&risk=0&tier=T1&sensitivity=0#answer`,
+    );
+    await page.getByRole('row').filter({ hasText: 'no.report' }).waitFor();
+    await page.getByText('consent.missing').first().waitFor();
+    await isSound(page, 'policy-tried');
+    await page.getByRole('row').filter({ hasText: 'no.report' }).getByRole('link').click();
+    await page.getByText('weather/get_report').first().waitFor();
+    assert.deepEqual(page.problems, []);
+    await gateway.cli('policy', 'shadow', 'stop');
+    rmSync(dir, { recursive: true });
+  });
+
+  test('a person links a wallet of their own by its signature, and unlinks it', async () => {
+    const account = privateKeyToAccount(`0x${'33'.repeat(32)}`);
+    const page = await person('wilma');
+    const askToSign = async () => {
+      await page.goto(`${at}/me`);
+      await page.fill('#address', account.address);
+      await page.click('#ask');
+      return page.inputValue('#message');
+    };
+    const linkWith = async (signature) => {
+      await page.fill('#signature', signature);
+      await page.click('#link');
+    };
+    const message = await askToSign();
+    assert.match(message, new RegExp(`^${new URL(at).host} wants you to sign in`));
+    assert.match(message, /Link this wallet to wilma at /);
+    await isSound(page, 'me-sign');
+    const other = privateKeyToAccount(`0x${'44'.repeat(32)}`);
+    await linkWith(await other.signMessage({ message }));
+    await page.getByText('another wallet signed').first().waitFor();
+    // A wallet in the browser (EIP-1193), here with an account of viem behind it.
+    assert.equal(await page.locator('#sign').isVisible(), false, 'no wallet, no button');
+    await page.exposeFunction('signAs', (raw) => account.signMessage({ message: { raw } }));
+    await page.addInitScript(() => {
+      window.ethereum = {
+        request: ({ method, params: [data, address] = [] }) =>
+          method === 'personal_sign' ? window.signAs(data, address) : Promise.resolve([]),
+      };
+    });
+    await askToSign();
+    await page.click('#sign');
+    await page.getByRole('rowheader', { name: account.address }).waitFor();
+    await page.getByRole('button', { name: `Unlink ${account.address}` }).click();
+    await page.getByText('No wallet is linked to you').waitFor();
+    await linkWith(await account.signMessage({ message: await askToSign() }));
+    await page.getByRole('rowheader', { name: account.address }).waitFor();
+    await isSound(page, 'me');
+    const { items } = await gateway.cli('people', 'wallet', 'list', '--subject', 'wilma');
+    assert.deepEqual(items.map(({ public: address, by }) => [address, by]), [[account.address, `${issuer.url}|wilma`]]);
+    const stranger = await person('zoe');
+    await stranger.goto(`${at}/me`);
+    assert.equal(await stranger.getByText(account.address).count(), 0, 'nobody else sees it');
+    const form_key = await stranger.locator('[name=form_key]').first().inputValue();
+    const foreign = await stranger.context().request.post(
+      `${at}/me/wallets/${account.address.toLowerCase()}/end`,
+      { form: { form_key }, headers: { origin: at }, maxRedirects: 0 },
+    );
+    assert.equal(foreign.status(), 404, 'nor ends it');
+    await page.goto(`${at}/me`);
+    await page.getByRole('button', { name: `Unlink ${account.address}` }).click();
+    await page.getByText('No wallet is linked to you').waitFor();
+    assert.deepEqual((await gateway.cli('people', 'wallet', 'list')).items, []);
+  });
+
+  test('a chart is drawn from the table below it', async () => {
+    const page = await person('root');
+    await page.goto(`${at}/spend`);
+    await page.locator('figure canvas').waitFor();
+    assert.ok((await page.locator('figure tbody tr').count()) >= 2);
+  });
+
+  test('without JavaScript people sign in and answer all the same', async () => {
+    const agent = await agentOf('lena');
+    const call = { name: 'get_forecast', arguments: { city: 'Brno' } };
+    const asked = refusalOf(await agent.callTool(call));
+    const { page } = await browser.person({ javaScriptEnabled: false });
+    await signIn(page, asked.next.url, 'ben');
+    await page.click('#approve');
+    await page.getByText('The agent can make this very call now').waitFor();
+    await agent.close();
+  });
+});
+
+describe('the admin API over the network', () => {
+  const ask = async (path, token, init = {}) => {
+    const headers = { ...(token ? { authorization: `Bearer ${token}` } : {}), ...init.headers };
+    const response = await fetch(`${at}/api/v1${path}`, { ...init, headers });
+    return { status: response.status, body: JSON.parse(await response.text()) };
+  };
+
+  test('a program of the operator, within its roles; it never answers a request', async () => {
+    const agent = await agentOf('mona');
+    await agent.callTool({ name: 'get_forecast', arguments: { city: 'Metz' } });
+    const token = await issuer.clientCredentials(`${at}/api`, 'mcp:call', PROGRAM);
+    const { status, body } = await ask('/approvals?status=pending', token);
+    assert.equal(status, 200);
+    const waiting = body.items.find(({ delegator }) => delegator.endsWith('|mona'));
+    const answer = await ask(`/approvals/${waiting.id}/approve`, token, {
+      method: 'POST',
+      headers: { 'content-type': 'application/json' },
+      body: '{}',
+    });
+    assert.deepEqual([answer.status, answer.body.code], [403, 'ADM-005']);
+    assert.equal((await ask('/calls', token)).status, 200);
+    assert.equal((await ask('/nowhere', token)).body.code, 'ADM-002');
+    await agent.close();
+  });
+
+  test('no token, an agent\'s token, a program\'s token for a tool, another client: refused', async () => {
+    const none = await ask('/grants');
+    assert.deepEqual([none.status, none.body.code], [401, 'ADM-004']);
+    for (const token of [
+      await issuer.userToken('ada', mcp('weather')),
+      await issuer.clientCredentials(mcp('weather'), 'mcp:call', PROGRAM),
+      await issuer.userToken('ada', `${at}/api`),
+      await issuer.clientCredentials(`${at}/api`),
+      'x.y.z',
+    ]) {
+      assert.equal((await ask('/grants', token)).status, 401);
+    }
+  });
+});
