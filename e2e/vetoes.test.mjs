@@ -83,7 +83,7 @@ const configuration = (port, changes = {}) => ({
   assets,
   rails: {
     x402: { pay_to: chain.merchant.address, facilitator: builtinFacilitator(chain) },
-    l402: { source: { sandbox: sandbox.lightning } },
+    l402: { source: { sandbox: sandbox.lightning }, hold: false },
   },
   servers: {
     main: { upstream: tap.url, tools: { echo: { price: '0.01 USDC' } } },

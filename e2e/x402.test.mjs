@@ -97,7 +97,7 @@ async function open(port, facilitator, payTo) {
         limits: { open_quotes_per_principal: 1000 },
         rails: {
           x402: { pay_to: payTo, facilitator },
-          l402: { source: { sandbox: sandbox.lightning } },
+          l402: { source: { sandbox: sandbox.lightning }, hold: false },
         },
         servers: {
           main: {

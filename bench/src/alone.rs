@@ -226,8 +226,16 @@ impl Caller {
             decided: None,
         };
         let bolt11 = "lnbcrt".repeat(50);
-        let credential =
-            NewCredential { key: id.key(), root_key, payment_hash: hash, bolt11, minted };
+        let credential = NewCredential {
+            key: id.key(),
+            root_key,
+            payment_hash: hash,
+            bolt11,
+            invoice_expires_at: minted.expires_at,
+            node: "sandbox".to_owned(),
+            request: None,
+            minted,
+        };
         let challenge = Challenge {
             attempt,
             quote,

@@ -130,7 +130,8 @@ impl Gateway {
             Some(from.split_once('"')?.0)
         };
         let (macaroon, invoice) = part("macaroon").zip(part("invoice")).context("no offer")?;
-        let preimage = self.lightning.pay(invoice).map_err(|e| anyhow!("paying: {}", e.text()))?;
+        let preimage =
+            self.lightning.pay(invoice).await.map_err(|e| anyhow!("paying: {}", e.text()))?;
         let l402 = format!("L402 {macaroon}:{}", hex::encode(preimage));
         Ok(messages::paid(authority, caller, &[bearer, l402]))
     }

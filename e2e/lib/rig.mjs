@@ -55,7 +55,7 @@ export async function startParts() {
 }
 
 /** A configuration before the parts. Members of `rest` replace those here. */
-export function configBefore(parts, { servers, issuers = [], ...rest }) {
+export function configBefore(parts, { servers, issuers = [], hold = false, ...rest }) {
   return ({ port }) => ({
     listen: `127.0.0.1:${port}`,
     data_dir: './data',
@@ -76,7 +76,7 @@ export function configBefore(parts, { servers, issuers = [], ...rest }) {
     },
     rails: {
       x402: { pay_to: MERCHANT, facilitator: { sandbox: parts.facilitator } },
-      l402: { source: { sandbox: parts.lightning } },
+      l402: { source: { sandbox: parts.lightning }, hold },
     },
     servers: Object.fromEntries(
       Object.entries(servers).map(([name, server]) => [

@@ -6,6 +6,7 @@
 
 mod authorization;
 mod consent;
+mod held;
 mod identity;
 pub mod l402;
 mod payment;
@@ -15,6 +16,7 @@ pub mod x402;
 
 pub use authorization::Authorization;
 pub use consent::Consent;
+pub use held::{HeldPayment, hold_preimage};
 pub use identity::{Delegator, Identity, Principal};
 pub use l402::{Mint, Minted, VerifiedCredential, mint};
 pub use payment::{Nonce, Payment, Settlement};

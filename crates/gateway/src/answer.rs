@@ -14,6 +14,7 @@ use countersign_core::{
     audit::receipt::{LogPosition, RECEIPT_META, RECEIPT_VERSION, Receipt, ReceiptState},
     call::{Call, Era},
     money::Amount,
+    quote::Rail,
     refusal::{Charged, Code, Family, Refusal},
     wire::{
         json::quote,
@@ -21,7 +22,7 @@ use countersign_core::{
         x402::{self, McpChallenge, PaymentRequired, Resource, ResultForm},
     },
 };
-use countersign_store::{Captured, StoredOutcome};
+use countersign_store::Captured;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header, request::Parts};
 use serde_json::{json, value::RawValue};
 
@@ -35,8 +36,8 @@ const REPLAY_META: &str = "countersign/replay-of";
 pub enum Done {
     /// Captured: the result with its receipt.
     Captured(Captured),
-    /// The outcome of the same call, run before.
-    Replayed(StoredOutcome, String),
+    /// The outcome of the same call, run before: the same result and receipt.
+    Replayed(Captured),
     /// The tool reported an error: passed on, not charged unless it says so.
     ToolError(String, Charged),
     /// The server answered with a JSON-RPC error: passed on.
@@ -48,11 +49,18 @@ impl Done {
     ///
     /// # Errors
     /// [`Code::ResultTooLarge`] when the result was too large to keep.
-    pub fn replayed(stored: StoredOutcome) -> Result<Self, Refusal> {
-        let bytes = stored.result.clone().and_then(|bytes| String::from_utf8(bytes).ok());
-        match bytes {
-            Some(result) => Ok(Self::Replayed(stored, result)),
+    pub fn replayed(stored: Captured) -> Result<Self, Refusal> {
+        match &stored.result {
+            Some(_) => Ok(Self::Replayed(stored)),
             None => Err(Refusal::new(Code::ResultTooLarge).charged(Charged::Yes)),
+        }
+    }
+
+    /// What its money did, where it is an x402 client's to read.
+    fn x402_settlement(&self) -> Option<&str> {
+        match self {
+            Self::Captured(captured) | Self::Replayed(captured) => x402_settlement(captured),
+            Self::ToolError(..) | Self::ProtocolError(..) => None,
         }
     }
 }
@@ -187,15 +195,8 @@ fn refusal(shape: &Shape, refused: &Refused, message: String) -> Response<Body> 
 #[must_use]
 pub fn message_of(gate: &Gate, shape: &Shape, taken: &Result<Done, Refused>) -> String {
     match taken {
-        Ok(Done::Captured(captured)) => captured_message(gate, shape, captured),
-        Ok(Done::Replayed(stored, result)) => {
-            let call = quote(&stored.call.to_string());
-            let mut entries = vec![(REPLAY_META, call.as_str())];
-            if let Some(settlement) = &stored.settlement {
-                entries.push((x402::META_PAYMENT_RESPONSE, settlement.raw.as_str()));
-            }
-            result_message(shape, result, &entries)
-        }
+        Ok(Done::Captured(captured)) => captured_message(gate, shape, captured, false),
+        Ok(Done::Replayed(captured)) => captured_message(gate, shape, captured, true),
         Ok(Done::ToolError(result, charged)) => {
             let charged = charged_text(*charged);
             result_message(shape, result, &[(CHARGED_META, charged.as_str())])
@@ -299,17 +300,27 @@ pub fn in_its_own_name(result: &str) -> String {
     with_members(result, &[("_meta", &own)])
 }
 
-fn captured_message(gate: &Gate, shape: &Shape, captured: &Captured) -> String {
-    let result = String::from_utf8_lossy(&captured.result);
+fn captured_message(gate: &Gate, shape: &Shape, captured: &Captured, is_again: bool) -> String {
+    let result = String::from_utf8_lossy(captured.result.as_deref().unwrap_or_default());
     let receipt = receipt(gate, captured).map(|receipt| quote(&receipt));
-    let mut entries: Vec<(&str, &str)> = Vec::with_capacity(2);
+    let call = quote(&captured.call.to_string());
+    let mut entries: Vec<(&str, &str)> = Vec::with_capacity(3);
+    if is_again {
+        entries.push((REPLAY_META, &call));
+    }
     if let Some(receipt) = &receipt {
         entries.push((RECEIPT_META, receipt));
     }
-    if let Some(settlement) = &captured.settlement {
-        entries.push((x402::META_PAYMENT_RESPONSE, &settlement.raw));
+    if let Some(settlement) = x402_settlement(captured) {
+        entries.push((x402::META_PAYMENT_RESPONSE, settlement));
     }
     result_message(shape, &result, &entries)
+}
+
+/// The facilitator's answer, as it came.
+fn x402_settlement(captured: &Captured) -> Option<&str> {
+    let settlement = captured.settlement.as_ref().filter(|_| captured.rail == Some(Rail::X402));
+    settlement.map(|settlement| settlement.raw.as_str())
 }
 
 /// The signed receipt of a captured call.
@@ -420,13 +431,8 @@ fn add_payment_response(answer: &mut Response<Body>, done: &Done) {
     use base64::{Engine as _, engine::general_purpose::STANDARD};
     let private = HeaderValue::from_static("no-store, private");
     answer.headers_mut().insert(header::CACHE_CONTROL, private);
-    let settlement = match done {
-        Done::Captured(captured) => captured.settlement.as_ref(),
-        Done::Replayed(stored, _) => stored.settlement.as_ref(),
-        Done::ToolError(..) | Done::ProtocolError(..) => None,
-    };
-    if let Some(settlement) = settlement {
-        insert(answer.headers_mut(), x402::PAYMENT_RESPONSE, &STANDARD.encode(&settlement.raw));
+    if let Some(settlement) = done.x402_settlement() {
+        insert(answer.headers_mut(), x402::PAYMENT_RESPONSE, &STANDARD.encode(settlement));
     }
 }
 

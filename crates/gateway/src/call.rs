@@ -36,6 +36,8 @@ pub struct Attempt {
     pub headers: HeaderMap,
     /// The message to forward, credentials removed.
     pub message: Bytes,
+    /// The request as it came, where it may have to run again by itself.
+    pub original: Option<Original>,
     /// Legacy session id, ours.
     pub session: Option<String>,
     /// The client can show its user a link (`elicitation.url`).
@@ -46,6 +48,15 @@ pub struct Attempt {
     pub progress: Option<Progress>,
     /// The policy in force when it came; it decides the whole attempt.
     pub policy: Arc<Engine>,
+}
+
+/// A request as it came: what runs when a payment that is held arrives.
+#[derive(Debug)]
+pub struct Original {
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
 }
 
 /// A recorded refusal, with the ways to pay when money is what is missing.
@@ -98,6 +109,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     known.prepaid =
         credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable).map(prepaid);
     gate.session(attempt, identity.principal())?;
+    gate.await_capture(call, identity.principal(), credential.as_ref()).await?;
     let earlier = match gate.repeat(call, identity.principal(), evidence, credential.as_ref())? {
         Repeat::Fresh => None,
         Repeat::Done(done) => return Ok(Joined::Before(done)),
@@ -155,7 +167,7 @@ async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
     let hold = match gate.store.reserve(*permit, charges, &evidence).await? {
-        Reserved::Replay(stored) => return Done::replayed(stored),
+        Reserved::Replay(stored) => return Done::replayed(*stored),
         Reserved::Run(hold) => hold,
         Reserved::Settle(settling) => {
             gate.settle_upfront(settling).await.map_err(conclude::truthful)?

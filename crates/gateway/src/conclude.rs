@@ -14,7 +14,7 @@ use countersign_core::{
     call::Call,
     digest::Digest,
     policy::Obligation,
-    proof::{Principal, Settlement},
+    proof::{HeldPayment, Principal, Settlement},
     refusal::{Charged, Code, Family, Refusal},
     terms::Flow,
 };
@@ -61,6 +61,9 @@ impl Gate {
 
     /// Asks the rail to take the money of a stored payload.
     pub(crate) async fn settle(&self, payload: Option<&str>, attempt: Try) -> Settled {
+        if let Some(credential) = payload.and_then(HeldPayment::key_of) {
+            return self.settle_held(credential).await;
+        }
         let signed = payload.and_then(SignedPayment::from_stored);
         let (Some(rail), Some(signed)) = (&self.rails.x402, signed) else {
             return Settled::Unknown;
@@ -254,7 +257,7 @@ impl Gate {
         // What was refused after its reservation has its records; the next attempt is asked anew.
         let is_reserved = known.is_permitted && !matches!(self.store.call(call.id), Ok(None));
         if let (Some(quote), true) =
-            (known.quote.clone(), asks_for_payment(refusal.code()) && !is_reserved)
+            (known.quote.clone(), attempt.asks_for_payment(refusal.code()) && !is_reserved)
         {
             return match self.challenge(attempt, &known, quote, &refusal).await {
                 Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
@@ -307,9 +310,11 @@ impl Settled {
     }
 }
 
-/// Refusals that a new payment would mend.
-fn asks_for_payment(code: Code) -> bool {
-    code.row().status == 402 && code != Code::ResultWithheld
+impl Attempt {
+    /// Whether a new payment would mend the refusal, and somebody is there to be asked.
+    fn asks_for_payment(&self, code: Code) -> bool {
+        self.evidence.held.is_none() && code.row().status == 402 && code != Code::ResultWithheld
+    }
 }
 
 /// A result that only asks its caller something (2026-07-28, `resultType`).

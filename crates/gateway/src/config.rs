@@ -22,6 +22,7 @@ mod source;
 mod template;
 mod tree;
 
+use crate::fetch::Pin;
 use countersign_core::{
     audit::checkpoint::VerifierKey,
     ledger::Budget,
@@ -282,21 +283,83 @@ pub enum Facilitator {
 /// L402: Lightning.
 #[derive(Clone, Debug)]
 pub struct L402 {
-    /// Who makes invoices.
-    pub source: InvoiceSource,
+    /// The nodes that make invoices, the preferred one first; none in a template that names none.
+    pub nodes: Vec<LightningNode>,
+    /// Whose bitcoins.
+    pub network: LightningNetwork,
     /// How long a paid credential is valid, in milliseconds.
     pub credential_ttl_ms: u64,
+    /// Money is held until the call has run, where the node can do it.
+    pub hold: bool,
+    /// The most that is held at once.
+    pub hold_max_msat: u64,
+    /// So many times the price must be receivable.
+    pub inbound_factor: u64,
 }
 
-/// Who makes invoices.
+/// A Lightning network.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LightningNetwork {
+    /// Real money.
+    Bitcoin,
+    /// Test money.
+    Testnet,
+    /// Test money.
+    Signet,
+    /// Money of one's own chain.
+    Regtest,
+}
+
+/// A Lightning node.
 #[derive(Clone, Debug)]
-pub enum InvoiceSource {
-    /// Nobody yet (a template that names no source): the rail refuses with `PAY-018`.
-    Missing,
+pub struct LightningNode {
+    /// Its kind, with a number where there are several.
+    pub name: Arc<str>,
+    /// Base URL of its API.
+    pub url: Uri,
+    /// Which API, and what opens it.
+    pub access: NodeAccess,
+}
+
+impl NodeAccess {
+    /// Whether the node can hold money.
+    #[must_use]
+    pub const fn can_hold(&self) -> bool {
+        match self {
+            Self::Sandbox | Self::Ldk { .. } | Self::Lnd { .. } => true,
+            Self::Phoenixd { .. } | Self::Cln { .. } => false,
+        }
+    }
+}
+
+/// The API of a node, and what opens it.
+#[derive(Clone, Debug)]
+pub enum NodeAccess {
     /// Play money.
-    Sandbox {
-        /// Base URL, on loopback.
-        url: Uri,
+    Sandbox,
+    /// `countersign-lightning`.
+    Ldk {
+        /// Its token.
+        token: Secret,
+    },
+    /// LND.
+    Lnd {
+        /// Macaroon, in hex.
+        macaroon: Secret,
+        /// The only certificate accepted.
+        pin: Option<Pin>,
+    },
+    /// phoenixd.
+    Phoenixd {
+        /// Limited-access password.
+        password: Secret,
+    },
+    /// Core Lightning.
+    Cln {
+        /// Rune.
+        rune: Secret,
+        /// The only certificate accepted.
+        pin: Option<Pin>,
     },
 }
 

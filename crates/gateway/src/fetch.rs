@@ -11,9 +11,11 @@
 
 mod address;
 mod form;
+mod pin;
 mod reachable;
 
 pub use form::{form_encode, form_pairs};
+pub use pin::{Pin, PinError};
 pub use reachable::Reachable;
 
 use bytes::Bytes;
@@ -132,6 +134,7 @@ type HostClient = Client<HttpsConnector<HttpConnector>, Full<Bytes>>;
 #[derive(Clone)]
 pub struct Fetch {
     rules: FetchRules,
+    pin: Option<Pin>,
     clients: Arc<Mutex<HashMap<String, HostClient>>>,
 }
 
@@ -145,7 +148,13 @@ impl Fetch {
     /// Fetches under `rules`.
     #[must_use]
     pub fn new(rules: FetchRules) -> Self {
-        Self { rules, clients: Arc::default() }
+        Self { rules, pin: None, clients: Arc::default() }
+    }
+
+    /// The same, over TLS to nobody but who has this certificate.
+    #[must_use]
+    pub fn pinned(self, pin: Pin) -> Self {
+        Self { pin: Some(pin), clients: Arc::default(), ..self }
     }
 
     /// `GET`.
@@ -167,16 +176,28 @@ impl Fetch {
         headers: &[(&str, &str)],
         body: impl Into<Bytes>,
     ) -> Result<Reply, FetchError> {
-        let mut map = HeaderMap::new();
-        for (name, value) in headers {
-            let name = HeaderName::try_from(*name).map_err(|_| FetchError::Url)?;
-            let mut value = HeaderValue::from_str(value).map_err(|_| FetchError::Url)?;
-            value.set_sensitive(true);
-            map.append(name, value);
+        self.ask(Method::POST, url, headers, Some((content_type, body.into()))).await
+    }
+
+    /// Any request. Header values are treated as secrets.
+    ///
+    /// # Errors
+    /// No answer under the rules.
+    pub async fn ask(
+        &self,
+        method: Method,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: Option<(&str, Bytes)>,
+    ) -> Result<Reply, FetchError> {
+        let mut map = secret_headers(headers)?;
+        let mut bytes = Bytes::new();
+        if let Some((content_type, body)) = body {
+            let content_type = HeaderValue::from_str(content_type).map_err(|_| FetchError::Url)?;
+            map.insert(CONTENT_TYPE, content_type);
+            bytes = body;
         }
-        let content_type = HeaderValue::from_str(content_type).map_err(|_| FetchError::Url)?;
-        map.insert(CONTENT_TYPE, content_type);
-        self.send(Method::POST, url, map, body.into()).await
+        self.send(method, url, map, bytes).await
     }
 
     async fn send(
@@ -260,8 +281,12 @@ impl Fetch {
         tcp.enforce_http(false);
         tcp.set_nodelay(true);
         tcp.set_connect_timeout(Some(Duration::from_millis(self.rules.timeout_ms / 2)));
-        let connector = HttpsConnectorBuilder::new()
-            .with_webpki_roots()
+        let builder = HttpsConnectorBuilder::new();
+        let builder = match &self.pin {
+            Some(pin) => builder.with_tls_config(pin.tls().ok_or(FetchError::Connect)?),
+            None => builder.with_webpki_roots(),
+        };
+        let connector = builder
             .https_or_http()
             .with_server_name_resolver(FixedServerNameResolver::new(name))
             .enable_http1()
@@ -277,6 +302,17 @@ impl Fetch {
         clients.insert(target.bare_host().to_owned(), client.clone());
         Ok(client)
     }
+}
+
+fn secret_headers(headers: &[(&str, &str)]) -> Result<HeaderMap, FetchError> {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        let name = HeaderName::try_from(*name).map_err(|_| FetchError::Url)?;
+        let mut value = HeaderValue::from_str(value).map_err(|_| FetchError::Url)?;
+        value.set_sensitive(true);
+        map.append(name, value);
+    }
+    Ok(map)
 }
 
 /// Where a URL leads.

@@ -11,6 +11,7 @@ mod console;
 pub mod demo;
 pub mod fetch;
 pub mod gate;
+pub mod hold;
 pub mod keys;
 pub mod mcp;
 pub mod notify;

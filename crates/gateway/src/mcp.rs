@@ -6,7 +6,7 @@
 use crate::{
     answer::{self, Form, Shape, accepts_events},
     body::{self, Body, ReadError},
-    call::{self, Attempt, Refused},
+    call::{self, Attempt, Original, Refused},
     config::Server,
     gate::Gate,
     problem,
@@ -113,6 +113,7 @@ async fn dispatch(
     match &message {
         Message::Request(request) if request.method == "tools/call" => {
             let attempt = attempt(gate, server, &head, request).await;
+            let attempt = attempt.map(|attempt| waiting(gate, attempt, &head, &bytes));
             let attempt = attempt.map_err(|mut stopped| {
                 stopped.id = Some(request.id.get().to_owned());
                 stopped
@@ -263,6 +264,7 @@ async fn attempt(
         evidence,
         headers: forwardable(&head.headers, era).into_owned(),
         message: Bytes::from(message),
+        original: None,
         // A server's own question is not lost for ours: then the answer says where to approve.
         can_ask: !has_input && can_open_links(gate, head, &tool.meta)?,
         returned,
@@ -270,6 +272,33 @@ async fn attempt(
         progress: None,
         policy,
     })
+}
+
+/// The attempt with its request as it came, where it may have to wait for its money.
+fn waiting(gate: &Gate, attempt: Attempt, head: &Parts, body: &Bytes) -> Attempt {
+    let may_wait = gate.rails.l402.as_ref().is_some_and(|rail| rail.may_hold(&attempt.call.terms));
+    let original = may_wait.then(|| Original { headers: head.headers.clone(), body: body.clone() });
+    Attempt { original, ..attempt }
+}
+
+/// A request that waited for its money, as a new attempt.
+///
+/// # Errors
+/// What is wrong with it by now.
+pub(crate) async fn again(
+    gate: &Arc<Gate>,
+    server: &Arc<Server>,
+    head: &Parts,
+    body: &Bytes,
+) -> Result<Attempt, Refusal> {
+    match Message::parse(body, &gate.json_limits()).map_err(refused_envelope)? {
+        Message::Request(request) if request.method == "tools/call" => {
+            attempt(gate, server, head, &request).await.map_err(|stopped| stopped.refusal)
+        }
+        Message::Request(_) | Message::Notification(_) | Message::Response(_) => {
+            Err(Code::NotJsonRpc.into())
+        }
+    }
 }
 
 /// A request state of ours that the client brings back.

@@ -12,6 +12,7 @@ pub mod definitions;
 pub mod evidence;
 pub mod identity;
 pub(crate) mod jws;
+pub mod lightning;
 mod mandate;
 pub mod metadata;
 pub mod nonce;

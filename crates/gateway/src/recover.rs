@@ -49,7 +49,7 @@ pub async fn round(gate: &Gate) -> Result<(), Refusal> {
             Unfinished::Starting(item) => gate.store.give_up(item.call).await?,
         }
     }
-    Ok(())
+    gate.release_held_doubts().await
 }
 
 /// Whether the caller's own request may still carry the call on: once its quote is over, none

@@ -2,18 +2,20 @@
 
 use crate::{
     admin,
-    config::{self, Config},
+    config::{self, Config, LightningNetwork, NodeAccess},
     console,
-    fetch::{Fetch, FetchRules},
+    fetch::{Fetch, FetchRules, Pin},
     gate::Gate,
+    hold::{self, Sealed},
     keys::{self, ReceiptSigner},
     notify,
     prove::{
         definitions::Definitions,
         identity::{Discovery, IssuerConfig, Verifier},
+        lightning::L402Rail,
         nonce::Nonces,
         past::Past,
-        payment::{L402Rail, Rails, X402Rail},
+        payment::{Rails, X402Rail},
         pdp::Pdp,
         policy::{Live, shadow},
         standing::Standing,
@@ -21,7 +23,7 @@ use crate::{
     },
     rails::{
         evm::{Chain, EvmFacilitator, EvmLimits, Signer},
-        lightning::{InvoiceSource, SandboxNode},
+        lightning::{Backend, Cln, Daemon, Lnd, Node, Nodes, Phoenixd},
         x402::{Facilitator, Remote},
     },
     recover, server,
@@ -37,6 +39,7 @@ use countersign_core::{
 };
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
 use http::Uri;
+use lightning_invoice::Currency;
 use std::{collections::HashMap, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
@@ -54,7 +57,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     let verifier = Verifier::new(issuers(&config), world.clone())
         .map_err(|problem| anyhow!("the issuers cannot be used: {problem}"))?;
     let policy = open_policy(&config, &store, &world)?;
-    let rails = open_rails(&config, &keys)?;
+    let rails = open_rails(&config, &keys, &world)?;
     let upstreams: HashMap<_, _> = config
         .servers
         .values()
@@ -118,6 +121,10 @@ pub async fn serve_on(
         let (gate, stop) = (Arc::clone(&gate), stop.clone());
         tokio::spawn(async move { recover::run(&gate, stop).await })
     };
+    let holding = {
+        let (gate, stop) = (Arc::clone(&gate), stop.clone());
+        tokio::spawn(async move { hold::run(gate, stop).await })
+    };
     let shadowing = {
         let (gate, stop) = (Arc::clone(&gate), stop.clone());
         tokio::spawn(async move { shadow::run(&gate, stop).await })
@@ -140,7 +147,7 @@ pub async fn serve_on(
         administering.abort();
     }
     let _late = tokio::time::timeout(Duration::from_secs(2), shadowing).await;
-    for task in [recovering, telling] {
+    for task in [holding, recovering, telling] {
         task.abort();
         let _cancelled = task.await;
     }
@@ -256,7 +263,7 @@ fn issuer_config(issuer: &config::Issuer) -> IssuerConfig {
     }
 }
 
-fn open_rails(config: &Config, keys: &keys::Keys) -> Result<Rails> {
+fn open_rails(config: &Config, keys: &keys::Keys, world: &World) -> Result<Rails> {
     let x402 = match &config.rails.x402 {
         Some(x402) => Some(X402Rail {
             terms: x402
@@ -284,18 +291,57 @@ fn open_rails(config: &Config, keys: &keys::Keys) -> Result<Rails> {
         }),
         None => None,
     };
-    let l402 = config.rails.l402.as_ref().and_then(|l402| match &l402.source {
-        config::InvoiceSource::Missing => None,
-        config::InvoiceSource::Sandbox { url } => Some(L402Rail {
-            source: InvoiceSource::Sandbox(SandboxNode::new(
-                private_fetch(5_000),
-                &url.to_string(),
-            )),
-            credential_ttl_ms: l402.credential_ttl_ms,
-            open: std::sync::Mutex::default(),
-        }),
-    });
+    let l402 = config.rails.l402.as_ref().filter(|l402| !l402.nodes.is_empty());
+    let l402 = l402.map(|l402| open_lightning(l402, keys, world)).transpose()?;
     Ok(Rails { x402, l402 })
+}
+
+fn open_lightning(l402: &config::L402, keys: &keys::Keys, world: &World) -> Result<L402Rail> {
+    let nodes = Nodes::new(lightning_nodes(l402, world), l402.inbound_factor, world.clone());
+    let sealed = Sealed::of(&keys.challenge).context("the key of requests that wait")?;
+    let holds = (l402.hold, l402.hold_max_msat);
+    Ok(L402Rail::new(nodes, l402.credential_ttl_ms, holds, sealed))
+}
+
+/// The configured nodes.
+pub(crate) fn lightning_nodes(l402: &config::L402, world: &World) -> Vec<Node> {
+    let network = match l402.network {
+        LightningNetwork::Bitcoin => Currency::Bitcoin,
+        LightningNetwork::Testnet => Currency::BitcoinTestnet,
+        LightningNetwork::Signet => Currency::Signet,
+        LightningNetwork::Regtest => Currency::Regtest,
+    };
+    let node = |node: &config::LightningNode| Node {
+        name: Arc::clone(&node.name),
+        network: network.clone(),
+        backend: backend(node, world),
+    };
+    l402.nodes.iter().map(node).collect()
+}
+
+/// A node may take its time: it asks its disk and its peers, and news waits for something to tell.
+const NODE_TIMEOUT_MS: u64 = 30_000;
+
+fn backend(node: &config::LightningNode, world: &World) -> Backend {
+    let fetch = private_fetch(NODE_TIMEOUT_MS);
+    let pinned = |pin: &Option<Pin>| match pin {
+        Some(pin) => private_fetch(NODE_TIMEOUT_MS).pinned(pin.clone()),
+        None => private_fetch(NODE_TIMEOUT_MS),
+    };
+    let url = node.url.to_string();
+    match &node.access {
+        NodeAccess::Sandbox => Backend::Sandbox(Daemon::new(fetch, &url, None)),
+        NodeAccess::Ldk { token } => Backend::Ldk(Daemon::new(fetch, &url, Some(token.clone()))),
+        NodeAccess::Lnd { macaroon, pin } => {
+            Backend::Lnd(Lnd::new(pinned(pin), &url, macaroon.clone()))
+        }
+        NodeAccess::Phoenixd { password } => {
+            Backend::Phoenixd(Phoenixd::new(fetch, &url, password.clone()))
+        }
+        NodeAccess::Cln { rune, pin } => {
+            Backend::Cln(Cln::new(pinned(pin), &url, rune.clone(), world.clone()))
+        }
+    }
 }
 
 fn address(text: &str) -> Result<Address> {

@@ -142,7 +142,7 @@ limits: { body: 1 MB, colour: red }
               line 9: rails.x402: `pay_to` is missing; it is: The address that is paid
               line 10: rails.x402.facilitator.builtin.key: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
               line 11: rails.x402.max_timeout: `5 minutes` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
-              line 12: rails.l402.source: expected `sandbox`; did you mean `sandbox`?
+              line 12: rails.l402.source: expected one of `sandbox`, `ldk`, `lnd`, `phoenixd`, `cln`; did you mean `sandbox`?
               line 16: servers.weather.upsteam: unknown member `upsteam`; did you mean `upstream`?
               line 17: servers.weather.headers.authorization: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
               line 20: servers.weather.tools.a: this member occurs twice; keep one of them

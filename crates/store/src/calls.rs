@@ -40,23 +40,6 @@ pub struct SettlementReceipt {
     pub raw: String,
 }
 
-/// An outcome kept for a repeated request.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct StoredOutcome {
-    /// The call that ran.
-    pub call: CallId,
-    /// The result's bytes; `None` when it was larger than what is kept.
-    pub result: Option<Vec<u8>>,
-    /// The tool reported an error.
-    pub is_error: bool,
-    /// SHA-256 of the result.
-    pub digest: Digest,
-    /// What the call cost.
-    pub paid: Option<Amount>,
-    /// The settlement on its rail, where there was one.
-    pub settlement: Option<SettlementReceipt>,
-}
-
 /// A call as a reader sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CallView {

@@ -94,8 +94,9 @@ pub struct Captured {
     pub leaf: Digest,
     /// Records under the last checkpoint that was published.
     pub published: u64,
-    /// The result's bytes, handed back.
-    pub result: Vec<u8>,
+    /// The result's bytes; `None` when a repeated request asks for one that was larger than what
+    /// is kept.
+    pub result: Option<Vec<u8>>,
     /// The tool reported an error.
     pub is_error: bool,
 }
@@ -310,7 +311,7 @@ fn post(
         index,
         leaf,
         published: batch.shared().published.size(),
-        result,
+        result: Some(result),
         is_error,
     })
 }

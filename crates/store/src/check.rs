@@ -6,7 +6,8 @@ use crate::{
     accounts::LARGEST_MINOR,
     approvals,
     budgets::grant_charges,
-    calls::{self, CallFacts, Course, Live, Reservation, StoredOutcome},
+    calls::{self, CallFacts, Course, Live, Reservation},
+    capture::Captured,
     credentials::{self, Credential},
     fault::Fault,
     reads::stored_outcome,
@@ -33,7 +34,7 @@ use std::sync::Arc;
 /// What the checks say.
 pub(crate) enum Admission {
     Admit(Option<Arc<Credential>>),
-    Replay(StoredOutcome),
+    Replay(Box<Captured>),
     CarryOn(CallId),
 }
 
@@ -111,8 +112,9 @@ fn repeated(
         (live.state, !live.is_owned(batch.now) && same_terms, live.is_settled(), may_resume)
     });
     let Some((state, is_free, settled, may_resume)) = live else {
-        return Ok(match stored_outcome(batch.conn, call)? {
-            Some(outcome) => Ok(Admission::Replay(outcome)),
+        let published = batch.shared().published.size();
+        return Ok(match stored_outcome(batch.conn, call, published)? {
+            Some(outcome) => Ok(Admission::Replay(Box::new(outcome))),
             None => Err(Refusal::new(Code::PaymentUsed).with("call", call)),
         });
     };

@@ -7,6 +7,7 @@ use crate::{
     accounts::{AccountName, Step, Transfer},
     fault::Fault,
     grants::admin,
+    invoices::{self, OpenInvoice},
     schema::{int, json, one, to_json},
     store::Store,
     writer::Batch,
@@ -33,6 +34,12 @@ pub struct NewCredential {
     pub payment_hash: Digest,
     /// The invoice.
     pub bolt11: String,
+    /// When the invoice lapses.
+    pub invoice_expires_at: UnixMs,
+    /// The node that made it.
+    pub node: String,
+    /// The sealed request that runs when the money is held.
+    pub request: Option<Vec<u8>>,
     /// What was agreed at minting. Its price is that of all uses together.
     pub minted: Minted,
 }
@@ -159,7 +166,14 @@ pub(crate) fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Arc<Credenti
 
 /// Makes the row of a credential; `false` when the key is in use.
 pub(crate) fn insert(batch: &Batch<'_>, new: NewCredential) -> Result<bool, Fault> {
-    let NewCredential { key, root_key, payment_hash, bolt11, minted } = new;
+    let NewCredential { key, root_key, payment_hash, bolt11, minted, .. } = new;
+    let invoice = OpenInvoice {
+        payment_hash: *payment_hash.as_bytes(),
+        credential: key,
+        node: new.node,
+        request: new.request,
+        expires_at: new.invoice_expires_at,
+    };
     let expires_at = int(minted.expires_at.0);
     let body = Body { payment_hash, bolt11, minted };
     let added = batch
@@ -169,6 +183,7 @@ pub(crate) fn insert(batch: &Batch<'_>, new: NewCredential) -> Result<bool, Faul
     if added == 0 {
         return Ok(false);
     }
+    invoices::insert(batch, &invoice)?;
     let Body { payment_hash, bolt11, minted } = body;
     let (revoked, used_by, closed) = (false, None, false);
     keep(
@@ -197,6 +212,7 @@ pub(crate) fn present(
         .conn
         .prepare_cached("UPDATE credentials SET tenant = ? WHERE key = ?")?
         .execute((&**tenant, credential.key.as_bytes()))?;
+    invoices::paid(batch, credential.key)?;
     let used_by = Some(Arc::clone(tenant));
     keep(batch, Credential { used_by, ..credential.clone() });
     Ok(())

@@ -3,13 +3,15 @@
 
 use crate::{
     accounts::Balance,
-    calls::{self, CallView, StoredOutcome},
+    calls::{self, CallView},
+    capture::Captured,
     fault::Fault,
     log::{Inclusion, LoggedRecord, Tree},
-    schema::json,
+    schema::{int, json, uint},
     store::Store,
 };
 use countersign_core::{
+    audit::merkle::leaf_hash,
     digest::Digest,
     ids::CallId,
     ledger::CallState,
@@ -106,6 +108,21 @@ impl Store {
         found.map_or(Ok(None), |call| self.call(call))
     }
 
+    /// The call that a payment counts for at present.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn call_under(&self, nonce: Digest) -> Result<Option<CallView>, Refusal> {
+        let found = self.read(|conn| {
+            let found: Option<[u8; 16]> = conn
+                .prepare_cached("SELECT call FROM nonces WHERE key = ?")?
+                .query_row([nonce.as_bytes()], |row| row.get(0))
+                .optional()?;
+            Ok(found.map(CallId::from_bytes))
+        })?;
+        found.map_or(Ok(None), |call| self.call(call))
+    }
+
     /// The payment as it was taken for this very call: canonical JSON.
     ///
     /// # Errors
@@ -165,7 +182,8 @@ impl Store {
         &self,
         nonce: Digest,
         call_digest: Digest,
-    ) -> Result<Option<StoredOutcome>, Refusal> {
+    ) -> Result<Option<Captured>, Refusal> {
+        let published = self.shared().published.size();
         self.read(|conn| {
             let sql = "SELECT call FROM nonces WHERE key = ? AND call_digest = ? AND max_uses = 1";
             let found: Option<[u8; 16]> = conn
@@ -173,7 +191,7 @@ impl Store {
                 .query_row((nonce.as_bytes(), call_digest.as_bytes()), |row| row.get(0))
                 .optional()?;
             let call = found.map(CallId::from_bytes);
-            call.map_or(Ok(None), |call| stored_outcome(conn, call))
+            call.map_or(Ok(None), |call| stored_outcome(conn, call, published))
         })
     }
 
@@ -244,28 +262,50 @@ impl Store {
 pub(crate) fn stored_outcome(
     conn: &Connection,
     call: CallId,
-) -> Result<Option<StoredOutcome>, Fault> {
+    published: u64,
+) -> Result<Option<Captured>, Fault> {
     let mut statement = conn.prepare_cached(
-        "SELECT n, facts, settlement, paid FROM calls WHERE id = ? AND state = ?",
+        "SELECT n, facts, settlement, paid, spent, records FROM calls WHERE id = ? AND state = ?",
     )?;
     let captured = calls::state_number(CallState::Captured);
     let found = statement
         .query_row((call.as_bytes(), captured), |row| {
-            let paid: Option<[u8; 16]> = row.get(3)?;
-            Ok((row.get::<_, i64>(0)?, row.get::<_, String>(1)?, row.get(2)?, paid))
+            let (facts, settlement): (String, Option<String>) = (row.get(1)?, row.get(2)?);
+            let (paid, spent): (Option<[u8; 16]>, u64) = (row.get(3)?, uint(row, 4)?);
+            let last = calls::unpack(row.get_ref(5)?.as_blob()?).pop();
+            Ok((row.get::<_, i64>(0)?, facts, settlement, paid, Micros(spent), last))
         })
         .optional()?;
-    let Some((n, facts, settlement, paid)) = found else { return Ok(None) };
-    let settlement: Option<String> = settlement;
+    let Some((n, facts, settlement, paid, micros, last)) = found else { return Ok(None) };
     let Some((result, is_error, digest)) = stored_outcome_of(conn, n)? else { return Ok(None) };
     let facts: calls::CallFacts = json(&facts, "call facts")?;
-    let price = facts.money.and_then(|money| money.price);
-    let paid = price.zip(paid).map(|(price, minor)| Amount {
-        asset: price.amount.asset,
+    let (money, index) = facts.money.zip(last).ok_or(Fault::Corrupt("captured call"))?;
+    let leaf: Vec<u8> = conn
+        .prepare_cached("SELECT leaf FROM records WHERE seq = ?")?
+        .query_row([int(index)], |row| row.get(0))?;
+    let paid = money.price.as_ref().zip(paid).map(|(price, minor)| Amount {
+        asset: price.amount.asset.clone(),
         minor: u128::from_be_bytes(minor),
     });
     let settlement = settlement.map(|text| json(&text, "settlement")).transpose()?;
-    Ok(Some(StoredOutcome { call, result, is_error, digest, paid, settlement }))
+    Ok(Some(Captured {
+        call,
+        call_digest: facts.call_digest,
+        quote: money.quote,
+        decision: money.decision,
+        grant: money.grant,
+        rail: money.price.map(|price| price.rail),
+        paid,
+        micros,
+        settlement,
+        payment: money.nonce.map(|(key, _)| key),
+        result_digest: digest,
+        index,
+        leaf: leaf_hash(&leaf),
+        published,
+        result,
+        is_error,
+    }))
 }
 
 /// What is kept of an outcome: bytes, whether it is an error, SHA-256.

@@ -131,6 +131,8 @@ pub struct Doubt {
     pub is_settled: bool,
     /// What the operator's terms say.
     pub rule: DoubtRule,
+    /// What it would be settled with.
+    pub payload: Option<Arc<str>>,
 }
 
 impl Live {
@@ -277,6 +279,7 @@ impl Store {
             amount: live.amount(),
             is_settled: live.is_settled(),
             rule: live.money.doubt(),
+            payload: live.money.payload.clone(),
         })
     }
 

@@ -11,8 +11,8 @@ use crate::{
     approvals,
     attempt::{Evidence, draft, entry_of},
     budgets::{self, grant_charges},
-    calls::{self, CallFacts, Course, Live, NewRow, Price, Reservation, StoredOutcome},
-    capture::{FailCause, fail_job},
+    calls::{self, CallFacts, Course, Live, NewRow, Price, Reservation},
+    capture::{Captured, FailCause, fail_job},
     check::{Admission, check, count_one_use},
     credentials::{self, Credential},
     fault::Fault,
@@ -42,7 +42,7 @@ pub enum Reserved {
     /// The tool may run.
     Run(Hold),
     /// The same call ran before under the same payment: this is its outcome.
-    Replay(StoredOutcome),
+    Replay(Box<Captured>),
 }
 
 /// The right to run one call's tool once: durable, counted, recorded as started.

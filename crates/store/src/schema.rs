@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 8] = [
+pub(crate) const STEPS: [&str; 9] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -33,6 +33,12 @@ pub(crate) const STEPS: [&str; 8] = [
      ) STRICT; PRAGMA user_version = 7;",
     "CREATE TABLE links (n INTEGER PRIMARY KEY, body TEXT NOT NULL) STRICT;
      PRAGMA user_version = 8;",
+    "CREATE TABLE invoices (
+       payment_hash BLOB PRIMARY KEY, credential BLOB NOT NULL, node TEXT NOT NULL, request BLOB,
+       expires_at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX invoices_lapsed ON invoices (expires_at);
+     CREATE INDEX invoices_bought ON invoices (credential); PRAGMA user_version = 9;",
 ];
 
 /// The first version.

@@ -171,7 +171,7 @@ async fn in_finished_the_outcome_waits_for_the_rail() {
         if settles {
             let recovered = after.recover_settled(item, receipt("0xabc")).await.unwrap();
             let Recovered::Captured(captured) = recovered else { panic!("{recovered:?}") };
-            assert_eq!(captured.result, b"sunny");
+            assert_eq!(captured.result.as_deref(), Some(b"sunny".as_slice()));
             let replay = after.reserve(again(), Vec::new(), &evidence("{}")).await.unwrap();
             assert!(matches!(replay, Reserved::Replay(stored) if stored.call == call));
         } else {

@@ -102,7 +102,7 @@ async fn a_call_settled_after_its_run_is_posted_or_withheld() {
     assert_eq!(state_of(&store, paid), CallState::Finished);
     assert_sound(&store);
     let captured = store.capture_settled(finished, receipt("0xabc")).await.unwrap();
-    assert_eq!(captured.result, b"sunny");
+    assert_eq!(captured.result.as_deref(), Some(b"sunny".as_slice()));
     let hold = run(&store, any_permit(&kind, "{}", clock.now()), "{}").await;
     let unpaid = hold.call();
     let finished = store.finish(hold, outcome("sunny")).await.unwrap();

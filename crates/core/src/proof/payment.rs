@@ -8,7 +8,7 @@ use crate::{
     time::UnixMs,
 };
 
-use super::{PaidX402, Principal, VerifiedCredential};
+use super::{HeldPayment, PaidX402, Principal, VerifiedCredential};
 
 /// What must stay unused for this payment to count: at most `max_uses` calls carry the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +33,7 @@ enum Paid {
     NotRequired,
     X402 { paid: Box<PaidX402>, flow: Flow },
     L402 { key: Digest, uses: u32 },
+    Held(Box<HeldPayment>),
 }
 
 /// Payment of one quote.
@@ -91,6 +92,18 @@ impl Payment {
         Ok(Self::stamp(quote, Some(offer), paid))
     }
 
+    /// Money that a Lightning node holds for one of the quote's offers: taken when the call has
+    /// run, given back when it has not.
+    ///
+    /// # Errors
+    /// [`Code::PaymentOtherCall`] when it was paid for another quote or by another principal;
+    /// [`Code::PaymentAmount`] when the price is another one by now.
+    pub fn held(held: HeldPayment, principal: &Principal, quote: &Quote) -> Result<Self, Refusal> {
+        let offer = offer_on(quote, Rail::L402)?;
+        held.covers(principal, quote, &offer)?;
+        Ok(Self::stamp(quote, Some(offer), Paid::Held(Box::new(held))))
+    }
+
     fn stamp(quote: &Quote, offer: Option<Offer>, paid: Paid) -> Self {
         Self { quote_digest: quote.digest(), call_digest: quote.call_digest(), offer, paid }
     }
@@ -120,6 +133,7 @@ impl Payment {
             Paid::NotRequired => None,
             Paid::X402 { paid, .. } => Some(Nonce { key: paid.nonce_key(), max_uses: 1 }),
             Paid::L402 { key, uses } => Some(Nonce { key: *key, max_uses: *uses }),
+            Paid::Held(held) => Some(Nonce { key: held.key(), max_uses: 1 }),
         }
     }
 
@@ -129,6 +143,7 @@ impl Payment {
         match &self.paid {
             Paid::NotRequired | Paid::L402 { .. } => Settlement::Done,
             Paid::X402 { flow, .. } => Settlement::Due(*flow),
+            Paid::Held(_) => Settlement::Due(Flow::Authorization),
         }
     }
 
@@ -137,15 +152,17 @@ impl Payment {
     pub fn payer(&self) -> Option<String> {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payer().to_string()),
-            Paid::NotRequired | Paid::L402 { .. } => None,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Held(_) => None,
         }
     }
 
-    /// The payload to settle with, as the client sent it, and again after a crash: canonical JSON.
+    /// What to settle with, now and again after a crash: for x402 the payload as the client sent
+    /// it, canonical JSON; for held money [`HeldPayment::payload`].
     #[must_use]
     pub fn settle_payload(&self) -> Option<&str> {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payload()),
+            Paid::Held(held) => Some(held.payload()),
             Paid::NotRequired | Paid::L402 { .. } => None,
         }
     }

@@ -10,20 +10,21 @@ use super::{
     stop::Stop,
 };
 use crate::{
-    config::{self, Config, Facilitator, InvoiceSource, Issuer, Server},
+    config::{self, Config, Facilitator, Issuer, Server},
     fetch::{Fetch, FetchRules, Reply},
     keys,
     prove::identity::{Discovery, IssuerConfig, Verifier},
     rails::{
-        lightning::{self, InvoiceError, SandboxNode},
+        lightning::Balances,
         x402::{self, Remote},
     },
-    world,
+    start, world,
 };
 use countersign_core::{
     audit::{checkpoint::VerifierKey, verify::Options},
     time::UnixMs,
     wire::eip712::Address,
+    world::World,
 };
 use serde::Serialize;
 use serde_json::{Value, json};
@@ -115,7 +116,7 @@ async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
         lines.extend(self::issuer(issuer, now).await);
     }
     lines.extend(facilitator(config).await);
-    lines.extend(invoices(config).await);
+    lines.extend(invoices(config, &world::system()).await);
     for server in config.servers.values() {
         lines.push(upstream(server).await);
     }
@@ -323,25 +324,31 @@ async fn is_chain(rpc: &http::Uri, chain_id: u64) -> bool {
     id.and_then(|id| u64::from_str_radix(id, 16).ok()) == Some(chain_id)
 }
 
-async fn invoices(config: &Config) -> Option<Line> {
-    let l402 = config.rails.l402.as_ref()?;
-    let what = "l402 invoices";
-    Some(match &l402.source {
-        InvoiceSource::Missing => {
-            Line::warn(what, "no source is configured", "set `rails.l402.source`")
-        }
-        InvoiceSource::Sandbox { url } => {
-            let node = SandboxNode::new(fetch(true), &url.to_string());
-            let source = lightning::InvoiceSource::Sandbox(node);
-            // A hash that belongs to nothing: any answer of the source's own will do.
-            match source.lookup(&[0; 32]).await {
-                Ok(_) | Err(InvoiceError::Refused) => Line::ok(what, format!("{url} answers")),
-                Err(error @ (InvoiceError::Unreachable | InvoiceError::Nonsense)) => {
-                    Line::fail(what, error.to_string(), "start the source, or check its URL")
-                }
+/// Each Lightning node: whether it answers, and what it can receive.
+async fn invoices(config: &Config, world: &World) -> Vec<Line> {
+    let Some(l402) = &config.rails.l402 else { return Vec::new() };
+    if l402.nodes.is_empty() {
+        let next = "set `rails.l402.source`";
+        return vec![Line::warn("l402 invoices", "no source is configured", next)];
+    }
+    let mut lines = Vec::new();
+    for node in start::lightning_nodes(l402, world) {
+        let what = format!("l402 {}", node.name);
+        lines.push(match node.balances().await {
+            Ok(Balances { inbound_msat: 0, .. }) => {
+                let next = "open a channel towards it: L402 is not offered until then";
+                Line::warn(what, "answers, and can receive nothing", next)
             }
-        }
-    })
+            Ok(balances) => {
+                let sat = balances.inbound_msat / 1000;
+                Line::ok(what, format!("answers, and can receive {sat} sat"))
+            }
+            Err(error) => {
+                Line::fail(what, error.to_string(), "start it, or check its URL and its access")
+            }
+        });
+    }
+    lines
 }
 
 /// Whether a server answers at all; a ping outside of a session need not be understood.

@@ -4,7 +4,7 @@
 //! Everything is said that the operator could have said otherwise, also where the default holds.
 
 use super::{
-    Config, DefaultTool, Facilitator, InvoiceSource, Issuer, PolicySource, Server, TenantRule,
+    Config, DefaultTool, Facilitator, Issuer, L402, NodeAccess, PolicySource, Server, TenantRule,
     scalar::{show_size, show_span},
 };
 use countersign_core::{
@@ -139,16 +139,38 @@ fn rails(config: &Config) -> Vec<String> {
         lines.push(format!("x402: {} to {}; {who}.", assets.join(", "), rail.pay_to));
     }
     if let Some(rail) = &config.rails.l402 {
-        let who = match &rail.source {
-            InvoiceSource::Missing => {
-                "nobody makes invoices, so prices in sat cannot be paid (PAY-018)".to_owned()
-            }
-            InvoiceSource::Sandbox { url } => format!("the sandbox at {url} pretends invoices"),
-        };
         let ttl = show_span(rail.credential_ttl_ms);
-        lines.push(format!("L402: {who}; a paid credential is valid for {ttl}."));
+        lines.push(format!("L402: {}; a paid credential is valid for {ttl}.", invoices(rail)));
     }
     lines
+}
+
+/// Who makes invoices, and when their money is taken.
+fn invoices(rail: &L402) -> String {
+    let nodes: Vec<String> = rail
+        .nodes
+        .iter()
+        .map(|node| match node.access {
+            NodeAccess::Sandbox => format!("the sandbox at {} pretends invoices", node.url),
+            NodeAccess::Ldk { .. }
+            | NodeAccess::Lnd { .. }
+            | NodeAccess::Phoenixd { .. }
+            | NodeAccess::Cln { .. } => {
+                let host = node.url.host().unwrap_or("");
+                format!("{} at {host} makes invoices", node.name)
+            }
+        })
+        .collect();
+    if nodes.is_empty() {
+        return "nobody makes invoices, so prices in sat cannot be paid (PAY-018)".to_owned();
+    }
+    let holds = rail.hold && rail.nodes.iter().any(|node| node.access.can_hold());
+    let taken = if holds {
+        "money for one call is taken when it has run"
+    } else {
+        "money is taken before the run"
+    };
+    format!("{}; {taken}", nodes.join(", else "))
 }
 
 fn server(server: &Server, config: &Config) -> String {

@@ -3,6 +3,10 @@
 //! The documentation of each member becomes its description in the published schema. Every struct
 //! refuses unknown members; nothing here has a meaning yet.
 
+mod lightning;
+
+pub(super) use lightning::{RawInvoiceSource, RawL402, RawLightningNetwork, RawSources};
+
 use super::scalar::{SecretRef, Size, Span, Usd};
 use countersign_core::policy::Intent;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -191,29 +195,6 @@ pub(super) struct RawBuiltin {
     pub(super) rpc: String,
     /// Signing key, 32 bytes in hex.
     pub(super) key: SecretRef,
-}
-
-/// L402.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "L402")]
-pub(super) struct RawL402 {
-    /// Who makes invoices.
-    pub(super) source: RawInvoiceSource,
-    /// How long a paid credential is valid. Default: `10m`.
-    pub(super) credential_ttl: Option<Span>,
-}
-
-/// A maker of invoices.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase", deny_unknown_fields)]
-#[schemars(rename = "InvoiceSource")]
-pub(super) enum RawInvoiceSource {
-    /// Not said: only a template may leave it open.
-    #[serde(skip)]
-    Missing,
-    /// Base URL of the sandbox: play money.
-    Sandbox(String),
 }
 
 /// Consent.

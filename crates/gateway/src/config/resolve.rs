@@ -5,6 +5,7 @@
 
 mod console;
 mod issuers;
+mod lightning;
 mod money;
 mod servers;
 mod terms;

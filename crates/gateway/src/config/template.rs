@@ -7,7 +7,7 @@
 use super::{
     raw::{
         RawAsset, RawConfig, RawConsentRule, RawIdentity, RawInvoiceSource, RawIssuer, RawL402,
-        RawPriceList, RawProfile, RawRelay, RawServer, RawTerms,
+        RawPriceList, RawProfile, RawRelay, RawServer, RawSources, RawTerms,
     },
     report::{At, Found, Report},
     scalar::{Span, Usd},
@@ -248,8 +248,12 @@ fn pay(part: RawPaymentPart, raw: &mut RawConfig, at: &At, report: &mut Report) 
     raw.assets.insert("BTC".to_owned(), asset);
     raw.sandbox = matches!(part.source, Some(RawInvoiceSource::Sandbox(_)));
     raw.rails.l402 = Some(RawL402 {
-        source: part.source.unwrap_or(RawInvoiceSource::Missing),
+        source: RawSources::One(part.source.unwrap_or(RawInvoiceSource::Missing)),
+        network: None,
         credential_ttl: part.macaroon_ttl_seconds.map(|s| Span::seconds(s.into())),
+        hold: None,
+        hold_max_sat: None,
+        inbound_factor: None,
     });
 }
 

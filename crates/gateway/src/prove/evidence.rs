@@ -6,6 +6,7 @@
 
 use super::bring::unacceptable;
 use countersign_core::{
+    digest::Digest,
     proof::x402::code_of,
     refusal::{Code, Refusal},
     wire::{
@@ -25,12 +26,23 @@ pub struct Evidence {
     pub bearer: Option<String>,
     /// An L402 credential.
     pub l402: Option<Credential>,
+    /// Money that a Lightning node holds for this call. Never from a request: our own word.
+    pub held: Option<HeldInvoice>,
     /// A grant that a person signed.
     pub mandate: Option<String>,
     /// The MCP session that it names.
     pub session: Option<String>,
     /// An x402 payment, or why it can be none of ours: said where a payment is wanted.
     pub x402: Option<Result<PaymentPayload, Refusal>>,
+}
+
+/// A hold invoice of ours whose money has come.
+#[derive(Clone, Copy, Debug)]
+pub struct HeldInvoice {
+    /// The credential that it buys.
+    pub credential: Digest,
+    /// What the node holds.
+    pub amount_msat: u64,
 }
 
 /// `_meta` key of a grant that a person signed, a compact JWS.
@@ -41,6 +53,7 @@ impl fmt::Debug for Evidence {
         f.debug_struct("Evidence")
             .field("bearer", &self.bearer.is_some())
             .field("l402", &self.l402.is_some())
+            .field("held", &self.held.is_some())
             .field("mandate", &self.mandate.is_some())
             .field("x402", &self.x402.is_some())
             .finish()

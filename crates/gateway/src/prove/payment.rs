@@ -7,11 +7,11 @@ use crate::{
     answer::Done,
     call::Attempt as CallAttempt,
     gate::{Gate, Presented},
-    prove::{Evidence, Known},
-    rails::{
-        lightning::InvoiceSource,
-        x402::{Facilitator, SignedPayment, VerifyOutcome, recover},
+    prove::{
+        Evidence, Known,
+        lightning::{L402Rail, LightningOffer},
     },
+    rails::x402::{Facilitator, SignedPayment, VerifyOutcome, recover},
 };
 use countersign_core::{
     call::Call,
@@ -21,24 +21,20 @@ use countersign_core::{
     money::AssetCode,
     policy::Decided,
     proof::{
-        Identity, Mint, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
-        mint, x402::nonce_key,
+        Identity, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
+        x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
     refusal::{Charged, Code, Refusal},
-    time::UnixMs,
     wire::{
         json::{self, Limits},
-        l402::{self, Credential, L402Id},
+        l402::Credential,
         x402::{PaymentPayload, Requirements},
     },
 };
-use countersign_store::{Attempt, CallView, Challenge as StoredChallenge, NewCredential};
+use countersign_store::{Attempt, CallView, Challenge as StoredChallenge};
 use serde_json::value::RawValue;
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-};
+use std::collections::HashMap;
 
 /// The rails that are open.
 #[derive(Debug, Default)]
@@ -60,20 +56,6 @@ pub struct X402Rail {
     pub challenge_key: [u8; 32],
 }
 
-/// L402.
-#[derive(Debug)]
-pub struct L402Rail {
-    /// Who makes invoices.
-    pub source: InvoiceSource,
-    /// How long a credential is valid, in milliseconds.
-    pub credential_ttl_ms: u64,
-    /// Offers of open quotes, so that asking again shows the same invoice.
-    pub open: Mutex<HashMap<QuoteId, LightningOffer>>,
-}
-
-/// The most offers kept for asking again; beyond, a new invoice is made.
-const OPEN_OFFERS_MAX: usize = 10_000;
-
 /// The ways to satisfy a quote, ready for the wire.
 #[derive(Debug)]
 pub struct Challenge {
@@ -85,17 +67,6 @@ pub struct Challenge {
     pub l402: Option<LightningOffer>,
 }
 
-/// A Lightning offer.
-#[derive(Clone, Debug)]
-pub struct LightningOffer {
-    /// Macaroon and invoice.
-    pub challenge: l402::Challenge,
-    /// What the invoice asks, in millisatoshi.
-    pub amount_msat: u64,
-    /// When the invoice lapses.
-    pub expires_at: UnixMs,
-}
-
 impl Rails {
     /// The rail that takes an asset, and its payee.
     #[must_use]
@@ -104,7 +75,7 @@ impl Rails {
             return Some((Rail::X402, terms.pay_to.to_string()));
         }
         let l402 = self.l402.as_ref().filter(|_| &*asset.0 == "BTC")?;
-        Some((Rail::L402, l402.source.name().to_owned()))
+        Some((Rail::L402, l402.nodes.payee()?.to_string()))
     }
 }
 
@@ -129,6 +100,9 @@ impl Gate {
             let payment = payment.as_ref().map_err(Clone::clone)?;
             let paid = self.verify_x402(call, payment, quote, is_begun).await?;
             return Payment::x402(paid, quote, call.terms.flow);
+        }
+        if let Some(held) = &evidence.held {
+            return Payment::held(self.verify_held(held)?, identity.principal(), quote);
         }
         let credential = credential.ok_or(Code::PaymentRequired)??;
         let now = self.world.now();
@@ -191,8 +165,9 @@ impl Gate {
         // minted here rests on one of its own.
         let (identity, _) = self.identify(call, &attempt.evidence).await?;
         let x402 = self.x402_offers(call, &quote);
-        let open = self.open_lightning(quote.id());
         let now = self.world.now();
+        let rail = self.rails.l402.as_ref();
+        let open = rail.and_then(|rail| rail.offered(quote.id(), now));
         let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
         let is_open = open_now.is_some_and(|open| open.quote.id() == quote.id());
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
@@ -206,7 +181,7 @@ impl Gate {
         // It is over, or its Lightning offer is gone (a restart): the same price under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
         let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
-        let (l402, credential) = self.lightning_offer(call, &identity, &quote).await.unzip();
+        let (l402, credential) = self.lightning_offer(attempt, &identity, &quote).await.unzip();
         if x402.is_none() && l402.is_none() {
             return Err(Code::NoRail.into());
         }
@@ -218,8 +193,8 @@ impl Gate {
             code: refusal.code(),
         };
         self.store.challenge(challenge).await?;
-        if let Some(offer) = &l402 {
-            self.keep_lightning(quote.id(), offer);
+        if let (Some(rail), Some(offer)) = (rail, &l402) {
+            rail.keep(quote.id(), offer, now);
         }
         Ok(Challenge { quote, x402, l402 })
     }
@@ -317,72 +292,6 @@ impl Gate {
             .map(|(offer, terms)| terms.for_tool(&call.terms).requirements(offer, &challenge))
             .collect();
         if offers.is_empty() { None } else { Some((offers, challenge.extensions())) }
-    }
-
-    fn open_lightning(&self, quote: QuoteId) -> Option<LightningOffer> {
-        let rail = self.rails.l402.as_ref()?;
-        let open = rail.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&quote).filter(|offer| self.world.now() < offer.expires_at).cloned()
-    }
-
-    fn keep_lightning(&self, quote: QuoteId, offer: &LightningOffer) {
-        let Some(rail) = self.rails.l402.as_ref() else { return };
-        let now = self.world.now();
-        let mut open = rail.open.lock().unwrap_or_else(PoisonError::into_inner);
-        if open.len() >= OPEN_OFFERS_MAX {
-            open.retain(|_, offer| now < offer.expires_at);
-        }
-        if open.len() < OPEN_OFFERS_MAX {
-            open.insert(quote, offer.clone());
-        }
-    }
-
-    /// A fresh invoice and the credential that paying it completes. A source that is down only
-    /// takes its rail from the challenge.
-    async fn lightning_offer(
-        &self,
-        call: &Call,
-        identity: &Identity,
-        quote: &Quote,
-    ) -> Option<(LightningOffer, NewCredential)> {
-        let rail = self.rails.l402.as_ref()?;
-        let offer = quote.offers().iter().find(|offer| offer.rail == Rail::L402)?;
-        let now = self.world.now();
-        let price_msat = u64::try_from(offer.amount.minor).ok()?;
-        let amount_msat = rail.source.amount_to_ask_msat(price_msat);
-        let expiry_s = quote.expires_at().since_ms(now) / 1000;
-        let memo = format!("{} {}", call.terms.tool, quote.id());
-        let invoice = rail.source.create(amount_msat, &memo, expiry_s.max(1)).await.ok()?;
-        let root_key = self.world.random();
-        // A credential for one call lives as long as the quote it pays for; one for several calls
-        // as long as configured.
-        let ends = match call.terms.uses.0 {
-            1 => quote.expires_at(),
-            _ => now.plus_ms(rail.credential_ttl_ms),
-        };
-        let new = Mint {
-            payment_hash: invoice.payment_hash,
-            token_id: self.world.random(),
-            root_key: &root_key,
-            identity,
-            tool: &call.terms.tool,
-            quote,
-            price: &offer.amount,
-            uses: call.terms.uses,
-            expires_at: ends,
-        };
-        let (macaroon, minted) = mint(&new).ok()?;
-        let id = L402Id { payment_hash: new.payment_hash, token_id: new.token_id };
-        let challenge = l402::Challenge::new(&macaroon, &invoice.bolt11).ok()?;
-        let credential = NewCredential {
-            key: id.key(),
-            root_key,
-            payment_hash: Digest::from_bytes(invoice.payment_hash),
-            bolt11: invoice.bolt11,
-            minted,
-        };
-        let expires_at = invoice.expires_at.min(quote.expires_at());
-        Some((LightningOffer { challenge, amount_msat, expires_at }, credential))
     }
 }
 

@@ -1,49 +1,81 @@
-//! Lightning invoices: made, and looked up.
+//! Lightning nodes: invoices made, followed, settled or cancelled, and how much can still be
+//! received.
 //!
-//! Owns the interface to whatever makes invoices. Preimages stay there: a payer learns one by
-//! paying, and the credential's check needs no more than the payment hash.
+//! Owns the one interface to whatever node there is. Plain invoices take the payer's money as it
+//! comes, and their preimages stay at the node; a hold invoice's preimage is ours, and the node
+//! keeps the payer's money in suspense until it is told to take it or to give it back.
 //!
 //! INVARIANT: an invoice leaves this module only after it was parsed and its amount, payment hash
-//! and network compared with what was asked: whoever makes it cannot make us offer another one.
+//! and network compared with what was asked: no node can make us offer another one.
+//! INVARIANT: an answer that leaves open whether money moved is an error, never a state.
 
-use crate::fetch::{Fetch, FetchError, Reply};
-use countersign_core::time::UnixMs;
-use lightning_invoice::{Bolt11Invoice, Currency};
+mod bolt11;
+mod cln;
+mod daemon;
+mod lnd;
+mod nodes;
+mod phoenixd;
+
+pub use self::{
+    bolt11::Invoice,
+    cln::Cln,
+    daemon::Daemon,
+    lnd::Lnd,
+    nodes::{Nodes, Sight},
+    phoenixd::Phoenixd,
+};
+
+use crate::fetch::{FetchError, Reply};
+use lightning_invoice::Currency;
 use serde::Deserialize;
-use serde_json::json;
-use std::{fmt, str::FromStr};
+use std::{fmt, sync::Arc};
 
-/// What makes invoices.
+/// A Lightning node.
 #[derive(Clone, Debug)]
-pub enum InvoiceSource {
-    /// The sandbox: invoices that no real wallet pays.
-    Sandbox(SandboxNode),
+pub struct Node {
+    /// Its name in the configuration: the payee of its offers.
+    pub name: Arc<str>,
+    /// The network whose money it takes.
+    pub network: Currency,
+    /// How it is spoken to.
+    pub backend: Backend,
 }
 
-/// What a source can do.
+/// What speaks for a node.
+#[derive(Clone, Debug)]
+pub enum Backend {
+    /// The sandbox: invoices that no real wallet pays.
+    Sandbox(Daemon),
+    /// `countersign-lightning`, an embedded LDK node as a daemon.
+    Ldk(Daemon),
+    /// LND, over its REST API.
+    Lnd(Lnd),
+    /// phoenixd.
+    Phoenixd(Phoenixd),
+    /// Core Lightning, over clnrest.
+    Cln(Cln),
+}
+
+/// What a node can do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capabilities {
     /// Invoices whose money can be held, then taken or given back.
     pub has_hold: bool,
     /// Amounts below a satoshi.
     pub has_msat: bool,
-    /// Channels opened when a payment arrives.
-    pub has_jit: bool,
-    /// BOLT12 offers and refunds.
-    pub has_bolt12: bool,
 }
 
-/// A BOLT11 invoice.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Invoice {
-    /// Its text.
-    pub bolt11: String,
-    /// SHA-256 of the preimage.
-    pub payment_hash: [u8; 32],
-    /// What it asks, in millisatoshi.
+/// What is asked for.
+#[derive(Clone, Copy, Debug)]
+pub struct Ask<'a> {
+    /// How much.
     pub amount_msat: u64,
-    /// When it lapses.
-    pub expires_at: UnixMs,
+    /// What the payer's wallet shows.
+    pub memo: &'a str,
+    /// How long the invoice can be paid.
+    pub expiry_s: u64,
+    /// Of a preimage of ours: the money is to be held.
+    pub hold: Option<[u8; 32]>,
 }
 
 /// What became of an invoice.
@@ -51,67 +83,100 @@ pub struct Invoice {
 pub enum InvoiceState {
     /// Neither paid nor lapsed.
     Open,
+    /// The money is held.
+    Accepted {
+        /// How much.
+        amount_msat: u64,
+        /// Blocks until it goes back by itself, where the node says so.
+        blocks_left: Option<u32>,
+    },
     /// Paid.
     Settled,
-    /// Lapsed unpaid.
+    /// Given back, or withdrawn.
+    Cancelled,
+    /// Lapsed unpaid. A payment that was on its way can still come.
     Expired,
-    /// The source has no such invoice.
+    /// The node has no such invoice.
     Missing,
 }
 
-/// Why a source gave no usable answer.
+/// What happened at a node since its cursor.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct News {
+    /// Where to ask on.
+    pub cursor: String,
+    /// Payment hashes whose money is held.
+    pub accepted: Vec<[u8; 32]>,
+    /// Payment hashes whose money was taken.
+    pub settled: Vec<[u8; 32]>,
+}
+
+/// What a node can receive and send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Balances {
+    /// The most that it can receive.
+    pub inbound_msat: u64,
+    /// The most that it can send.
+    pub outbound_msat: u64,
+}
+
+/// How an attempt to settle or to cancel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum InvoiceError {
-    /// It cannot be reached.
+pub enum HoldEnd {
+    /// The money is ours.
+    Settled,
+    /// It went back, or never came.
+    Gone,
+}
+
+/// Why a node gave no usable answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NodeError {
+    /// It cannot be reached, or is not ready.
     Unreachable,
     /// It refuses.
     Refused,
     /// It answered something else than what was asked.
     Nonsense,
+    /// It cannot do that.
+    Unsupported,
 }
 
-impl fmt::Display for InvoiceError {
+impl fmt::Display for NodeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Self::Unreachable => "the invoice source cannot be reached",
-            Self::Refused => "the invoice source refuses",
-            Self::Nonsense => "the invoice source answered with nonsense",
+            Self::Unreachable => "the Lightning node cannot be reached",
+            Self::Refused => "the Lightning node refuses",
+            Self::Nonsense => "the Lightning node answered with nonsense",
+            Self::Unsupported => "the Lightning node cannot do that",
         })
     }
 }
 
-impl std::error::Error for InvoiceError {}
+impl std::error::Error for NodeError {}
 
-impl From<FetchError> for InvoiceError {
+impl From<FetchError> for NodeError {
     fn from(_: FetchError) -> Self {
         Self::Unreachable
     }
 }
 
-impl InvoiceSource {
-    /// Its name: the payee of its offers.
-    #[must_use]
-    pub const fn name(&self) -> &'static str {
-        match self {
-            Self::Sandbox(_) => "sandbox",
-        }
-    }
-
+impl Node {
     /// Whether it moves no real money.
     #[must_use]
     pub const fn is_sandbox(&self) -> bool {
-        match self {
-            Self::Sandbox(_) => true,
-        }
+        matches!(self.backend, Backend::Sandbox(_))
     }
 
     /// What it can do.
     #[must_use]
     pub const fn capabilities(&self) -> Capabilities {
-        match self {
-            Self::Sandbox(_) => {
-                Capabilities { has_hold: false, has_msat: true, has_jit: false, has_bolt12: false }
+        match self.backend {
+            Backend::Sandbox(_) | Backend::Ldk(_) | Backend::Lnd(_) => {
+                Capabilities { has_hold: true, has_msat: true }
             }
+            Backend::Cln(_) => Capabilities { has_hold: false, has_msat: true },
+            Backend::Phoenixd(_) => Capabilities { has_hold: false, has_msat: false },
         }
     }
 
@@ -129,130 +194,99 @@ impl InvoiceSource {
     ///
     /// # Errors
     /// No usable answer; nothing is owed to anybody then.
-    pub async fn create(
-        &self,
-        amount_msat: u64,
-        memo: &str,
-        expiry_s: u64,
-    ) -> Result<Invoice, InvoiceError> {
-        match self {
-            Self::Sandbox(node) => node.create(amount_msat, memo, expiry_s).await,
+    pub async fn create(&self, ask: &Ask<'_>) -> Result<Invoice, NodeError> {
+        if ask.hold.is_some() && !self.capabilities().has_hold {
+            return Err(NodeError::Unsupported);
         }
+        let bolt11 = match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.create(ask).await,
+            Backend::Lnd(node) => node.create(ask).await,
+            Backend::Phoenixd(node) => node.create(ask).await,
+            Backend::Cln(node) => node.create(ask).await,
+        }?;
+        let invoice = Invoice::read(&bolt11, &self.network)?;
+        let is_asked = invoice.amount_msat == ask.amount_msat
+            && ask.hold.is_none_or(|hash| hash == invoice.payment_hash);
+        if is_asked { Ok(invoice) } else { Err(NodeError::Nonsense) }
     }
 
     /// Looks an invoice up.
     ///
     /// # Errors
     /// No usable answer: the state is unknown.
-    pub async fn lookup(&self, payment_hash: &[u8; 32]) -> Result<InvoiceState, InvoiceError> {
-        match self {
-            Self::Sandbox(node) => node.lookup(payment_hash).await,
+    pub async fn lookup(&self, payment_hash: &[u8; 32]) -> Result<InvoiceState, NodeError> {
+        match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.lookup(payment_hash).await,
+            Backend::Lnd(node) => node.lookup(payment_hash).await,
+            Backend::Phoenixd(node) => node.lookup(payment_hash).await,
+            Backend::Cln(node) => node.lookup(payment_hash).await,
+        }
+    }
+
+    /// Takes the money that is held. May be repeated.
+    ///
+    /// # Errors
+    /// No usable answer: the money may have been taken, or not.
+    pub async fn settle(&self, preimage: &[u8; 32]) -> Result<HoldEnd, NodeError> {
+        match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.settle(preimage).await,
+            Backend::Lnd(node) => node.settle(preimage).await,
+            Backend::Phoenixd(_) | Backend::Cln(_) => Err(NodeError::Unsupported),
+        }
+    }
+
+    /// Gives back what is held, and lets nobody pay any more. May be repeated.
+    ///
+    /// # Errors
+    /// No usable answer.
+    pub async fn cancel(&self, payment_hash: &[u8; 32]) -> Result<HoldEnd, NodeError> {
+        match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.cancel(payment_hash).await,
+            Backend::Lnd(node) => node.cancel(payment_hash).await,
+            Backend::Phoenixd(_) | Backend::Cln(_) => Err(NodeError::Unsupported),
+        }
+    }
+
+    /// What happened after `cursor`; waits a while for something to happen. An empty cursor is
+    /// the beginning, or now where the node has no memory of its own.
+    ///
+    /// # Errors
+    /// No usable answer.
+    pub async fn news(&self, cursor: &str) -> Result<News, NodeError> {
+        match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.news(cursor).await,
+            Backend::Lnd(node) => node.news(cursor).await,
+            Backend::Phoenixd(node) => node.news(cursor).await,
+            Backend::Cln(node) => node.news(cursor).await,
+        }
+    }
+
+    /// What it can receive and send. Its answer is also its sign of life.
+    ///
+    /// # Errors
+    /// No usable answer.
+    pub async fn balances(&self) -> Result<Balances, NodeError> {
+        match &self.backend {
+            Backend::Sandbox(node) | Backend::Ldk(node) => node.balances().await,
+            Backend::Lnd(node) => node.balances().await,
+            Backend::Phoenixd(node) => node.balances().await,
+            Backend::Cln(node) => node.balances().await,
         }
     }
 }
 
-/// The sandbox's Lightning node, over HTTP.
-#[derive(Clone, Debug)]
-pub struct SandboxNode {
-    fetch: Fetch,
-    url: String,
-}
-
-impl SandboxNode {
-    /// The node at `url`.
-    #[must_use]
-    pub fn new(fetch: Fetch, url: &str) -> Self {
-        Self { fetch, url: url.trim_end_matches('/').to_owned() }
-    }
-
-    async fn create(
-        &self,
-        amount_msat: u64,
-        memo: &str,
-        expiry_s: u64,
-    ) -> Result<Invoice, InvoiceError> {
-        #[derive(Deserialize)]
-        struct Made {
-            bolt11: String,
-        }
-        let body = json!({ "amount_msat": amount_msat, "memo": memo, "expiry_s": expiry_s });
-        let url = format!("{}/v1/invoices", self.url);
-        let reply = self.fetch.post(&url, "application/json", &[], body.to_string()).await?;
-        let made: Made = read(&reply)?;
-        let invoice = parse(&made.bolt11)?;
-        if invoice.amount_msat != amount_msat {
-            return Err(InvoiceError::Nonsense);
-        }
-        Ok(invoice)
-    }
-
-    async fn lookup(&self, payment_hash: &[u8; 32]) -> Result<InvoiceState, InvoiceError> {
-        #[derive(Deserialize)]
-        struct Found {
-            state: State,
-        }
-        #[derive(Deserialize)]
-        #[serde(rename_all = "snake_case")]
-        enum State {
-            Open,
-            Settled,
-            Expired,
-        }
-        let url = format!("{}/v1/invoices/{}", self.url, hex::encode(payment_hash));
-        let reply = self.fetch.get(&url).await?;
-        if reply.status == 404 {
-            return Ok(InvoiceState::Missing);
-        }
-        Ok(match read::<Found>(&reply)?.state {
-            State::Open => InvoiceState::Open,
-            State::Settled => InvoiceState::Settled,
-            State::Expired => InvoiceState::Expired,
-        })
-    }
-}
-
-fn read<T: for<'de> Deserialize<'de>>(reply: &Reply) -> Result<T, InvoiceError> {
+/// The JSON of a good answer.
+fn read<T: for<'de> Deserialize<'de>>(reply: &Reply) -> Result<T, NodeError> {
     match reply.status {
-        200 => serde_json::from_slice(&reply.body).map_err(|_| InvoiceError::Nonsense),
-        400..=499 => Err(InvoiceError::Refused),
-        _ => Err(InvoiceError::Unreachable),
+        200 | 201 => serde_json::from_slice(&reply.body).map_err(|_| NodeError::Nonsense),
+        400..=499 => Err(NodeError::Refused),
+        _ => Err(NodeError::Unreachable),
     }
 }
 
-/// Reads a regtest invoice: signature, checksum and required fields are the parser's business.
-fn parse(bolt11: &str) -> Result<Invoice, InvoiceError> {
-    let invoice = Bolt11Invoice::from_str(bolt11).map_err(|_| InvoiceError::Nonsense)?;
-    if invoice.currency() != Currency::Regtest {
-        return Err(InvoiceError::Nonsense);
-    }
-    let amount_msat = invoice.amount_milli_satoshis().ok_or(InvoiceError::Nonsense)?;
-    let expires_at = invoice.expires_at().ok_or(InvoiceError::Nonsense)?;
-    let expires_at_ms =
-        u64::try_from(expires_at.as_millis()).map_err(|_| InvoiceError::Nonsense)?;
-    let mut payment_hash = [0u8; 32];
-    hex::decode_to_slice(invoice.payment_hash().to_string(), &mut payment_hash)
-        .map_err(|_| InvoiceError::Nonsense)?;
-    Ok(Invoice {
-        bolt11: bolt11.to_owned(),
-        payment_hash,
-        amount_msat,
-        expires_at: UnixMs(expires_at_ms),
-    })
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_invoice_for_real_money_is_nonsense_in_the_sandbox() {
-        // The specification's example for mainnet.
-        let mainnet = "lnbc2500u1pvjluezsp5zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zygspp5\
-                       qqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqypqdq5xysxxatsyp3k7enxv4jsxq\
-                       zpu9qrsgquk0rl77nj30yxdy8j9vdx85fkpmdla2087ne0xh8nhedh8w27kyke0lp53ut353s06fv3\
-                       qfegext0eh0ymjpf39tuven09sam30g4vgpfna3rh";
-        assert!(Bolt11Invoice::from_str(mainnet).is_ok());
-        assert_eq!(parse(mainnet), Err(InvoiceError::Nonsense));
-        assert_eq!(parse("lnbcrt1"), Err(InvoiceError::Nonsense));
-    }
+/// A payment hash in hex.
+fn hash(text: &str) -> Result<[u8; 32], NodeError> {
+    let mut hash = [0u8; 32];
+    hex::decode_to_slice(text, &mut hash).map_err(|_| NodeError::Nonsense)?;
+    Ok(hash)
 }

@@ -16,13 +16,14 @@ use countersign_core::{
     world::World,
 };
 use countersign_gateway::{
-    rails::lightning::{InvoiceError, InvoiceSource, InvoiceState, SandboxNode},
+    rails::lightning::{Ask, Backend, Daemon, HoldEnd, Invoice, InvoiceState, Node, NodeError},
     sandbox::{
         SandboxError,
         lightning::{PayError, SandboxLightning, start},
     },
     world::system,
 };
+use lightning_invoice::Currency;
 use serde_json::{Value, json};
 use std::{
     num::NonZeroU32,
@@ -34,10 +35,14 @@ use std::{
 
 use super::{fetch, loopback};
 
-async fn sandbox(world: World) -> (SandboxLightning, InvoiceSource) {
+async fn sandbox(world: World) -> (SandboxLightning, Node) {
     let sandbox = start(loopback(), world, 10_000).await.unwrap();
-    let node = SandboxNode::new(fetch(1_000), sandbox.url());
-    (sandbox, InvoiceSource::Sandbox(node))
+    let backend = Backend::Sandbox(Daemon::new(fetch(1_000), sandbox.url(), None));
+    (sandbox, Node { name: "sandbox".into(), network: Currency::Regtest, backend })
+}
+
+async fn plain(node: &Node, amount_msat: u64) -> Result<Invoice, NodeError> {
+    node.create(&Ask { amount_msat, memo: "sandbox forecast", expiry_s: 60, hold: None }).await
 }
 
 fn tool() -> ToolRef {
@@ -70,26 +75,66 @@ fn anonymous() -> Identity {
 #[tokio::test]
 async fn an_invoice_is_paid_once_and_tells_its_preimage_to_who_paid() {
     let (sandbox, source) = sandbox(system()).await;
-    let invoice = source.create(3_000, "sandbox forecast", 60).await.unwrap();
+    let invoice = plain(&source, 3_000).await.unwrap();
     assert!(invoice.bolt11.starts_with("lnbcrt"));
     assert_eq!(source.lookup(&invoice.payment_hash).await, Ok(InvoiceState::Open));
-    let preimage = sandbox.pay(&invoice.bolt11).unwrap();
+    let preimage = sandbox.pay(&invoice.bolt11).await.unwrap();
     assert_eq!(*Digest::of(&preimage).as_bytes(), invoice.payment_hash);
     assert_eq!(source.lookup(&invoice.payment_hash).await, Ok(InvoiceState::Settled));
-    assert_eq!(sandbox.pay(&invoice.bolt11), Err(PayError::Paid));
+    assert_eq!(sandbox.pay(&invoice.bolt11).await, Err(PayError::Paid));
     assert_eq!(sandbox.balances_msat(), (7_000, 3_000));
     assert_eq!(source.lookup(&[0; 32]).await, Ok(InvoiceState::Missing));
-    let large = source.create(8_000, "sandbox", 60).await.unwrap();
-    assert_eq!(sandbox.pay(&large.bolt11), Err(PayError::Balance));
-    assert_eq!(sandbox.pay("lnbcrt1"), Err(PayError::Malformed));
+    let large = plain(&source, 8_000).await.unwrap();
+    assert_eq!(sandbox.pay(&large.bolt11).await, Err(PayError::Balance));
+    assert_eq!(sandbox.pay("lnbcrt1").await, Err(PayError::Malformed));
     let (other, elsewhere) = self::sandbox(system()).await;
-    let foreign = elsewhere.create(3_000, "sandbox", 60).await.unwrap();
-    assert_eq!(sandbox.pay(&foreign.bolt11), Err(PayError::Unknown));
-    assert_eq!(source.create(0, "sandbox", 60).await, Err(InvoiceError::Refused));
+    let foreign = plain(&elsewhere, 3_000).await.unwrap();
+    assert_eq!(sandbox.pay(&foreign.bolt11).await, Err(PayError::Unknown));
+    assert_eq!(plain(&source, 0).await, Err(NodeError::Refused));
     other.stop();
     sandbox.stop();
-    let refused = source.create(1_000, "sandbox", 60).await;
-    assert_eq!(refused, Err(InvoiceError::Unreachable));
+    let refused = plain(&source, 1_000).await;
+    assert_eq!(refused, Err(NodeError::Unreachable));
+}
+
+#[tokio::test]
+async fn held_money_is_taken_or_given_back() {
+    let (sandbox, node) = sandbox(system()).await;
+    let (node, sandbox) = (&node, Arc::new(sandbox));
+    let hold = |preimage: [u8; 32]| async move {
+        let hash = *Digest::of(&preimage).as_bytes();
+        let ask = Ask { amount_msat: 3_000, memo: "held", expiry_s: 60, hold: Some(hash) };
+        let invoice = node.create(&ask).await.unwrap();
+        assert_eq!(node.settle(&preimage).await, Ok(HoldEnd::Gone), "nothing is held yet");
+        invoice
+    };
+    let pays = |invoice: &Invoice| {
+        let (sandbox, bolt11) = (Arc::clone(&sandbox), invoice.bolt11.clone());
+        tokio::spawn(async move { sandbox.pay(&bolt11).await })
+    };
+    let (first, second) = (hold([1; 32]).await, hold([2; 32]).await);
+    let cursor = node.news("").await.unwrap_or_default().cursor;
+    let (one, two) = (pays(&first), pays(&second));
+    let mut accepted = Vec::new();
+    let mut at = cursor;
+    while accepted.len() < 2 {
+        let news = node.news(&at).await.unwrap();
+        accepted.extend(news.accepted);
+        at = news.cursor;
+    }
+    assert!(accepted.contains(&first.payment_hash) && accepted.contains(&second.payment_hash));
+    let held = InvoiceState::Accepted { amount_msat: 3_000, blocks_left: None };
+    assert_eq!(node.lookup(&first.payment_hash).await, Ok(held));
+    assert_eq!(sandbox.balances_msat(), (4_000, 0), "nobody has what is held");
+    for _again in 0..2 {
+        assert_eq!(node.settle(&[1; 32]).await, Ok(HoldEnd::Settled));
+        assert_eq!(node.cancel(&second.payment_hash).await, Ok(HoldEnd::Gone));
+    }
+    assert_eq!(node.cancel(&first.payment_hash).await, Ok(HoldEnd::Settled));
+    assert_eq!(node.settle(&[2; 32]).await, Ok(HoldEnd::Gone));
+    assert_eq!(one.await.unwrap(), Ok([1; 32]), "the payer learns the preimage");
+    assert_eq!(two.await.unwrap(), Err(PayError::Returned));
+    assert_eq!(sandbox.balances_msat(), (7_000, 3_000));
 }
 
 #[tokio::test]
@@ -104,11 +149,11 @@ async fn a_lapsed_invoice_is_not_paid() {
     };
     let world = World::new(move || UnixMs(now.load(Ordering::Relaxed)), fill);
     let (sandbox, source) = sandbox(world).await;
-    let invoice = source.create(3_000, "sandbox", 60).await.unwrap();
+    let invoice = plain(&source, 3_000).await.unwrap();
     assert_eq!(invoice.expires_at, UnixMs(1_795_000_060_000));
     clock.store(invoice.expires_at.0, Ordering::Relaxed);
     assert_eq!(source.lookup(&invoice.payment_hash).await, Ok(InvoiceState::Expired));
-    assert_eq!(sandbox.pay(&invoice.bolt11), Err(PayError::Expired));
+    assert_eq!(sandbox.pay(&invoice.bolt11).await, Err(PayError::Expired));
     assert_eq!(sandbox.balances_msat(), (10_000, 0));
     sandbox.stop();
 }
@@ -117,9 +162,9 @@ async fn a_lapsed_invoice_is_not_paid() {
 async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     let (sandbox, source) = sandbox(system()).await;
     let now = system().now();
-    let invoice = source.create(3_000, "sandbox forecast", 60).await.unwrap();
+    let invoice = plain(&source, 3_000).await.unwrap();
     let price = Amount { asset: "BTC".into(), minor: 3_000 };
-    let payee = source.name().to_owned();
+    let payee = source.name.to_string();
     let offer = Offer {
         rail: Rail::L402,
         amount: price.clone(),
@@ -160,8 +205,8 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     assert_eq!(reply.status, 400);
     assert!(String::from_utf8_lossy(&reply.body).contains("already_paid"));
 
-    let other = source.create(3_000, "sandbox", 60).await.unwrap();
-    let preimage = sandbox.pay(&other.bolt11).unwrap();
+    let other = plain(&source, 3_000).await.unwrap();
+    let preimage = sandbox.pay(&other.bolt11).await.unwrap();
     let text = format!("{}:{}", challenge.token(), hex::encode(preimage));
     let stolen = Credential::parse(&text).unwrap();
     let refused = VerifiedCredential::verify(&stolen, &root_key, &minted).unwrap_err();

@@ -1,9 +1,9 @@
 //! Assets and rails.
 
-use super::{Vault, is_loopback, secure_url, span, web_url};
+use super::{Vault, is_loopback, lightning, secure_url, span, web_url};
 use crate::config::{
-    Facilitator, InvoiceSource, L402, Rails, Token, X402,
-    raw::{RawAsset, RawBuiltin, RawFacilitator, RawInvoiceSource, RawL402, RawRails, RawX402},
+    Facilitator, Rails, Token, X402,
+    raw::{RawAsset, RawBuiltin, RawFacilitator, RawRails, RawX402},
     report::{At, Report},
     scalar::{Span, evm_address},
     tree::printable,
@@ -156,7 +156,7 @@ pub(super) fn rails(
     report: &mut Report,
 ) -> Option<Rails> {
     let x402 = raw.x402.as_ref().map(|raw| x402(raw, assets, vault, report));
-    let l402 = raw.l402.as_ref().map(|raw| l402(raw, assets, report));
+    let l402 = raw.l402.as_ref().map(|raw| lightning::l402(raw, assets, vault, report));
     let (x402, l402) = (x402.map(|rail| rail.ok_or(())), l402.map(|rail| rail.ok_or(())));
     Some(Rails { x402: x402.transpose().ok()?, l402: l402.transpose().ok()? })
 }
@@ -237,27 +237,7 @@ fn facilitator(
     }
 }
 
-fn l402(raw: &RawL402, assets: &Known, report: &mut Report) -> Option<L402> {
-    let at = At::top().key("rails").key("l402");
-    if assets.known.get(&"BTC".into()).is_none() {
-        let hint = "add `BTC: { network: lightning, rate: \"60000 USD\" }` to `assets`";
-        report.warn(&at, "no asset is paid over L402", hint);
-    }
-    let bounds = [Span::seconds(30), Span::seconds(86_400)];
-    let default = Span::seconds(600);
-    let credential_ttl_ms =
-        span(raw.credential_ttl, default, bounds, &at.key("credential_ttl"), report);
-    let source = match &raw.source {
-        RawInvoiceSource::Missing => Some(InvoiceSource::Missing),
-        RawInvoiceSource::Sandbox(url) => {
-            sandbox_url(url, &at.key("source").key("sandbox"), report)
-                .map(|url| InvoiceSource::Sandbox { url })
-        }
-    };
-    Some(L402 { source: source?, credential_ttl_ms })
-}
-
-fn sandbox_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
+pub(super) fn sandbox_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
     let uri = web_url(text, at, report)?;
     if !is_loopback(&uri) {
         report.problem(at, "the sandbox must stay on loopback", "write `http://127.0.0.1:9740`");
@@ -273,7 +253,7 @@ pub(super) fn sandbox_parts(raw: &RawRails) -> Vec<At> {
     if let Some(RawX402 { facilitator: RawFacilitator::Sandbox(_), .. }) = &raw.x402 {
         parts.push(at.key("x402").key("facilitator").key("sandbox"));
     }
-    if let Some(RawL402 { source: RawInvoiceSource::Sandbox(_), .. }) = &raw.l402 {
+    if raw.l402.as_ref().is_some_and(lightning::has_sandbox) {
         parts.push(at.key("l402").key("source").key("sandbox"));
     }
     parts

@@ -1,0 +1,440 @@
+//! Held payments: the call runs when its money has come, and only then is the money taken.
+//!
+//! The payer's client knows nothing of it. It pays an invoice; its node holds the money towards
+//! ours; the request that was kept with the challenge takes the path again, on current state, and
+//! its success settles the invoice, which gives the client its preimage. The client's retry gets
+//! the outcome that is kept. Whatever else becomes of the call, the money goes back.
+//!
+//! Owns the following of nodes, the sealed requests, and the end of every invoice. The path, the
+//! ledger and the order of settling are the same as for any payment that is taken after the run.
+//!
+//! INVARIANT: a kept request is taken out of the store before it runs: it runs at most once.
+//! INVARIANT: money is given back only for a call that has not run, or whose outcome is withheld.
+
+use crate::{
+    answer::Done,
+    call::{self, Attempt, Original, Refused},
+    conclude::Settled,
+    gate::{Gate, Presented},
+    mcp,
+    prove::{
+        evidence::HeldInvoice,
+        lightning::{Begun, L402Rail},
+    },
+    rails::lightning::{HoldEnd, InvoiceState, Node},
+};
+use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use countersign_core::{
+    call::Call,
+    digest::Digest,
+    ledger::CallState,
+    proof::{HeldPayment, Principal, hold_preimage},
+    quote::Rail,
+    refusal::{Charged, Code, Refusal},
+    terms::DoubtRule,
+};
+use countersign_store::{OpenInvoice, SettlementReceipt, failpoint};
+use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use serde::{Deserialize, Serialize};
+use std::{fmt, sync::Arc, time::Duration};
+use tokio::sync::watch;
+
+/// Between two looks at nodes and at invoices that lapsed.
+const ROUND: Duration = Duration::from_secs(5);
+/// After a node gave no answer.
+const PAUSE: Duration = Duration::from_secs(2);
+/// Kind of the notes that keep how far a node was followed.
+const CURSOR: &str = "lightning.cursor";
+/// Invoices looked up in one round.
+const LOOKUPS: u32 = 50;
+/// Open hold invoices looked up when a node is met again.
+const MET_AGAIN: u32 = 1_000;
+/// A held payment that is this near to going back by itself is not run.
+const BLOCKS_MIN: u32 = 6;
+/// A payment can still come so long after its invoice lapsed, in milliseconds (BOLT 4, `cltv`).
+const LATE_MS: u64 = 3 * 3_600_000;
+/// Requests that are larger do not wait: their invoices are plain.
+const REQUEST_MAX_BYTES: usize = 64 << 10;
+
+/// Follows every node until `stop`.
+pub async fn run(gate: Arc<Gate>, stop: watch::Receiver<bool>) {
+    let Some(rail) = &gate.rails.l402 else { return };
+    let mut tasks = tokio::task::JoinSet::new();
+    for node in rail.nodes.iter() {
+        let (gate, node) = (Arc::clone(&gate), node.clone());
+        tasks.spawn(async move { follow(&gate, &node).await });
+    }
+    let mut ended = stop;
+    loop {
+        rail.nodes.look().await;
+        // A store that fails poisons itself; the server ends for that elsewhere.
+        let _faulted = gate.lapsed(rail).await;
+        tokio::select! {
+            () = tokio::time::sleep(ROUND) => {}
+            _stop = async { ended.wait_for(|stop| *stop).await.map(drop) } => break,
+        }
+    }
+    tasks.abort_all();
+}
+
+/// Follows one node, for ever. What happened while nobody followed it is looked up first.
+async fn follow(gate: &Arc<Gate>, node: &Node) {
+    let kept = gate.store.notes(CURSOR).unwrap_or_default();
+    let mut cursor =
+        kept.into_iter().find(|(key, _)| *key == *node.name).map_or_else(String::new, |(_, c)| c);
+    let mut is_met = false;
+    loop {
+        if !is_met {
+            is_met = meet(gate, node).await.is_ok();
+        }
+        match node.news(&cursor).await {
+            Ok(news) => {
+                for hash in news.accepted {
+                    let (gate, node) = (Arc::clone(gate), node.clone());
+                    tokio::spawn(async move { accepted(&gate, &node, hash).await });
+                }
+                for hash in news.settled {
+                    let _faulted = gate.paid(&hash).await;
+                }
+                if news.cursor != cursor && !news.cursor.is_empty() {
+                    cursor = news.cursor;
+                    let _unkept = gate.store.note_put(CURSOR, &node.name, &cursor).await;
+                }
+            }
+            Err(_silent) => {
+                is_met = false;
+                tokio::time::sleep(PAUSE).await;
+            }
+        }
+    }
+}
+
+/// Looks up what a node holds for invoices of ours.
+async fn meet(gate: &Arc<Gate>, node: &Node) -> Result<(), ()> {
+    let open = gate.store.hold_invoices(&node.name, MET_AGAIN).map_err(drop)?;
+    for invoice in open {
+        match node.lookup(&invoice.payment_hash).await {
+            Ok(InvoiceState::Accepted { .. }) => {
+                let (gate, node) = (Arc::clone(gate), node.clone());
+                tokio::spawn(async move { accepted(&gate, &node, invoice.payment_hash).await });
+            }
+            Ok(_) => {}
+            Err(_silent) => return Err(()),
+        }
+    }
+    Ok(())
+}
+
+/// The money for an invoice is held: its call runs, or the money goes back.
+async fn accepted(gate: &Arc<Gate>, node: &Node, hash: [u8; 32]) {
+    let Some(rail) = &gate.rails.l402 else { return };
+    let Ok(Some(open)) = gate.store.open_invoice(&hash) else { return };
+    let Ok(InvoiceState::Accepted { amount_msat, blocks_left }) = node.lookup(&hash).await else {
+        return;
+    };
+    failpoint("held.accepted");
+    let begun = rail.begin_hold(hash, amount_msat);
+    if begun == Begun::Already {
+        return;
+    }
+    let is_in_time = blocks_left.is_none_or(|blocks| blocks >= BLOCKS_MIN);
+    let _asked_again_later = match gate.store.begin_held(hash).await {
+        Ok(Some(first)) if begun == Begun::Now && is_in_time => {
+            gate.run_held(rail, node, &first, amount_msat).await
+        }
+        Ok(Some(never_ran)) => gate.give_back(node, &never_ran).await,
+        Ok(None) => gate.end_begun(node, &open).await,
+        Err(fault) => Err(fault),
+    };
+    if begun == Begun::Now {
+        rail.end_hold(&hash);
+    }
+}
+
+impl Gate {
+    /// Takes the kept request's path, and ends the invoice by what became of the call.
+    async fn run_held(
+        self: &Arc<Self>,
+        rail: &L402Rail,
+        node: &Node,
+        open: &OpenInvoice,
+        amount_msat: u64,
+    ) -> Result<(), Refusal> {
+        let sealed = open.request.as_deref().unwrap_or_default();
+        let attempt = match rail.sealed.open(sealed, &open.payment_hash) {
+            Some((server, original)) => self.held_attempt(&server, original).await,
+            None => Err(Code::InternalFault.into()),
+        };
+        let Ok(mut attempt) = attempt else { return self.give_back(node, open).await };
+        attempt.evidence.held = Some(HeldInvoice { credential: open.credential, amount_msat });
+        match call::take(Arc::clone(self), attempt).await {
+            Ok(Done::Captured(_) | Done::Replayed(_)) => {
+                self.store.close_invoice(open.payment_hash).await
+            }
+            // Recovery settles it: the outcome is kept.
+            Err(Refused { refusal, .. }) if refusal.is_charged() == Charged::Unknown => Ok(()),
+            Ok(Done::ToolError(..) | Done::ProtocolError(..)) | Err(_) => {
+                self.give_back(node, open).await
+            }
+        }
+    }
+
+    /// The request as it came, without what was paid with then.
+    async fn held_attempt(
+        self: &Arc<Self>,
+        server: &str,
+        original: Original,
+    ) -> Result<Attempt, Refusal> {
+        let server = self.server(server).ok_or(Code::UnknownServer)?;
+        let mut head = Request::new(()).into_parts().0;
+        head.headers = original.headers;
+        let mut attempt = mcp::again(self, &server, &head, &original.body).await?;
+        (attempt.evidence.l402, attempt.evidence.x402) = (None, None);
+        Ok(attempt)
+    }
+
+    /// Sends held money back and closes its invoice.
+    async fn give_back(&self, node: &Node, open: &OpenInvoice) -> Result<(), Refusal> {
+        failpoint("held.returning");
+        match node.cancel(&open.payment_hash).await {
+            Ok(HoldEnd::Gone) => self.store.close_invoice(open.payment_hash).await,
+            // Nobody but us has the preimage: somebody settled it by hand, and owes it back.
+            Ok(HoldEnd::Settled) => self.paid(&open.payment_hash).await,
+            // It is asked again when the node is met again, and when the invoice has lapsed.
+            Err(_silent) => Ok(()),
+        }
+    }
+
+    /// The invoice of a request that was begun, whose money is still held: by where its call
+    /// stands.
+    async fn end_begun(&self, node: &Node, open: &OpenInvoice) -> Result<(), Refusal> {
+        let call = self.store.call_under(open.credential)?;
+        match call.map(|call| call.state) {
+            None
+            | Some(
+                CallState::Released
+                | CallState::Refused
+                | CallState::Refunded
+                | CallState::RefundDue,
+            ) => self.give_back(node, open).await,
+            // Recovery carries it on.
+            Some(
+                CallState::Reserved
+                | CallState::Settling
+                | CallState::Settled
+                | CallState::Starting
+                | CallState::Finished
+                | CallState::Captured
+                | CallState::InDoubt,
+            ) => Ok(()),
+        }
+    }
+
+    /// An invoice was paid, whether or not its credential is ever used: what is unused when it
+    /// ends is owed back.
+    async fn paid(&self, hash: &[u8; 32]) -> Result<(), Refusal> {
+        let Some(open) = self.store.open_invoice(hash)? else { return Ok(()) };
+        let call = self.store.call_under(open.credential)?;
+        let has_run = call.is_some_and(|call| call.rail == Some(Rail::L402));
+        let credential = self.store.credential(open.credential)?;
+        if let (Some(credential), false) = (credential, has_run) {
+            let bearer = credential.minted.bearer.as_ref();
+            let anonymous = Principal::anonymous();
+            let tenant = bearer.map_or(&anonymous.tenant, |bearer| &bearer.principal.tenant);
+            self.store.credential_paid(open.credential, tenant).await?;
+        }
+        self.store.close_invoice(*hash).await
+    }
+
+    /// Looks up invoices that lapsed, and closes them.
+    async fn lapsed(&self, rail: &L402Rail) -> Result<(), Refusal> {
+        let now = self.world.now();
+        for open in self.store.lapsed_invoices((now, now.minus_ms(LATE_MS)), LOOKUPS)? {
+            let Some(node) = rail.nodes.named(&open.node) else { continue };
+            let is_hold = open.request.is_some();
+            match node.lookup(&open.payment_hash).await {
+                Ok(InvoiceState::Accepted { .. }) if is_hold => {
+                    self.end_lapsed(node, &open).await?
+                }
+                Ok(InvoiceState::Open) if is_hold => self.give_back(node, &open).await?,
+                Ok(InvoiceState::Settled) => self.paid(&open.payment_hash).await?,
+                Ok(_) => self.store.close_invoice(open.payment_hash).await?,
+                Err(_silent) => return Ok(()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The money for a lapsed invoice is held: its quote is over, so a request that was not begun
+    /// would be refused.
+    async fn end_lapsed(&self, node: &Node, open: &OpenInvoice) -> Result<(), Refusal> {
+        let rail = self.rails.l402.as_ref();
+        if rail.is_some_and(|rail| rail.is_running(&open.payment_hash)) {
+            return Ok(());
+        }
+        match self.store.begin_held(open.payment_hash).await? {
+            Some(_never_ran) => self.give_back(node, open).await,
+            None => self.end_begun(node, open).await,
+        }
+    }
+
+    /// Takes the money that is held for a credential.
+    pub(crate) async fn settle_held(&self, credential: Digest) -> Settled {
+        let found = self.store.credential(credential).ok().flatten();
+        let open = self.store.invoice_of(credential).ok().flatten();
+        let rail = self.rails.l402.as_ref();
+        let node = rail.zip(open).and_then(|(rail, open)| rail.nodes.named(&open.node));
+        let (Some(found), Some(node)) = (found, node) else { return Settled::Unknown };
+        match node.settle(&hold_preimage(&found.root_key)).await {
+            Ok(HoldEnd::Settled) => Settled::Taken(SettlementReceipt {
+                transaction: found.payment_hash.to_hex(),
+                payer: None,
+                raw: String::new(),
+            }),
+            Ok(HoldEnd::Gone) => Settled::Refused(Code::SettlementFailed),
+            Err(_silent) => Settled::Unknown,
+        }
+    }
+
+    /// Ends calls in doubt whose money is only held: it goes back, since nobody is charged without
+    /// a result that is kept.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub(crate) async fn release_held_doubts(&self) -> Result<(), Refusal> {
+        let Some(rail) = &self.rails.l402 else { return Ok(()) };
+        for doubt in self.store.in_doubt() {
+            let held = doubt.payload.as_deref().and_then(HeldPayment::key_of);
+            let Some(credential) = held.filter(|_| !doubt.is_settled) else { continue };
+            if let Some(open) = self.store.invoice_of(credential)? {
+                let Some(node) = rail.nodes.named(&open.node) else { continue };
+                match node.cancel(&open.payment_hash).await {
+                    Ok(HoldEnd::Gone) => self.store.close_invoice(open.payment_hash).await?,
+                    Ok(HoldEnd::Settled) | Err(_) => continue,
+                }
+            }
+            self.store.resolve(doubt.call, DoubtRule::Refund, "gateway").await?;
+        }
+        Ok(())
+    }
+
+    /// A preimage is out as soon as the node takes the money, a moment before the outcome is
+    /// posted: whoever comes with it waits for that.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub(crate) async fn await_capture(
+        &self,
+        call: &Call,
+        principal: &Principal,
+        credential: Option<&Presented>,
+    ) -> Result<(), Refusal> {
+        let Some(Ok(credential)) = credential else { return Ok(()) };
+        if credential.uses() != 1 {
+            return Ok(());
+        }
+        let digest = call.digest(principal);
+        for _ in 0..100 {
+            let standing = self.store.standing_for(credential.key(), digest)?;
+            if standing.is_none_or(|standing| standing.state != CallState::Finished) {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        Ok(())
+    }
+}
+
+/// Seals requests that wait for their money.
+pub struct Sealed(LessSafeKey);
+
+impl fmt::Debug for Sealed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Sealed")
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct Kept {
+    server: String,
+    headers: Vec<(String, String)>,
+    body: String,
+}
+
+impl Sealed {
+    /// Under a key of the deployment.
+    #[must_use]
+    pub fn of(secret: &[u8; 32]) -> Option<Self> {
+        let key = Digest::of_parts(&[b"countersign held request", secret]);
+        UnboundKey::new(&CHACHA20_POLY1305, key.as_bytes()).ok().map(LessSafeKey::new).map(Self)
+    }
+
+    /// A request, bound to its invoice; `None` for one that is too large to wait.
+    #[must_use]
+    pub fn seal(
+        &self,
+        server: &str,
+        original: &Original,
+        (hash, nonce): (&[u8; 32], [u8; 12]),
+    ) -> Option<Vec<u8>> {
+        let text = |value: &HeaderValue| value.to_str().ok().map(ToOwned::to_owned);
+        let header =
+            |(name, value): (&HeaderName, &HeaderValue)| Some((name.to_string(), text(value)?));
+        let headers = original.headers.iter().map(header).collect::<Option<Vec<_>>>()?;
+        let body = STANDARD.encode(&original.body);
+        let kept = Kept { server: server.to_owned(), headers, body };
+        let mut sealed = serde_json::to_vec(&kept).ok()?;
+        if sealed.len() > REQUEST_MAX_BYTES {
+            return None;
+        }
+        let aad = Aad::from(*hash);
+        self.0
+            .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
+            .ok()?;
+        Some([nonce.as_slice(), &sealed].concat())
+    }
+
+    /// The server and the request.
+    #[must_use]
+    pub fn open(&self, sealed: &[u8], hash: &[u8; 32]) -> Option<(String, Original)> {
+        let (nonce, sealed) = sealed.split_first_chunk::<12>()?;
+        let mut sealed = sealed.to_vec();
+        let nonce = Nonce::assume_unique_for_key(*nonce);
+        let opened = self.0.open_in_place(nonce, Aad::from(*hash), &mut sealed).ok()?;
+        let kept: Kept = serde_json::from_slice(opened).ok()?;
+        let mut headers = HeaderMap::new();
+        for (name, value) in kept.headers {
+            let mut value = HeaderValue::from_str(&value).ok()?;
+            value.set_sensitive(true);
+            headers.append(HeaderName::try_from(name).ok()?, value);
+        }
+        let body = Bytes::from(STANDARD.decode(kept.body).ok()?);
+        Some((kept.server, Original { headers, body }))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_kept_request_opens_for_its_invoice_alone() {
+        let sealed = Sealed::of(&[7; 32]).unwrap();
+        let mut headers = HeaderMap::new();
+        headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
+        let original = Original { headers, body: Bytes::from_static(b"{\"a\":1}") };
+        let kept = sealed.seal("weather", &original, (&[1; 32], [2; 12])).unwrap();
+        assert!(!kept.windows(6).any(|window| window == b"secret"));
+        let (server, opened) = sealed.open(&kept, &[1; 32]).unwrap();
+        assert_eq!(
+            (&*server, &opened.headers, &opened.body),
+            ("weather", &original.headers, &original.body)
+        );
+        assert!(sealed.open(&kept, &[3; 32]).is_none(), "another invoice");
+        assert!(Sealed::of(&[8; 32]).unwrap().open(&kept, &[1; 32]).is_none());
+        let large = Original { headers: HeaderMap::new(), body: vec![b'x'; 64 << 10].into() };
+        assert!(sealed.seal("weather", &large, (&[1; 32], [2; 12])).is_none());
+    }
+}

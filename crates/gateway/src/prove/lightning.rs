@@ -1,0 +1,253 @@
+//! The Lightning rail's side of proof three: invoices with the credentials that paying them
+//! completes, and money that a node holds.
+//!
+//! A call that is paid for by itself is run when its money is held: the request is kept, sealed,
+//! until then. Credentials for several calls are paid outright.
+//!
+//! INVARIANT: a preimage of ours is in no answer; a payer learns it from the network, when the
+//! node takes the money.
+
+use super::evidence::HeldInvoice;
+use crate::{
+    call::Attempt,
+    gate::Gate,
+    hold::Sealed,
+    rails::lightning::{Ask, Invoice, Node, Nodes},
+};
+use countersign_core::{
+    digest::Digest,
+    ids::QuoteId,
+    proof::{HeldPayment, Identity, Mint, hold_preimage, mint},
+    quote::{Offer, Quote, Rail},
+    refusal::{Code, Refusal},
+    terms::Terms,
+    time::UnixMs,
+    wire::l402::{self, L402Id},
+};
+use countersign_store::NewCredential;
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Mutex, MutexGuard, PoisonError},
+};
+
+/// The most offers kept for asking again; beyond, a new invoice is made.
+const OPEN_OFFERS_MAX: usize = 10_000;
+
+/// L402.
+pub struct L402Rail {
+    /// Who makes invoices.
+    pub nodes: Nodes,
+    /// How long a credential is valid, in milliseconds.
+    pub credential_ttl_ms: u64,
+    /// Money is held until the call has run, where the node can do it.
+    pub hold: bool,
+    /// The most that is held at once.
+    pub hold_max_msat: u64,
+    /// Seals requests that wait for their money.
+    pub sealed: Sealed,
+    /// Offers of open quotes, so that asking again shows the same invoice.
+    open: Mutex<HashMap<QuoteId, LightningOffer>>,
+    /// Money that is held for calls that run now, by payment hash.
+    held: Mutex<HashMap<[u8; 32], u64>>,
+}
+
+/// Whether a call may run under money that is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begun {
+    /// It may, until [`L402Rail::end_hold`].
+    Now,
+    /// It runs already.
+    Already,
+    /// Too much is held at this moment.
+    TooMuch,
+}
+
+/// A Lightning offer.
+#[derive(Clone, Debug)]
+pub struct LightningOffer {
+    /// Macaroon and invoice.
+    pub challenge: l402::Challenge,
+    /// What the invoice asks, in millisatoshi.
+    pub amount_msat: u64,
+    /// When the invoice lapses.
+    pub expires_at: UnixMs,
+}
+
+impl fmt::Debug for L402Rail {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("L402Rail").field("nodes", &self.nodes).finish_non_exhaustive()
+    }
+}
+
+impl L402Rail {
+    /// The rail over these nodes.
+    #[must_use]
+    pub fn new(
+        nodes: Nodes,
+        credential_ttl_ms: u64,
+        (hold, hold_max_msat): (bool, u64),
+        sealed: Sealed,
+    ) -> Self {
+        let (open, held) = (Mutex::default(), Mutex::default());
+        Self { nodes, credential_ttl_ms, hold, hold_max_msat, sealed, open, held }
+    }
+
+    /// Whether calls under these terms may wait for money that is held.
+    #[must_use]
+    pub fn may_hold(&self, terms: &Terms) -> bool {
+        let can = |node: &Node| node.capabilities().has_hold;
+        self.hold && terms.uses.0 == 1 && self.nodes.iter().any(can)
+    }
+
+    /// The offer of an open quote.
+    #[must_use]
+    pub fn offered(&self, quote: QuoteId, now: UnixMs) -> Option<LightningOffer> {
+        lock(&self.open).get(&quote).filter(|offer| now < offer.expires_at).cloned()
+    }
+
+    /// Keeps the offer of an open quote.
+    pub fn keep(&self, quote: QuoteId, offer: &LightningOffer, now: UnixMs) {
+        let mut open = lock(&self.open);
+        if open.len() >= OPEN_OFFERS_MAX {
+            open.retain(|_, offer| now < offer.expires_at);
+        }
+        if open.len() < OPEN_OFFERS_MAX {
+            open.insert(quote, offer.clone());
+        }
+    }
+
+    /// A call is to run under money that is held.
+    pub fn begin_hold(&self, payment_hash: [u8; 32], amount_msat: u64) -> Begun {
+        let mut held = lock(&self.held);
+        if held.contains_key(&payment_hash) {
+            return Begun::Already;
+        }
+        let sum = held.values().fold(amount_msat, |sum, msat| sum.saturating_add(*msat));
+        if sum > self.hold_max_msat {
+            return Begun::TooMuch;
+        }
+        held.insert(payment_hash, amount_msat);
+        Begun::Now
+    }
+
+    /// The call has ended.
+    pub fn end_hold(&self, payment_hash: &[u8; 32]) {
+        lock(&self.held).remove(payment_hash);
+    }
+
+    /// Whether a call runs under this payment.
+    #[must_use]
+    pub fn is_running(&self, payment_hash: &[u8; 32]) -> bool {
+        lock(&self.held).contains_key(payment_hash)
+    }
+
+    /// How many calls run under money that is held, and how much that is.
+    #[must_use]
+    pub fn holding(&self) -> (usize, u64) {
+        let held = lock(&self.held);
+        (held.len(), held.values().fold(0, |sum, msat| sum.saturating_add(*msat)))
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// An invoice, and what is kept to settle it.
+struct Made {
+    node: String,
+    invoice: Invoice,
+    root_key: [u8; 32],
+    request: Option<Vec<u8>>,
+}
+
+impl Gate {
+    /// The proof that money is held for a credential that is still good.
+    ///
+    /// # Errors
+    /// [`Code::CredentialInvalid`], [`Code::PaymentAmount`].
+    pub fn verify_held(&self, held: &HeldInvoice) -> Result<HeldPayment, Refusal> {
+        let stored = self.store.credential(held.credential)?;
+        let stored = stored.filter(|stored| !stored.revoked).ok_or(Code::CredentialInvalid)?;
+        HeldPayment::verify(held.credential, &stored.minted, held.amount_msat)
+    }
+
+    /// A fresh invoice and the credential that paying it completes. Without a node that can make
+    /// one, the rail is not in the challenge.
+    pub(crate) async fn lightning_offer(
+        &self,
+        attempt: &Attempt,
+        identity: &Identity,
+        quote: &Quote,
+    ) -> Option<(LightningOffer, NewCredential)> {
+        let rail = self.rails.l402.as_ref()?;
+        let offer = quote.offers().iter().find(|offer| offer.rail == Rail::L402)?;
+        let terms = &attempt.call.terms;
+        let Made { node, invoice, root_key, request } =
+            self.invoice(rail, attempt, quote, offer).await?;
+        // A credential for one call lives as long as its invoice can be paid; one for several
+        // calls as long as configured.
+        let ends = match terms.uses.0 {
+            1 => quote.expires_at().max(invoice.expires_at),
+            _ => self.world.now().plus_ms(rail.credential_ttl_ms),
+        };
+        let new = Mint {
+            payment_hash: invoice.payment_hash,
+            token_id: self.world.random(),
+            root_key: &root_key,
+            identity,
+            tool: &terms.tool,
+            quote,
+            price: &offer.amount,
+            uses: terms.uses,
+            expires_at: ends,
+        };
+        let (macaroon, minted) = mint(&new).ok()?;
+        let id = L402Id { payment_hash: new.payment_hash, token_id: new.token_id };
+        let challenge = l402::Challenge::new(&macaroon, &invoice.bolt11).ok()?;
+        let credential = NewCredential {
+            key: id.key(),
+            root_key,
+            payment_hash: Digest::from_bytes(invoice.payment_hash),
+            bolt11: invoice.bolt11,
+            invoice_expires_at: invoice.expires_at,
+            node,
+            request,
+            minted,
+        };
+        let expires_at = invoice.expires_at.min(quote.expires_at());
+        let amount_msat = invoice.amount_msat;
+        Some((LightningOffer { challenge, amount_msat, expires_at }, credential))
+    }
+
+    /// An invoice for the offer: one that holds the money where that can be, else a plain one.
+    async fn invoice(
+        &self,
+        rail: &L402Rail,
+        attempt: &Attempt,
+        quote: &Quote,
+        offer: &Offer,
+    ) -> Option<Made> {
+        let price_msat = u64::try_from(offer.amount.minor).ok()?;
+        let memo = format!("{} {}", attempt.call.terms.tool, quote.id());
+        let expiry_s = (quote.expires_at().since_ms(self.world.now()) / 1000).max(1);
+        let root_key = self.world.random();
+        let hash = *Digest::of(&hold_preimage(&root_key)).as_bytes();
+        let server = &attempt.call.terms.tool.server;
+        let original = attempt.original.as_ref();
+        let request = original
+            .and_then(|original| rail.sealed.seal(server, original, (&hash, self.world.random())));
+        let may_hold = request.is_some() && price_msat <= rail.hold_max_msat;
+        let hold = |node: &Node| (may_hold && node.capabilities().has_hold).then_some(hash);
+        let made = rail.nodes.create(|node| Ask {
+            amount_msat: node.amount_to_ask_msat(price_msat),
+            memo: &memo,
+            expiry_s,
+            hold: hold(node),
+        });
+        let (node, invoice) = made.await.ok()?;
+        let request = request.filter(|_| hold(node).is_some());
+        Some(Made { node: node.name.to_string(), invoice, root_key, request })
+    }
+}
