@@ -1,5 +1,6 @@
 //! The arrows between crates, read from their manifests: `client -> core <- store <- gateway`, and
-//! `gateway -> client`. What the design does not draw is refused here.
+//! `gateway -> client`. `lightning` stands alone: it needs none of the others, and none needs it.
+//! What the design does not draw is refused here.
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
@@ -23,16 +24,18 @@ const STORE: &str = "countersign-store";
 const GATEWAY: &str = "countersign";
 const TESTKIT: &str = "countersign-testkit";
 const BENCH: &str = "countersign-bench";
-const OURS: [&str; 6] = [CORE, CLIENT, STORE, GATEWAY, TESTKIT, BENCH];
+const LIGHTNING: &str = "countersign-lightning";
+const OURS: [&str; 7] = [CORE, CLIENT, STORE, GATEWAY, TESTKIT, BENCH, LIGHTNING];
 
 /// Which of our crates each one may use in what it ships.
-const ARROWS: [(&str, &[&str]); 6] = [
+const ARROWS: [(&str, &[&str]); 7] = [
     (CORE, &[]),
     (CLIENT, &[CORE]),
     (STORE, &[CORE]),
     (GATEWAY, &[CORE, CLIENT, STORE]),
     (TESTKIT, &[CORE, CLIENT, STORE, GATEWAY]),
     (BENCH, &[CORE, CLIENT, STORE, GATEWAY, TESTKIT]),
+    (LIGHTNING, &[]),
 ];
 
 /// Crates by which I/O would come in.
@@ -40,6 +43,7 @@ const HTTP: [&str; 9] =
     ["axum", "h2", "http", "http-body", "hyper", "hyper-util", "hyper-rustls", "reqwest", "rmcp"];
 const SQL: [&str; 5] = ["libsqlite3-sys", "postgres", "rusqlite", "sqlx", "tokio-postgres"];
 const RUNTIME: [&str; 6] = ["async-std", "futures", "mio", "rustls", "smol", "tokio"];
+const NATIVE_TLS: [&str; 3] = ["openssl", "openssl-sys", "native-tls"];
 
 pub(crate) fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").canonicalize().unwrap()
@@ -145,7 +149,27 @@ fn nor_does_anything_that_core_is_made_of() {
     for dependency in HTTP.iter().chain(&SQL).chain(&RUNTIME) {
         assert!(!seen.contains(dependency), "core is built on {dependency}");
     }
-    for banned in ["openssl", "openssl-sys", "native-tls"] {
+    for banned in NATIVE_TLS {
         assert!(!needs.contains_key(banned), "the workspace is built on {banned}");
+    }
+}
+
+/// It is a workspace of its own, with its own lock file: what holds for all must hold there too.
+#[test]
+fn the_lightning_daemon_keeps_the_rules_of_the_workspace() {
+    let (ours, its) = (read(&root().join("Cargo.toml")), &manifests()[LIGHTNING]);
+    assert_eq!(its["lints"], ours["workspace"]["lints"]);
+    for member in ["version", "edition", "rust-version", "license", "publish"] {
+        assert_eq!(its["package"][member], ours["workspace"]["package"][member], "{member}");
+    }
+    let lock = read(&root().join("crates/lightning/Cargo.lock"));
+    for package in lock["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        assert!(!NATIVE_TLS.contains(&name), "the daemon is built on {name}");
+    }
+    let locked = read(&root().join("Cargo.lock"));
+    for package in locked["package"].as_array().unwrap() {
+        let name = package["name"].as_str().unwrap();
+        assert!(!name.starts_with("ldk-"), "the workspace is built on {name}");
     }
 }
