@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what the end-to-end tests run against, as pinned in e2e/: npm packages into
-# e2e/node_modules, PyPI packages into e2e/.venv; as root also Debian's chromium. Does nothing when both are already what the pins
-# say. Fails when a part is missing or does not run.
+# e2e/node_modules, PyPI packages into e2e/.venv; as root also what is missing of Debian's packages.
+# Does nothing when all is there as the pins say. Fails when a part is missing or does not run.
 set -euo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../e2e"
@@ -17,9 +17,27 @@ fresh() {
   [[ -f $1 && $(<"$1") == "$2" ]]
 }
 
-for tool in node npm "$python" sha256sum; do
-  command -v "$tool" >/dev/null || { echo "install-e2e: $tool is needed" >&2; exit 1; }
-done
+# What comes from Debian. As another user than root it must be there already.
+missing() {
+  type -P mkfs.ext4 >/dev/null || echo e2fsprogs
+  type -P mount >/dev/null || echo mount
+  type -P kill >/dev/null || echo procps
+  type -P node >/dev/null || echo nodejs
+  type -P npm >/dev/null || echo npm
+  "$python" -c 'import ensurepip, venv' 2>/dev/null || echo python3-venv
+  [[ -n ${CHROMIUM:-$(type -P chromium chromium-browser google-chrome)} ]] || echo chromium
+}
+mapfile -t packages < <(missing)
+if ((${#packages[@]})) && [[ $(id -u) == 0 ]]; then
+  apt-get update -qq
+  DEBIAN_FRONTEND=noninteractive \
+    apt-get install -y -qq --no-install-recommends "${packages[@]}" >/dev/null
+  mapfile -t packages < <(missing)
+fi
+if ((${#packages[@]})); then
+  echo "install-e2e: missing, and installed only as root: ${packages[*]}" >&2
+  exit 1
+fi
 
 npm_pins=$(fingerprint package.json package-lock.json .npmrc)
 if ! fresh node_modules/.installed "$npm_pins"; then
@@ -28,13 +46,6 @@ if ! fresh node_modules/.installed "$npm_pins"; then
   node check-parts.mjs
   echo "$npm_pins" >node_modules/.installed
 fi
-
-# The browser comes from Debian; as another user than root it must be there already.
-if ! command -v chromium >/dev/null && [[ $(id -u) == 0 ]]; then
-  apt-get update -qq
-  DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium >/dev/null
-fi
-command -v chromium >/dev/null || echo "install-e2e: no chromium: the console's tests need it" >&2
 
 pip_pins=$(fingerprint requirements.txt)
 if ! fresh .venv/.installed "$pip_pins"; then

@@ -11,15 +11,15 @@ step "formatting"
 cargo fmt --all --check
 cargo fmt --manifest-path crates/lightning/Cargo.toml --check
 
+step "parts of the end-to-end tests (Debian, npm and pip packages)"
+./scripts/install-e2e.sh
+
 step "lints"
 cargo clippy --workspace --all-targets --locked -- -D warnings
 cargo clippy "${lightning[@]}" --all-targets -- -D warnings
 
-step "parts of the end-to-end tests (pinned npm and pip packages)"
-./scripts/install-e2e.sh
-
 step "unit, property, compile-fail, golden, store and integration tests"
-cargo test --workspace --locked
+cargo test --workspace --locked --no-fail-fast
 cargo test "${lightning[@]}"
 
 step "end to end: real clients, real chains, a real Lightning network, a real issuer"
