@@ -190,6 +190,20 @@ fn nothing_here_speaks_of_the_machine_it_was_made_on() {
 }
 
 #[test]
+fn no_merge_was_left_half_done() {
+    let is_marker = |line: &str| {
+        let sides = ["<<<<<<< ", "||||||| ", ">>>>>>> "];
+        line == "=======" || sides.iter().any(|side| line.starts_with(side))
+    };
+    for (path, text) in files("") {
+        let is_leftover = [".orig", ".rej"].iter().any(|end| path.ends_with(end));
+        assert!(!is_leftover, "{path} is left of a merge");
+        let marker = text.lines().position(is_marker);
+        assert_eq!(marker, None, "{path} has a conflict marker, counting lines from 0");
+    }
+}
+
+#[test]
 fn links_between_pages_lead_somewhere() {
     for (path, text) in files("").into_iter().filter(|(path, _)| path.ends_with(".md")) {
         let folder = root().join(&path).parent().unwrap().to_owned();
