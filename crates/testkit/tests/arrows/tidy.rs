@@ -25,8 +25,11 @@ fn files(folder: &str) -> Vec<(String, String)> {
 fn collect(folder: &Path, found: &mut Vec<(String, String)>) {
     for entry in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap()) {
         let (path, kind) = (entry.path(), entry.file_type().unwrap());
-        let is_made = MADE.iter().any(|name| entry.file_name() == *name);
-        if kind.is_dir() && !is_made {
+        // In a linked worktree `.git` is a file.
+        if MADE.iter().any(|name| entry.file_name() == *name) {
+            continue;
+        }
+        if kind.is_dir() {
             collect(&path, found);
         } else if kind.is_file()
             && let Ok(text) = fs::read_to_string(&path)
