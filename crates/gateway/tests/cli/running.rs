@@ -15,6 +15,7 @@ pub(super) struct Gateway {
     _sandbox: Running,
     gateway: Running,
     pub(super) url: String,
+    facilitator: String,
 }
 
 /// A key that everybody knows; its account has sandbox money.
@@ -37,7 +38,8 @@ pub(super) fn start(name: &str) -> Gateway {
     let url = format!("http://127.0.0.1:{port}/weather/mcp");
     site.write("token", &token(part(&parts, "issuer"), &url), 0o600);
     site.write("wallet", WALLET, 0o600);
-    Gateway { site, _sandbox: sandbox, gateway, url }
+    let facilitator = part(&parts, "facilitator").to_owned();
+    Gateway { site, _sandbox: sandbox, gateway, url, facilitator }
 }
 
 /// One of the sandbox's addresses.
@@ -71,6 +73,8 @@ fn config(port: u16, parts: &Value) -> String {
         "servers": { "weather": { "upstream": server, "tools": {
             "get_forecast": { "price": ["0.01 USDC", "3 sat"] },
             "delete_report": { "price": "free", "consent": "none" },
+            "get_report": { "price": "0.01 USDC", "consent": "none", "flow": "upfront" },
+            "get_slow": { "price": "free", "consent": "none", "sensitivity": 3 },
             "status": { "price": "free", "consent": "none" },
         } } },
         "budgets": [{
@@ -82,24 +86,29 @@ fn config(port: u16, parts: &Value) -> String {
 
 /// An access token of the sandbox's issuer.
 fn token(issuer: &str, resource: &str) -> String {
-    let host = issuer.strip_prefix("http://").unwrap();
-    let body = format!(
+    let form = format!(
         "grant_type=client_credentials&client_id=sandbox-agent&\
                         client_secret=sandbox-secret&resource={resource}"
     );
+    let answer = post(issuer, "/token", "application/x-www-form-urlencoded", &form);
+    answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+}
+
+/// What one of the sandbox's parts answers, which is JSON.
+fn post(part: &str, path: &str, content_type: &str, body: &str) -> Value {
+    let host = part.strip_prefix("http://").unwrap();
     let mut stream = TcpStream::connect(host).unwrap();
     write!(
         stream,
-        "POST /token HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
-         content-type: application/x-www-form-urlencoded\r\ncontent-length: {}\r\n\r\n{body}",
+        "POST {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\
+         content-type: {content_type}\r\ncontent-length: {}\r\n\r\n{body}",
         body.len()
     )
     .unwrap();
     let mut answer = String::new();
     stream.read_to_string(&mut answer).unwrap();
     let json = &answer[answer.find('{').unwrap()..=answer.rfind('}').unwrap()];
-    let answer: Value = serde_json::from_str(json).unwrap();
-    answer["access_token"].as_str().unwrap_or_else(|| panic!("{answer}")).to_owned()
+    serde_json::from_str(json).unwrap()
 }
 
 impl Gateway {
@@ -187,6 +196,24 @@ fn consent_payment_and_the_evidence_of_a_call() {
     assert_eq!(running.gateway.terminate(), Some(0));
     let verified = site.json(&["audit", "verify"]);
     assert_eq!(verified["attested"]["size"], records, "an orderly end publishes all");
+}
+
+#[test]
+fn policy_s_no_and_a_doubt_about_money_have_their_own_codes() {
+    let running = start("codes");
+    let secret = running.call("get_slow", &[]);
+    assert_eq!(secret.exit, 13, "{} {}", secret.out, secret.err);
+    assert_eq!(secret.json()["problem"]["code"], "POL-001");
+    let fault = json!({ "fault": "settle_pending", "times": 9 }).to_string();
+    post(&running.facilitator, "/fault", "application/json", &fault);
+    let doubt = running.call("get_report", &["--wallet", "file:wallet"]);
+    assert_eq!(doubt.exit, 16, "{} {}", doubt.out, doubt.err);
+    let told = doubt.json();
+    assert_eq!(
+        (&told["outcome"], &told["problem"]["charged"]),
+        (&json!("unknown"), &json!("unknown"))
+    );
+    assert_eq!(told["paid"]["amount"], "0.01 USDC", "what is in doubt");
 }
 
 #[test]
