@@ -3,7 +3,8 @@
 // cache of that file system is lost. What was answered before the cut must be there after it.
 //
 // The control is the same gateway without syncing each commit: it must lose, else this test shows
-// nothing. Needs root and loop devices, and fails without them.
+// nothing. The same at every named point between two states of a call, as in crash.test.mjs. Needs
+// root and loop devices, and fails without them.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -13,7 +14,9 @@ import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { config as deaths, die, flows, recovered } from './lib/deaths.mjs';
 import { startGateway } from './lib/gateway.mjs';
+import { until } from './lib/process.mjs';
 import {
   buy, callTool, calls, configBefore, l402, receiptOf, startParts, unbalanced, verifyLog,
 } from './lib/rig.mjs';
@@ -48,15 +51,31 @@ after(async () => {
 
 const run = (...command) => execFileSync(command[0], command.slice(1), { stdio: 'pipe' });
 
-/** A file system in a file, mounted. */
-function mount(image, at, make) {
-  mkdirSync(at, { recursive: true });
-  if (make) {
-    run('truncate', '-s', '96M', image);
-    run('mkfs.ext4', '-q', '-F', '-E', 'lazy_itable_init=0,lazy_journal_init=0', image);
-  }
-  run('mount', '-o', 'loop', image, at);
-  return () => run('umount', at);
+/** A file system in a file of its own, mounted. */
+let made = 0;
+function newDisk() {
+  const dir = path.join(home, `disk-${made++}`);
+  const image = `${dir}.img`;
+  run('truncate', '-s', '96M', image);
+  run('mkfs.ext4', '-q', '-F', '-E', 'lazy_itable_init=0,lazy_journal_init=0', image);
+  return mounted(image, dir);
+}
+
+function mounted(image, dir) {
+  mkdirSync(dir);
+  run('mount', '-o', 'loop', image, dir);
+  return {
+    dir,
+    /** The power fails: another disk, with what was synced. */
+    cut() {
+      run('cp', '--sparse=always', image, `${image}.cut`);
+      return mounted(`${image}.cut`, `${dir}-cut`);
+    },
+    remove() {
+      run('umount', dir);
+      rmSync(image);
+    },
+  };
 }
 
 /** Works until the cut; gives the calls that were answered before it. */
@@ -82,12 +101,11 @@ async function work(gateway, worker, isCut) {
 
 /** One life, one cut, one recovery: how many were answered, and which of them are gone. */
 async function cut(round, env) {
-  const [image, copy] = ['disk', 'after'].map((name) => path.join(home, `${name}-${round}.img`));
   const undo = [];
   try {
-    const disk = path.join(home, `disk-${round}`);
-    undo.push(mount(image, disk, true));
-    const settings = (dir) => ({ config: configBefore(parts, config), dir, env });
+    const disk = newDisk();
+    undo.push(disk.remove);
+    const settings = ({ dir }) => ({ config: configBefore(parts, config), dir, env });
     const gateway = await startGateway(settings(disk));
     undo.push(() => gateway.kill9());
     let isCut = false;
@@ -96,17 +114,12 @@ async function cut(round, env) {
     await sleep(700 + round * 150);
     isCut = true;
     await gateway.kill9();
-    run('cp', '--sparse=always', image, copy);
+    const later = disk.cut();
+    undo.push(later.remove);
     const answered = (await Promise.all(working)).flat();
 
-    const later = path.join(home, `after-${round}`);
-    undo.push(mount(copy, later, false));
     const settled = { ...settings(later), port: gateway.port, env: {} };
-    const again = await startGateway(settled).catch((error) => {
-      // It refuses to start behind its own published log: everything since is gone.
-      assert.match(error.message, /older copy/);
-      return undefined;
-    });
+    const again = await startGateway(settled).catch(isBehind);
     if (!again) return { answered: answered.length, lost: answered.length };
     undo.push(() => again.stop());
     const states = new Map((await calls(again)).map(({ call, state }) => [call, state]));
@@ -121,7 +134,37 @@ async function cut(round, env) {
     return { answered: answered.length, lost: lost.length };
   } finally {
     for (const step of undo.reverse()) await step();
-    for (const file of [image, copy]) rmSync(file, { force: true });
+  }
+}
+
+/** It refuses to start behind its own published log: everything since is gone. */
+function isBehind(error) {
+  assert.match(error.message, /older copy/);
+}
+
+/** Lives of one gateway, with a power cut after each; `act` starts them. */
+async function onDisks(act) {
+  const undo = [];
+  let disk;
+  let port;
+  const live = async (parts, env = {}) => {
+    const isFirst = !disk;
+    disk = isFirst ? newDisk() : disk.cut();
+    undo.push(disk.remove);
+    // The next life publishes as the checks expect.
+    const settings = isFirst ? { ...deaths, audit: config.audit } : deaths;
+    const gateway = await startGateway({
+      config: configBefore(parts, settings), dir: disk.dir, env, port,
+    });
+    undo.push(() => gateway.stop());
+    undo.push(() => assert.ok(!gateway.stderr().includes('panicked'), gateway.stderr()));
+    port = gateway.port;
+    return gateway;
+  };
+  try {
+    return await act(live);
+  } finally {
+    for (const step of undo.reverse()) await step();
   }
 }
 
@@ -144,4 +187,26 @@ describe('a power cut', { concurrency: 1 }, () => {
     }
     assert.fail(`nothing was lost, so the cut is none: ${JSON.stringify(rounds)}`);
   });
+});
+
+describe('a power cut at each point', { concurrency: 2 }, () => {
+  for (const [flow, { leaves }] of Object.entries(flows)) {
+    describe(flow, { concurrency: 1 }, () => {
+      let own;
+      before(async () => (own = await startParts()));
+      after(() => own?.stop());
+      for (const name of Object.keys(leaves)) {
+        test(`${flow} at ${name}`, () => onDisks((live) => die(own, flow, name, live)));
+      }
+    });
+  }
+
+  test('without syncing, a start is forgotten: the control', () => onDisks(async (live) => {
+    const env = { COUNTERSIGN_FAILPOINT: 'started', COUNTERSIGN_TEST_DURABILITY: 'normal' };
+    const first = await live(parts, env);
+    await assert.rejects(callTool(first, 'free', 'get_forecast', { city: 'control' }));
+    await until('the process is gone', () => !first.isRunning());
+    const gateway = await live(parts).catch(isBehind);
+    if (gateway) assert.deepEqual(await recovered(gateway), []);
+  }));
 });

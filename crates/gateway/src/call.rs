@@ -177,5 +177,7 @@ async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<
     gate.remember(&hold, attempt);
     let ran = gate.run(&hold, attempt).await;
     failpoint("ran");
-    gate.conclude(hold, ran).await.map_err(conclude::truthful)
+    let done = gate.conclude(hold, ran).await.map_err(conclude::truthful)?;
+    failpoint("captured");
+    Ok(done)
 }
