@@ -256,18 +256,18 @@ impl Gate {
         };
         // What was refused after its reservation has its records; the next attempt is asked anew.
         let is_reserved = known.is_permitted && !matches!(self.store.call(call.id), Ok(None));
-        if let (Some(quote), true) =
-            (known.quote.clone(), attempt.asks_for_payment(refusal.code()) && !is_reserved)
-        {
-            return match self.challenge(attempt, &known, quote, &refusal).await {
-                Ok(challenge) => Refused { refusal, challenge: Some(Box::new(challenge)) },
+        let is_asking = attempt.asks_for_payment(refusal.code()) && !is_reserved;
+        let refusal = match known.quote.clone().filter(|_| is_asking) {
+            None => refusal,
+            Some(quote) => match self.challenge(attempt, &known, quote, &refusal).await {
+                Ok(challenge) => return Refused { refusal, challenge: Some(Box::new(challenge)) },
+                // No challenge, no record yet: it is made under the code that is answered.
                 Err(cause) => {
                     let charged = refusal.is_charged();
-                    let refusal = cause.lights(refusal.proofs()).charged(charged).call(call.id);
-                    Refused { refusal, challenge: None }
+                    cause.lights(refusal.proofs()).charged(charged).call(call.id)
                 }
-            };
-        }
+            },
+        };
         if is_reserved {
             return Refused { refusal, challenge: None };
         }

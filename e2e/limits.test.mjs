@@ -1,0 +1,78 @@
+// What a gateway bears: floods of refusals, slow facilitators, crowds of connections, foreign hosts,
+// and a stop in mid-call.
+
+import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
+import { createServer, request } from 'node:http';
+import net from 'node:net';
+import { after, before, describe, test } from 'node:test';
+import { setTimeout as sleep } from 'node:timers/promises';
+
+import { startIssuer } from './lib/issuer.mjs';
+import { freePort, until } from './lib/process.mjs';
+import {
+  MERCHANT, admin, callTool, calls, published, receiptOf, startBefore, startParts, x402Challenge,
+} from './lib/rig.mjs';
+import { bearer } from './lib/wire.mjs';
+import { payer } from './lib/x402http.mjs';
+
+const anonymous = { identity: 'anonymous' };
+const servers = {
+  open: {
+    tools: {
+      get_forecast: { price: '0.01 USDC', ...anonymous },
+      // Somebody must confirm it, and nobody in particular cannot.
+      delete_report: { price: 'free', intent: 'delete', ...anonymous },
+    },
+  },
+  own: { tools: { get_forecast: { price: '0.01 USDC', consent: 'none' } } },
+  slow: { tools: { get_slow: { price: '0.01 USDC', deadline: '30s', ...anonymous } } },
+};
+const { own: _own, ...anybodys } = servers;
+
+let parts;
+before(async () => (parts = await startParts()));
+after(() => parts?.stop());
+
+/** Headers that pay for a call. */
+async function payFor(gateway, at, tool, args) {
+  const asked = await callTool(gateway, at, tool, args);
+  const key = `0x${randomBytes(32).toString('hex')}`;
+  const payment = await payer(key).createPaymentPayload(x402Challenge(asked));
+  const encoded = Buffer.from(JSON.stringify(payment)).toString('base64');
+  return { headers: { 'payment-signature': encoded } };
+}
+
+describe('refusals', () => {
+  let issuer, gateway, headers;
+  before(async () => {
+    const port = await freePort();
+    const resource = `http://127.0.0.1:${port}/own/mcp`;
+    issuer = await startIssuer({ resources: [resource] });
+    gateway = await startBefore(parts, {
+      servers, issuers: [issuer.url], limits: { open_quotes_per_principal: 2 },
+    }, { port });
+    headers = bearer(await issuer.userToken('alice', resource));
+  });
+  after(async () => {
+    await gateway?.stop();
+    await issuer?.stop();
+  });
+
+  test('for which no challenge could be made are recorded under their code', async () => {
+    const ask = (city) => callTool(gateway, 'own', 'get_forecast', { city }, { headers });
+    assert.equal((await ask('one')).code, 'PAY-001');
+    assert.equal((await ask('two')).code, 'PAY-001');
+    for (const city of ['three', 'three', 'four']) {
+      const answer = await ask(city);
+      assert.deepEqual([answer.status, answer.code], [429, 'REQ-019'], answer.text);
+      assert.equal(answer.headers.get('payment-required'), null);
+      assert.equal(answer.problem.charged, 'no');
+      assert.equal(answer.problem.proofs.payment, 'missing');
+      const { body } = await admin(gateway, `/v1/calls/${answer.problem.call_id}`);
+      assert.deepEqual([body.call.state, body.call.code], ['refused', 'REQ-019']);
+      assert.equal(body.log.at(-1).refusal, 'REQ-019');
+    }
+    assert.equal((await ask('one')).code, 'PAY-001', 'an open quote is shown again');
+  });
+});
