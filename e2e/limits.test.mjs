@@ -75,4 +75,25 @@ describe('refusals', () => {
     }
     assert.equal((await ask('one')).code, 'PAY-001', 'an open quote is shown again');
   });
+
+  test('of nobody in particular are counted: only a new quote is a record', async () => {
+    const known = async () => [(await published(gateway)).records, (await calls(gateway)).length];
+    const [records, rows] = await known();
+    const ask = (city) => callTool(gateway, 'open', 'get_forecast', { city });
+    const first = await ask('Oslo');
+    assert.equal(first.code, 'PAY-001');
+    assert.deepEqual(await known(), [records + 2, rows + 1], 'a quote and its refusal');
+    const offers = x402Challenge(first).accepts;
+    for (let n = 0; n < 30; n++) {
+      const again = await ask('Oslo');
+      assert.deepEqual([again.code, x402Challenge(again).accepts], ['PAY-001', offers]);
+      const refused = await callTool(gateway, 'open', 'delete_report', { n });
+      assert.ok(refused.status >= 400 && refused.code !== 'PAY-001', refused.text);
+    }
+    assert.deepEqual(await known(), [records + 2, rows + 1], 'a flood was written down');
+    // An identified one leaves a record each time.
+    const own = await callTool(gateway, 'own', 'get_forecast', { city: 'one' }, { headers });
+    assert.equal(own.code, 'PAY-001');
+    assert.equal((await known())[1], rows + 2);
+  });
 });

@@ -1,4 +1,4 @@
-//! Refusals: each identified one has its records; those before identity are counted.
+//! Refusals: each identified one has its records; those of nobody in particular are counted.
 //!
 //! INVARIANT: a flood of requests without identity writes one record a minute.
 
@@ -13,13 +13,14 @@ use crate::{
 use countersign_core::{
     audit::record::{CallEntry, Kind, MAX_DETAIL_ENTRIES, Outcome, RecordDraft, Subject},
     policy::Decided,
+    proof::Principal,
     quote::Quote,
     refusal::{Code, Light, Refusal},
     time::UnixMs,
 };
 use std::{collections::BTreeMap, sync::Arc};
 
-/// Counts of refusals before identity, over the minute that began at `since`.
+/// Counts of refusals of nobody in particular, over the minute that began at `since`.
 #[derive(Debug, Default)]
 pub(crate) struct Uncounted {
     since: Option<UnixMs>,
@@ -30,8 +31,8 @@ pub(crate) struct Uncounted {
 pub(crate) const AGGREGATE_MS: u64 = 60_000;
 
 impl Store {
-    /// Records an identified call that was refused. An attempt that has records already, because
-    /// the store refused it after its reservation, keeps those.
+    /// Records a call that was refused; one of nobody in particular is only counted. An attempt
+    /// that has records already, because the store refused it after its reservation, keeps those.
     ///
     /// # Errors
     /// `Overloaded`, `StoreFault`.
@@ -41,6 +42,10 @@ impl Store {
         quote: Option<&Quote>,
         refusal: &Refusal,
     ) -> Result<(), Refusal> {
+        if attempt.principal == Principal::anonymous() {
+            self.count_refusal(refusal.code());
+            return Ok(());
+        }
         let salt = self.shared().world.random();
         let entry = entry_of(
             attempt.call,
@@ -60,7 +65,7 @@ impl Store {
         .await
     }
 
-    /// Counts a refusal before identity; written as one record a minute.
+    /// Counts a refusal of nobody in particular; written as one record a minute.
     pub fn count_refusal(&self, code: Code) {
         let now = self.shared().world.now();
         let mut counts = self.shared().uncounted();

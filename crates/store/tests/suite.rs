@@ -360,7 +360,7 @@ async fn open_quotes_are_bounded() {
 async fn refused_calls_have_records_once() {
     let (dir, clock) = (Dir::new("refused"), Clock::new());
     let store = open(&dir, &clock);
-    let kind = kind(Pay::X402(Flow::Upfront));
+    let kind = kind(Pay::X402(Flow::Upfront)).by("alice");
     let attempt = kind.attempt(r#"{"secret":"hunter2"}"#, clock.now());
     let lights = Lights { identity: Light::Ok, consent: Light::Refused, ..Lights::DARK };
     let refusal = Refusal::new(Code::NoGrant).lights(lights);
@@ -386,6 +386,28 @@ async fn refused_calls_have_records_once() {
     let last = Record::decode(&store.record(3).unwrap().unwrap().leaf).unwrap();
     assert_eq!(last.draft.kind, RecordKind::RefusedAggregate);
     assert_eq!(last.draft.detail["idn-001"], "1000");
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn refusals_of_nobody_in_particular_are_counted_and_their_new_quotes_recorded() {
+    let (dir, clock) = (Dir::new("nobody"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::X402(Flow::Upfront));
+    let quote = kind.quote("{}", clock.now());
+    store.challenge(challenge(&kind, &quote, "{}", None, clock.now())).await.unwrap();
+    assert_eq!(store.log_size(), 2, "a new quote has its records");
+    let attempt = kind.attempt("{}", clock.now());
+    for code in [Code::PaymentRequired, Code::PaymentRequired, Code::BudgetExceeded] {
+        store.refuse(&attempt, Some(&quote), &Refusal::new(code)).await.unwrap();
+    }
+    assert_eq!(store.log_size(), 2);
+    assert!(store.call(attempt.call).unwrap().is_none(), "no row either");
+    store.close().await;
+    let store = open(&dir, &clock);
+    let last = Record::decode(&store.record(2).unwrap().unwrap().leaf).unwrap();
+    assert_eq!(last.draft.kind, RecordKind::RefusedAggregate);
+    assert_eq!((&*last.draft.detail["pay-001"], &*last.draft.detail["bud-001"]), ("2", "1"));
     assert_sound(&store);
 }
 
