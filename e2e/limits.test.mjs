@@ -97,3 +97,47 @@ describe('refusals', () => {
     assert.equal((await known())[1], rows + 2);
   });
 });
+
+describe('a facilitator that stalls', () => {
+  test('verifies 64 payments at once; the next one is told to come back', async () => {
+    const waiting = [];
+    const facilitator = createServer(async (request, response) => {
+      for await (const _part of request);
+      waiting.push(() => {
+        response.writeHead(200, { 'content-type': 'application/json' });
+        response.end('{"isValid":false,"invalidReason":"insufficient_funds"}');
+      });
+    });
+    await new Promise((resolve) => facilitator.listen(0, '127.0.0.1', resolve));
+    const url = `http://127.0.0.1:${facilitator.address().port}`;
+    const gateway = await startBefore(parts, {
+      servers: anybodys, rails: { x402: { pay_to: MERCHANT, facilitator: { url } } },
+    });
+    try {
+      const paid = [];
+      for (let n = 0; n < 70; n++) paid.push(await payFor(gateway, 'open', 'get_forecast', { n }));
+      const answers = [];
+      const asking = paid.map((headers, n) =>
+        callTool(gateway, 'open', 'get_forecast', { n }, headers).then((answer) => answers.push(answer)));
+      await until('the others are sent away', () => answers.length === 6);
+      for (const answer of answers) {
+        assert.deepEqual([answer.status, answer.code], [503, 'SYS-002'], answer.text);
+        assert.equal(answer.headers.get('retry-after'), '1');
+        assert.equal(answer.problem.charged, 'no');
+      }
+      await until('64 are asked', () => waiting.length === 64);
+      waiting.splice(0).forEach((answer) => answer());
+      await Promise.all(asking);
+      const others = answers.slice(6).map(({ code }) => code);
+      assert.deepEqual(others, Array(64).fill('PAY-016'), 'those inside had their answer');
+      const again = callTool(gateway, 'open', 'get_forecast', { n: 69 }, paid[69]);
+      await until('there is room again', () => waiting.length === 1);
+      waiting.pop()();
+      await again;
+    } finally {
+      facilitator.closeAllConnections();
+      facilitator.close();
+      await gateway.stop();
+    }
+  });
+});

@@ -15,7 +15,7 @@ use crate::{
         lightning::L402Rail,
         nonce::Nonces,
         past::Past,
-        payment::{Rails, X402Rail},
+        payment::{Rails, VERIFYING_MAX, X402Rail},
         pdp::Pdp,
         policy::{Live, shadow},
         standing::Standing,
@@ -41,7 +41,11 @@ use countersign_store::{Durability, Limits, LogOptions, Options, Store};
 use http::Uri;
 use lightning_invoice::Currency;
 use std::{collections::HashMap, sync::Arc, time::Duration};
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{
+    net::TcpListener,
+    sync::{Semaphore, watch},
+    task::JoinHandle,
+};
 
 /// Legacy sessions kept.
 const SESSIONS_MAX: usize = 10_000;
@@ -288,6 +292,7 @@ fn open_rails(config: &Config, keys: &keys::Keys, world: &World) -> Result<Rails
                 .collect::<Result<_>>()?,
             facilitator: facilitator(x402)?,
             challenge_key: keys.challenge,
+            verifying: Semaphore::new(VERIFYING_MAX),
         }),
         None => None,
     };

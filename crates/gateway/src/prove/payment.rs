@@ -35,6 +35,7 @@ use countersign_core::{
 use countersign_store::{Attempt, CallView, Challenge as StoredChallenge};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
+use tokio::sync::Semaphore;
 
 /// The rails that are open.
 #[derive(Debug, Default)]
@@ -54,7 +55,14 @@ pub struct X402Rail {
     pub facilitator: Facilitator,
     /// Keys the binding of offers to quotes.
     pub challenge_key: [u8; 32],
+    /// Room for questions to the facilitator: a slow one must not gather what waits for it.
+    pub verifying: Semaphore,
 }
+
+/// The most payments that a facilitator verifies at once; more are refused, not queued.
+pub const VERIFYING_MAX: usize = 64;
+/// When to come back, in seconds, after being one too many.
+const BUSY_S: u64 = 1;
 
 /// The ways to satisfy a quote, ready for the wire.
 #[derive(Debug)]
@@ -128,6 +136,8 @@ impl Gate {
             return Ok(paid);
         }
         let signed = SignedPayment::from_stored(paid.payload()).ok_or(Code::InternalFault)?;
+        let busy = |_full| Refusal::new(Code::Overloaded).retry_after_s(BUSY_S);
+        let _place = rail.verifying.try_acquire().map_err(busy)?;
         match rail.facilitator.verify(&signed).await {
             VerifyOutcome::Valid => Ok(paid),
             VerifyOutcome::Invalid(decline) => Err(decline.code().into()),
