@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import {
-  clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
+  RECOVERED, clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
 } from './lib/deaths.mjs';
 import { until } from './lib/process.mjs';
 import { admin, callTool, calls, receiptOf, startBefore, startParts } from './lib/rig.mjs';
@@ -39,7 +39,7 @@ async function withDirectory(act) {
 describe('the points', () => {
   test('are those that the flows know', () => {
     const known = new Set(Object.values(flows).flatMap(({ leaves }) => Object.keys(leaves)));
-    assert.deepEqual(failpoints(), [...known].sort());
+    assert.deepEqual(failpoints(), [...known, RECOVERED].sort());
   });
 });
 
@@ -49,7 +49,7 @@ describe('a death at each point', { concurrency: 2 }, () => {
       let parts;
       before(async () => (parts = await startParts()));
       after(() => parts?.stop());
-      for (const name of failpoints()) {
+      for (const name of failpoints().filter((name) => name !== RECOVERED)) {
         test(`${flow} at ${name}`, () => withDirectory((live) => die(parts, flow, name, live)));
       }
     });
@@ -306,3 +306,42 @@ function generator(seed) {
     return ((mixed ^ (mixed >>> 14)) >>> 0) / 2 ** 32;
   };
 }
+
+describe('a death between two recoveries', () => {
+  test('each payment is owed back once, and none is settled twice', async () => {
+    const parts = await startParts();
+    try {
+      await withDirectory(async (live) => {
+        const first = await live(parts);
+        const begun = [];
+        for (const of of ['one', 'two', 'three']) {
+          const args = { ms: 1, of };
+          const paid = await payFor(parts, first, 'upfront', 'get_slow', args);
+          await parts.fail('settle_times_out_unpaid');
+          const lost = assert.rejects(callTool(first, 'upfront', 'get_slow', args, paid));
+          await until('the payment is on its way', async () =>
+            (await calls(first)).filter(({ state }) => state === 'settling').length > begun.length);
+          // The fault is one request's: the next one must not take it.
+          await sleep(300);
+          begun.push({ args, paid, lost });
+        }
+        await first.kill9();
+        await Promise.all(begun.map(({ lost }) => lost));
+        const second = await live(parts, { COUNTERSIGN_FAILPOINT: RECOVERED });
+        await until('it died of its first recovery', () => !second.isRunning(), { timeout_ms: 40_000 });
+        const gateway = await live(parts);
+        const left = await recovered(gateway);
+        assert.deepEqual(left.map(({ state }) => state), Array(3).fill('refund_due'));
+        assert.deepEqual([await parts.settled(), await parts.ran('get_slow')], [3, 0]);
+        for (const { args, paid } of begun) {
+          const again = await callTool(gateway, 'upfront', 'get_slow', args, paid);
+          assert.deepEqual([again.code, again.problem.charged], ['PAY-008', 'yes'], again.text);
+        }
+        await invariants(parts, gateway);
+        await clearUp(gateway);
+      });
+    } finally {
+      await parts.stop();
+    }
+  });
+});

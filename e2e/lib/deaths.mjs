@@ -74,6 +74,9 @@ export const flows = {
   },
 };
 
+/** A point of recovery: no call passes it. */
+export const RECOVERED = 'recovered';
+
 /** The points that the sources name. */
 export function failpoints() {
   const crates = fileURLToPath(new URL('../../crates', import.meta.url));
@@ -192,6 +195,9 @@ export async function die(parts, flow, name, live) {
   if (again.status === 200) {
     assert.equal(again.code, undefined, again.text);
     assert.equal(await isRun(), isNewCall ? ranBefore + 1 : 1, 'the tool ran once');
+    if (name === 'captured' && !isNewCall) {
+      assert.equal(again.result._meta['countersign/replay-of'], left[0].call, again.text);
+    }
   } else {
     assert.match(again.code, /^(UPS-002|PAY-008|PAY-010|SYS-005)$/, again.text);
     assert.equal(await isRun(), ranBefore, 'refused, and yet it ran');

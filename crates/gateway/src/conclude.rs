@@ -169,7 +169,11 @@ impl Gate {
                 let charged = self.store.fail(hold, FailCause::Unfinished).await?;
                 Ok(Done::ToolError(answer, charged))
             }
-            Ran::Result(_) => self.capture(hold, answer).await,
+            Ran::Result(_) => {
+                let done = self.capture(hold, answer).await?;
+                failpoint("captured");
+                Ok(done)
+            }
             Ran::Error(_) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
                 Ok(Done::ProtocolError(answer, charged))

@@ -7,7 +7,7 @@
 
 use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt};
 use countersign_core::{ids::CallId, refusal::Refusal};
-use countersign_store::{Unfinished, Unsettled};
+use countersign_store::{Unfinished, Unsettled, failpoint};
 use std::time::Duration;
 use tokio::sync::watch;
 
@@ -62,7 +62,11 @@ fn is_callers(gate: &Gate, call: CallId) -> Result<bool, Refusal> {
 
 async fn end(gate: &Gate, item: Unsettled, settled: Settled) -> Result<(), Refusal> {
     match settled {
-        Settled::Taken(receipt) => gate.store.recover_settled(item, receipt).await.map(drop),
+        Settled::Taken(receipt) => {
+            gate.store.recover_settled(item, receipt).await?;
+            failpoint("recovered");
+            Ok(())
+        }
         Settled::Refused(code) => gate.store.recover_failed(item, code).await,
         Settled::Unknown => {
             gate.store.recover_unknown(item).await;
