@@ -398,6 +398,31 @@ describe('the modern era', () => {
       assert.equal(own.seen.length, earlier);
     });
 
+    const modern = {
+      'the version of the modern era': { 'mcp-protocol-version': version },
+      'a later version': { 'mcp-protocol-version': '2027-01-31' },
+      'a version that is none': { 'mcp-protocol-version': 'latest' },
+      'the method': { 'mcp-method': 'tools/call' },
+      'all of them': right,
+    };
+    for (const [what, headers] of Object.entries(modern)) {
+      test(`without the modern members, and yet ${what}`, async () => {
+        for (const body of [callOf('plain'), { jsonrpc: '2.0', id: 1, method: 'tools/list' }]) {
+          const earlier = own.seen.length;
+          const answer = await post(url('own'), body, headers);
+          assert.equal(answer.status, 400, answer.text);
+          assert.equal(answer.json.error.code, -32602);
+          assert.equal(problemOf(answer).code, 'REQ-016');
+          assert.equal(own.seen.length, earlier);
+        }
+      });
+    }
+
+    test('an older version without the modern members is the legacy era', async () => {
+      const answer = await post(url('own'), callOf('plain'), { 'mcp-protocol-version': '2025-11-25' });
+      assert.equal(answer.status, 200, answer.text);
+    });
+
     test('half of the modern members', async () => {
       const half = { 'io.modelcontextprotocol/protocolVersion': version };
       const answer = await send(right, 'plain', half);

@@ -157,7 +157,7 @@ fn refused_envelope(error: EnvelopeError) -> Refusal {
 fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<Era, Refusal> {
     let modern = Modern::of(meta)
         .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
-    let Some(modern) = modern else { return Ok(Era::Legacy) };
+    let Some(modern) = modern else { return legacy(&head.headers, &request.method) };
     let mirrors = Mirrors {
         protocol_version: single(&head.headers, "mcp-protocol-version")?,
         method: single(&head.headers, "mcp-method")?,
@@ -171,6 +171,24 @@ fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<
     }
     Ok(Era::Modern)
 }
+
+/// A request without the modern members is a legacy one, unless its headers are of the modern era:
+/// who routes by them must not be told another era than who reads the body. `initialize` is how
+/// the legacy era opens, whatever the client goes on to speak.
+fn legacy(headers: &HeaderMap, method: &str) -> Result<Era, Refusal> {
+    let version = single(headers, "mcp-protocol-version")?;
+    let is_modern = version.is_some_and(|version| version >= MODERN)
+        || single(headers, "mcp-method")?.is_some();
+    if is_modern && method != "initialize" {
+        let detail = "the headers are of a protocol that wants members in `_meta`";
+        return Err(Refusal::new(Code::MissingModernMeta).with("detail", detail));
+    }
+    Ok(Era::Legacy)
+}
+
+/// The first protocol version that mirrors its requests in headers. Versions are dates: later ones
+/// sort behind it.
+const MODERN: &str = "2026-07-28";
 
 /// The headers to forward. In the legacy era nothing has compared the mirrored ones with the body,
 /// so they stay here.
