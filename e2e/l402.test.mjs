@@ -40,7 +40,14 @@ const servers = {
   },
   // For whoever has a token and a grant.
   granted: { tools: { get_forecast: { price: '3 sat' } } },
+  // Three calls for 3 sat: 0.0018 USD, 0.0006 USD a call.
+  bundle: { tools: { get_forecast: { price: '3 sat', uses: 3 } } },
+  narrow: { tools: { get_forecast: { price: '3 sat', uses: 3, consent: 'none' } } },
 };
+const budgets = [
+  { name: 'bundle', scope: { server: 'bundle' }, limit: '0.0035 USD', window: 'lifetime' },
+  { name: 'narrow', scope: { server: 'narrow' }, limit: '0.0015 USD', window: 'lifetime' },
+];
 
 let parts;
 let issuer;
@@ -52,7 +59,7 @@ before(async () => {
   const port = await freePort();
   const resource = (at) => `http://127.0.0.1:${port}/${at}/mcp`;
   issuer = await startIssuer({ resources: Object.keys(servers).map(resource) });
-  gateway = await startBefore(parts, { servers, issuers: [issuer.url] }, { port });
+  gateway = await startBefore(parts, { servers, budgets, issuers: [issuer.url] }, { port });
   token = await issuer.userToken('alice', resource('weather'));
 });
 after(async () => {
@@ -542,6 +549,51 @@ describe('a changed policy', () => {
       await strict.stop();
       rmSync(dir, { recursive: true, force: true });
     }
+  });
+});
+
+describe('one payment for several calls', () => {
+  test('each call counts its share; what is asked for counts whole, once it is asked for', async () => {
+    const headers = bearer(await issuer.userToken('alice', `${gateway.url}/bundle/mcp`));
+    // Above the share and below the price of the bundle.
+    const { grant } = await gateway.cli(
+      'grant', 'create', '--issuer', issuer.url, '--subject', 'alice', '--agent', 'web-agent',
+      '--server', 'bundle', '--tool', 'get_forecast', '--intent', 'read',
+      '--per-call', '0.001 USD', '--expires', '1h',
+    );
+    const call = (city, options = { headers }) =>
+      callTool(gateway, 'bundle', 'get_forecast', { city }, options);
+    const left = async () => {
+      const { body } = await admin(gateway, '/v1/budgets');
+      return body.items.find(({ name }) => name === 'bundle').remaining;
+    };
+    const paid = await buy(parts, gateway, 'bundle', 'get_forecast', { city: 'one' }, { headers });
+    const shown = { headers: l402(paid) };
+    for (const [city, remaining] of [
+      ['one', '0.0029 USD'], ['two', '0.0023 USD'], ['three', '0.0017 USD'],
+    ]) {
+      isRun(await call(city, shown));
+      assert.equal(await left(), remaining);
+    }
+    // Used up: another bundle would be asked for, and there is no room for it.
+    const spent = await call('four', shown);
+    isRefused(spent, 429, 'BUD-001');
+    assert.equal(lightningOffer(spent), undefined, 'money is asked for that nothing could be done with');
+    assert.equal(await left(), '0.0017 USD');
+    // Nor are people asked to agree to it.
+    await gateway.cli('grant', 'revoke', grant.id);
+    const doomed = await call('four', shown);
+    assert.match(doomed.code, /^CNS-/, doomed.text);
+    assert.equal(doomed.problem.facts.approval, undefined, doomed.text);
+    const { items } = await gateway.cli('approvals', 'list');
+    assert.deepEqual(items.filter(({ server }) => server === 'bundle'), []);
+  });
+
+  test('a budget that has room for the share alone asks for nothing', async () => {
+    const headers = bearer(await issuer.userToken('alice', `${gateway.url}/narrow/mcp`));
+    const answer = await callTool(gateway, 'narrow', 'get_forecast', { city: 'x' }, { headers });
+    isRefused(answer, 429, 'BUD-001');
+    assert.equal(lightningOffer(answer), undefined, answer.text);
   });
 });
 

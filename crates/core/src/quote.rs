@@ -185,3 +185,64 @@ pub fn call_digest(parts: &CallParts<'_>) -> Digest {
     );
     Digest::of(canonical.as_bytes())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn offer(rail: Rail, micros: u64, uses: u32) -> Offer {
+        Offer {
+            rail,
+            amount: Amount { asset: "USDC".into(), minor: micros.into() },
+            payee: "payee".to_owned(),
+            micros: Micros(micros),
+            uses: NonZeroU32::new(uses).unwrap(),
+        }
+    }
+
+    fn quote(offers: Vec<Offer>) -> Quote {
+        let id = QuoteId::new(UnixMs(1), [7; 10]);
+        Quote::new(id, Digest::of(b"call"), offers, UnixMs(1), UnixMs(2))
+    }
+
+    #[test]
+    fn a_share_is_rounded_against_the_spender() {
+        for (micros, uses, share) in
+            [(10, 1, 10), (10, 3, 4), (9, 3, 3), (1, 3, 1), (0, 3, 0), (u64::MAX, 2, 1 << 63)]
+        {
+            let offer = offer(Rail::L402, micros, uses);
+            assert_eq!(offer.share(), Micros(share), "{micros} by {uses}");
+            let all = u128::from(share) * u128::from(uses);
+            assert!(all >= u128::from(micros), "all shares are not less than the whole");
+        }
+    }
+
+    #[test]
+    fn a_call_counts_its_share_and_is_asked_for_the_whole() {
+        let bundle = quote(vec![offer(Rail::L402, 30, 3)]);
+        assert_eq!((bundle.micros(), bundle.asked()), (Micros(10), Micros(30)));
+        let one = quote(vec![offer(Rail::X402, 12, 1)]);
+        assert_eq!((one.micros(), one.asked()), (Micros(12), Micros(12)));
+        let free = quote(Vec::new());
+        assert!(free.is_free());
+        assert_eq!((free.micros(), free.asked()), (Micros(0), Micros(0)));
+    }
+
+    #[test]
+    fn of_several_offers_the_dearest_counts_each_way() {
+        // The dearest call and the dearest payment are not the same offer.
+        let both = quote(vec![offer(Rail::X402, 12, 1), offer(Rail::L402, 30, 3)]);
+        assert_eq!((both.micros(), both.asked()), (Micros(12), Micros(30)));
+    }
+
+    #[test]
+    fn what_an_offer_says_is_in_the_digest() {
+        let digest = |offer| quote(vec![offer]).digest();
+        let one = digest(offer(Rail::L402, 30, 3));
+        assert_eq!(one, digest(offer(Rail::L402, 30, 3)));
+        for other in [offer(Rail::X402, 30, 3), offer(Rail::L402, 31, 3), offer(Rail::L402, 30, 2)]
+        {
+            assert_ne!(one, digest(other));
+        }
+    }
+}

@@ -146,7 +146,7 @@ async fn prove(
     };
     let begun = earlier.map(|earlier| &earlier.call);
     known.quote = Some(quote.clone());
-    let consent = gate.consent(attempt, &identity, &quote, begun).await?;
+    let consent = gate.consent(attempt, &identity, &quote, begun, known).await?;
     known.consented(&consent);
     let authorization = gate.decide(attempt, &identity, &quote, &consent, begun, known).await?;
     known.authorized();

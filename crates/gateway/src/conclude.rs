@@ -251,9 +251,7 @@ impl Gate {
             return Refused { refusal, challenge: None };
         };
         // A prepaid credential that was good is still good: nothing here has used it.
-        let is_unused = known
-            .prepaid
-            .is_some_and(|(key, uses)| self.store.uses_of(key).is_ok_and(|used| used < uses));
+        let is_unused = self.has_uses(&known);
         let refusal = match refusal.is_charged() {
             Charged::No if is_unused => refusal.charged(Charged::Unused),
             Charged::No | Charged::Yes | Charged::Unknown | Charged::Unused => refusal,

@@ -1,6 +1,6 @@
 //! Proof two: finding the grant that covers a quote, or saying which one to ask for.
 
-use super::ask::refuse_denied;
+use super::{Known, ask::refuse_denied};
 use crate::{call::Attempt, gate::Gate};
 use countersign_core::{
     approval::{Approval, AskKind},
@@ -29,6 +29,7 @@ impl Gate {
         identity: &Identity,
         quote: &Quote,
         begun: Option<&CallView>,
+        known: &Known,
     ) -> Result<Consent, Refusal> {
         let call = &attempt.call;
         self.check_returned(attempt, identity, quote).await?;
@@ -61,7 +62,7 @@ impl Gate {
         }
         let refusal = nearest.unwrap_or_else(|| Code::NoGrant.into());
         let refusal = self.ask_for_grant(refusal, call, identity.principal(), quote);
-        self.agreed_or_asked(refusal, attempt, identity, quote, begun).await
+        self.agreed_or_asked(refusal, attempt, identity, quote, (begun, known)).await
     }
 
     /// Nobody is asked for money that no wallet of theirs may pay.
@@ -87,7 +88,7 @@ impl Gate {
         attempt: &Attempt,
         identity: &Identity,
         quote: &Quote,
-        begun: Option<&CallView>,
+        (begun, known): (Option<&CallView>, &Known),
     ) -> Result<Consent, Refusal> {
         // Nobody in particular cannot be asked for.
         if identity.is_anonymous() {
@@ -97,9 +98,8 @@ impl Gate {
         let approvals = self.approvals(principal, quote, begun, now);
         refuse_denied(&approvals)?;
         let reason = refusal.code().text().to_owned();
-        let Ok(wanted) = self.would_want(attempt, identity, quote, reason, begun).await else {
-            return Err(refusal);
-        };
+        let wanted = self.would_want(attempt, identity, quote, reason, begun, known).await;
+        let Ok(wanted) = wanted else { return Err(refusal) };
         let ask = self.ask(AskKind::Consent, call, principal, quote, &wanted);
         let agreed = |a: &Approval| Consent::by_approval(a, &ask, identity, quote, now).ok();
         if let Some(consent) = approvals.iter().find_map(agreed) {

@@ -47,7 +47,7 @@ impl Gate {
         begun: Option<&CallView>,
         known: &mut Known,
     ) -> Result<Authorization, Refusal> {
-        let has_paid = attempt.evidence.x402.is_some() || known.prepaid.is_some();
+        let has_paid = begun.is_some() || self.brings_payment(attempt, known);
         let (call, now) = (&attempt.call, self.world.now());
         if !call.intent.is_covered() {
             return Err(Refusal::new(Code::IntentMismatch).with("effective", call.intent().text()));
@@ -119,6 +119,12 @@ impl Gate {
         Err(self.pending(Code::ApprovalPending.into(), &approval))
     }
 
+    /// Whether a payment came along that is still to be used. A credential that is used up pays
+    /// for nothing: the call is asked for money as if none had come.
+    fn brings_payment(&self, attempt: &Attempt, known: &Known) -> bool {
+        attempt.evidence.x402.is_some() || self.has_uses(known)
+    }
+
     /// The yes of the external service, where one is configured, to what our own policy lets pass:
     /// nobody is asked to approve what it denies.
     pub(super) async fn ask_outside(
@@ -180,13 +186,14 @@ impl Gate {
         quote: &Quote,
         reason: String,
         begun: Option<&CallView>,
+        known: &Known,
     ) -> Result<Wanted, Refusal> {
         let (call, now) = (&attempt.call, self.world.now());
         let charges = self.charges(call, identity, None, &attempt.evidence);
         let held = begun.map_or(Micros(0), |begun| begun.micros);
         let over = self.over(&charges, quote, held, now);
         let remaining = with_own(self.store.remaining(&charges, None, now), held);
-        let has_paid = attempt.evidence.x402.is_some() || attempt.evidence.l402.is_some();
+        let has_paid = begun.is_some() || self.brings_payment(attempt, known);
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
         if !call.intent.is_covered() || remaining.is_some_and(|left| left < wanted) {
             return Err(Code::BudgetExceeded.into());

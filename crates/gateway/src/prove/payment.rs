@@ -158,6 +158,13 @@ impl Gate {
         VerifiedCredential::verify(credential, &stored.root_key, &stored.minted)
     }
 
+    /// Whether a good prepaid credential came along that is not used up.
+    pub(crate) fn has_uses(&self, known: &Known) -> bool {
+        known
+            .prepaid
+            .is_some_and(|(key, uses)| self.store.uses_of(key).is_ok_and(|used| used < uses))
+    }
+
     /// The ways to pay, durable before they are shown. A new refusal code is recorded with it.
     ///
     /// # Errors
