@@ -223,6 +223,10 @@ describe('a person answers an agent', () => {
     for (const said of ['web-agent', 'weather/get_forecast', '0.01 USDC', 'Oslo', 'carol', 'everybody']) {
       await page.getByText(said).first().waitFor();
     }
+    const risk = page.locator('#risk');
+    await risk.getByText(/risk, [1-9][0-9]*$/).waitFor();
+    await risk.getByRole('row', { name: 'This agent has never paid this payee +10 PAYEE_FIRST' }).waitFor();
+    await risk.getByRole('row', { name: 'The agent does not say what the call is for +5 INTENT_UNDECLARED' }).waitFor();
     await isSound(page, 'request');
     await page.click('#approve');
     await page.getByText('The agent can make this very call now').waitFor();
@@ -310,7 +314,9 @@ describe('a person answers an agent', () => {
     await page.waitForTimeout(300);
     const agent = await agentOf('gina');
     await agent.callTool({ name: 'get_forecast', arguments: { city: 'Kiel' } });
-    await page.getByText('for gina').waitFor();
+    const card = page.getByRole('listitem').filter({ hasText: 'for gina' });
+    await card.getByText(/risk, [1-9][0-9]*/).waitFor();
+    await card.getByText(/^(This agent|The|What|Nobody)/).first().waitFor();
     await isSound(page, 'inbox');
     assert.deepEqual(page.problems, []);
     await agent.close();

@@ -10,7 +10,7 @@ use crate::{
     grant::GrantTerms,
     ids::{ApprovalId, CallId, GrantId},
     money::Micros,
-    policy::Intent,
+    policy::{Intent, Risk},
     proof::Principal,
     quote::Quote,
     refusal::{Code, Refusal},
@@ -207,6 +207,10 @@ pub struct Approval {
     pub arguments: Arc<str>,
     /// Why it is asked, in stable words.
     pub reasons: Vec<String>,
+    /// The risk of the call when it was asked about. No part of the content: it moves with each
+    /// look, and an answer would never hold.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<Risk>,
     /// The grant that the approvers would make of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub proposal: Option<GrantTerms>,
@@ -346,6 +350,7 @@ mod tests {
             ask,
             arguments: "{}".into(),
             reasons: Vec::new(),
+            risk: None,
             proposal: None,
             yes: Vec::new(),
             no: None,

@@ -19,6 +19,7 @@ use countersign_core::{
     digest::Digest,
     grant::GrantTerms,
     ids::{ApprovalId, CallId, GrantId},
+    policy::Risk,
     proof::Permit,
     refusal::{Code, Refusal},
     time::UnixMs,
@@ -39,6 +40,8 @@ pub struct ApprovalRequest {
     pub arguments: Arc<str>,
     /// Why, in stable words.
     pub reasons: Vec<String>,
+    /// The risk that policy saw in the call.
+    pub risk: Option<Risk>,
     /// How long it stays open, and then how long the answer may be used, in milliseconds.
     pub ttl_ms: u64,
     /// Messages that tell of it, queued if it is opened.
@@ -312,7 +315,7 @@ fn open(
     batch: &mut Batch<'_>,
     request: ApprovalRequest,
 ) -> Result<Result<Approval, Refusal>, Fault> {
-    let ApprovalRequest { id, principal, ask, arguments, reasons, ttl_ms, tell } = request;
+    let ApprovalRequest { id, principal, ask, arguments, reasons, risk, ttl_ms, tell } = request;
     let now = batch.now;
     batch.state().approvals.prune(now);
     let key = (principal, ask.call_digest, ask.kind);
@@ -339,6 +342,7 @@ fn open(
         ask,
         arguments: arguments.get(..kept).unwrap_or_default().into(),
         reasons,
+        risk,
         proposal: None,
         yes: Vec::new(),
         no: None,

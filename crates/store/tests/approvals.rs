@@ -52,6 +52,7 @@ fn request(kind: &Kind, quote: &Quote, now: UnixMs, needed: u8) -> ApprovalReque
         ask: ask(kind, quote, now, needed),
         arguments: "{}".into(),
         reasons: vec!["HUMAN_CONFIRM_REQUIRED".into()],
+        risk: None,
         ttl_ms: 300_000,
         tell: Vec::new(),
     }

@@ -104,6 +104,39 @@ impl Signal {
             Self::Provider => "PROVIDER",
         }
     }
+
+    /// What it means, to somebody who is asked to approve the call.
+    #[must_use]
+    pub const fn sentence(self) -> &'static str {
+        match self {
+            Self::Effect => "What it does is powerful, or nobody knows what it does",
+            Self::Sensitivity => "The tool's data is sensitive, or nobody has said that it is not",
+            Self::PriceNearCap => "The price comes close to the most that one call may cost",
+            Self::PriceUnusual => "The price is a multiple of what this tool usually costs",
+            Self::PayeeFirst => "This agent has never paid this payee",
+            Self::PayeeChanged => "The tool's payee is another one than last time",
+            Self::AssetChanged => {
+                "It is paid in another asset, or on another network, than last time"
+            }
+            Self::ToolFirst => "This agent has never called this tool",
+            Self::ServerNew => "The server is new here",
+            Self::DefinitionUnapproved => "Nobody has approved the tool's definition",
+            Self::RateUnusual => "The agent calls far more often than it usually does",
+            Self::CallRepeated => "The same call came several times within a minute",
+            Self::BudgetNear => "A budget is nearly used up",
+            Self::FlowUntrusted => "The session has read content that anybody can write",
+            Self::FlowPrivate => "The session has seen private data",
+            Self::FlowChanging => "The call can send, change or delete something",
+            Self::Assurance => "The gateway knows little of who stands behind the call",
+            Self::DelegationHops => "The agent acts through other agents",
+            Self::SignInOld => "The person behind the agent signed in long ago",
+            Self::IntentUndeclared => "The agent does not say what the call is for",
+            Self::IntentMismatch => "The agent says less than what the tool does",
+            Self::IntentFromName => "What the tool does is guessed from its name",
+            Self::IntentUnknown => "Nothing tells what the tool does",
+            Self::Provider => "An outside service asks for more care, or could not be asked",
+        }
+    }
 }
 
 /// Points for one signal, before its group's cap.

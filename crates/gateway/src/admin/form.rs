@@ -21,7 +21,7 @@ use countersign_core::{
     grant::{Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
     ids::{ApprovalId, GrantId},
     money::Micros,
-    policy::{Intent, Tier},
+    policy::{Intent, Point, Risk, Tier},
     time::UnixMs,
 };
 use schemars::JsonSchema;
@@ -304,6 +304,9 @@ pub struct ApprovalView {
     pub changed: Option<Vec<String>>,
     /// Why it is asked: codes of refusals and of policy.
     pub reasons: Vec<String>,
+    /// How risky policy found the call when it was asked about; an answer is not bound to it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub risk: Option<RiskView>,
     /// How many distinct people must agree.
     pub needed: u8,
     /// Roles of which they must have one; empty for any.
@@ -357,6 +360,7 @@ impl ApprovalView {
             arguments: Arc::clone(&approval.arguments),
             changed: before.map(|before| changed(&before.arguments, &approval.arguments)),
             reasons: approval.reasons.clone(),
+            risk: approval.risk.as_ref().map(RiskView::of),
             needed: ask.quorum.needed,
             roles: ask.quorum.roles.clone(),
             agreed: approval.yes.iter().map(|given| given.by.to_string()).collect(),
@@ -370,6 +374,44 @@ impl ApprovalView {
             reason: last.and_then(|given| given.reason.clone()),
             decided_at: last.map(|given| given.at.rfc3339()),
         }
+    }
+}
+
+/// A call's risk, and what it is made of.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct RiskView {
+    /// 0 to 100.
+    #[schemars(range(max = 100))]
+    pub score: u8,
+    /// The bundle's word for it.
+    pub band: Arc<str>,
+    /// What raised it, the heaviest first.
+    pub points: Vec<PointView>,
+}
+
+/// One thing that raises a call's risk.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct PointView {
+    /// Its code, as in the decision's record.
+    pub code: String,
+    /// Its points, before the cap of its group.
+    pub points: u8,
+    /// The same in words.
+    pub says: String,
+}
+
+impl RiskView {
+    /// A risk, in words too.
+    #[must_use]
+    pub fn of(risk: &Risk) -> Self {
+        let view = |point: &Point| PointView {
+            code: point.code.code().to_owned(),
+            points: point.points,
+            says: point.code.sentence().to_owned(),
+        };
+        let mut points: Vec<PointView> = risk.points.iter().map(view).collect();
+        points.sort_by_key(|point| std::cmp::Reverse(point.points));
+        Self { score: risk.score, band: Arc::clone(&risk.band), points }
     }
 }
 

@@ -5,7 +5,9 @@ use super::{
     out::{Out, facts, table},
     stop::Stop,
 };
-use crate::admin::form::{ApprovalView, Caps, Items, Person, Reply, Withdrawn, WithdrawnView};
+use crate::admin::form::{
+    ApprovalView, Caps, Items, Person, Reply, RiskView, Withdrawn, WithdrawnView,
+};
 use countersign_core::{approval::ApprovalStatus, ids::ApprovalId};
 
 /// What to do.
@@ -200,6 +202,12 @@ fn withdrawn(all: &[WithdrawnView]) -> String {
     table(&["person", "known by", "since"], &all.iter().map(row).collect::<Vec<_>>())
 }
 
+fn risk(risk: &RiskView) -> String {
+    let points = risk.points.iter().map(|point| format!("{} (+{})", point.says, point.points));
+    let points = points.collect::<Vec<_>>().join("; ");
+    format!("{} of 100, {}: {points}", risk.score, risk.band)
+}
+
 fn full(approval: &ApprovalView) -> String {
     facts(&[
         ("approval", Some(approval.id.to_string())),
@@ -212,6 +220,7 @@ fn full(approval: &ApprovalView) -> String {
         ("changed", approval.changed.as_ref().map(|changed| changed.join(", "))),
         ("purpose", approval.purpose.as_deref().map(str::to_owned)),
         ("because", Some(approval.reasons.join(", "))),
+        ("risk", approval.risk.as_ref().map(risk)),
         ("agreed", Some(format!("{} of {}", approval.agreed.len(), approval.needed))),
         ("agent", Some(approval.agent.to_string())),
         ("for", Some(approval.delegator.clone())),

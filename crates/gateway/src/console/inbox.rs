@@ -18,7 +18,7 @@ use crate::{
         actor::Need,
         approvals::{self, Said},
         denied::Denied,
-        form::{ApprovalView, Caps, Proposal, Reply},
+        form::{ApprovalView, Caps, Proposal, Reply, RiskView},
     },
     gate::Gate,
 };
@@ -102,6 +102,11 @@ fn card(approval: &Approval, now: UnixMs) -> Markup {
                     @if ask.quorum.needed > 1 {
                         span.tag { (approval.yes.len()) " of " (ask.quorum.needed) " agreed" }
                     }
+                    @if let Some(risk) = &approval.risk {
+                        @let risk = RiskView::of(risk);
+                        (risk_badge(&risk))
+                        @if let Some(worst) = risk.points.first() { span { (worst.says) } }
+                    }
                     span { "for " (ask.subject) }
                     span.time { (until(approval.expires_at, now)) }
                 }
@@ -134,6 +139,43 @@ fn status_badge(status: ApprovalStatus) -> Markup {
         ApprovalStatus::Void => ("badge off", "–", "void: asked anew"),
     };
     html! { span class=(class) { (icon(shape)) (word) } }
+}
+
+/// A call's risk: a shape by its height, the bundle's word and the score.
+fn risk_badge(risk: &RiskView) -> Markup {
+    let (class, shape) = match risk.score {
+        0..30 => ("badge off", "▁"),
+        30..70 => ("badge wait", "▄"),
+        _ => ("badge no", "█"),
+    };
+    html! { span class=(class) { (icon(shape)) (risk.band) " risk, " (risk.score) } }
+}
+
+/// What makes the call risky, each with its weight.
+fn risk(risk: &RiskView) -> Markup {
+    html! {
+        section id="risk" {
+            h2 { "Why this is risky" }
+            p { (risk_badge(risk)) " " span.small { "of 100, when it was asked" } }
+            @if risk.points.is_empty() { p { "Nothing about this call is unusual or powerful." } }
+            @else {
+                div.scroll tabindex="0" role="region" aria-label="Risk" {
+                    table {
+                        (heads(&["What", "#Points", "Code"]))
+                        tbody {
+                            @for point in &risk.points {
+                                tr {
+                                    th scope="row" { (point.says) }
+                                    td.num { "+" (point.points) }
+                                    td { code { (point.code) } }
+                                }
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn key_help() -> Markup {
@@ -338,6 +380,7 @@ fn facts(gate: &Gate, approval: &Approval, view: &ApprovalView) -> Markup {
                 }
             }
         }
+        @if let Some(seen) = &view.risk { (risk(seen)) }
         section {
             h2 { "Arguments" }
             (arguments(view))

@@ -9,7 +9,7 @@ use countersign_core::{
     call::Call,
     digest::Digest,
     ids::ApprovalId,
-    policy::Obligation,
+    policy::{Obligation, Risk},
     proof::{Identity, Principal},
     quote::Quote,
     refusal::{Code, Refusal},
@@ -29,18 +29,26 @@ pub(super) struct Wanted {
     pub(super) reasons: Vec<String>,
     /// Budgets that would be exceeded.
     pub(super) over: Vec<Arc<str>>,
+    /// How risky policy found the call.
+    pub(super) risk: Option<Risk>,
 }
 
 impl Wanted {
     /// One person, within the longest time there is.
     pub(super) const fn one(reasons: Vec<String>) -> Self {
-        Self { quorum: Quorum::ONE, ttl_ms: u64::MAX, reasons, over: Vec::new() }
+        Self { quorum: Quorum::ONE, ttl_ms: u64::MAX, reasons, over: Vec::new(), risk: None }
     }
 
     /// The same, for a call that exceeds these budgets too.
     pub(super) fn over(mut self, budgets: Vec<Arc<str>>) -> Self {
         self.reasons.extend(budgets.iter().map(|name| format!("budget {name}")));
         self.over = budgets;
+        self
+    }
+
+    /// The same, for a call of this risk.
+    pub(super) fn at(mut self, risk: Risk) -> Self {
+        self.risk = Some(risk);
         self
     }
 
@@ -157,6 +165,7 @@ impl Gate {
             ask,
             arguments: all_that_is_sent(call),
             reasons: wanted.reasons,
+            risk: wanted.risk,
             ttl_ms,
         };
         self.store.approval_open(request).await

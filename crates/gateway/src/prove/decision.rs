@@ -101,7 +101,7 @@ impl Gate {
         } else {
             Wanted::by(obligations, why).ok_or(Code::UnknownObligation)?
         };
-        let wanted = wanted.over(over);
+        let wanted = wanted.over(over).at(question.risk.clone());
         let ask = self.ask(AskKind::Confirm, call, principal, quote, &wanted);
         // INVARIANT: what was fulfilled is evaluated anew, never assumed to be enough.
         let is_agreed = |a: &&Approval| a.status == ApprovalStatus::Approved && a.answers(&ask);
@@ -199,20 +199,22 @@ impl Gate {
             return Err(Code::BudgetExceeded.into());
         }
         let picture = self.picture(attempt, identity, quote, (None, remaining, &charges), now);
+        // What people are shown is the call as it is before any of them has looked at it.
+        let risk = self.question(&picture, ProofState::Missing, has_paid).risk;
         let picture = Picture { is_judged: true, ..picture };
         let mut question = self.question(&picture, ProofState::Valid, has_paid);
         let (decision, _) = self.put(&attempt.policy, &mut question, identity.principal()).await?;
         self.ask_outside(&decision, &question).await?;
         let why = decision.reasons.iter().map(|reason| reason.code.clone());
-        match &decision.answer {
-            Answer::Allow(_) => Ok(Wanted::one(vec![reason]).over(over)),
+        let wanted = match &decision.answer {
+            Answer::Allow(_) => Wanted::one(vec![reason]),
             Answer::Challenge(obligations) => {
                 let reasons = std::iter::once(reason).chain(why).collect();
-                let wanted = Wanted::by(obligations, reasons).map(|wanted| wanted.over(over));
-                wanted.ok_or_else(|| Code::UnknownObligation.into())
+                Wanted::by(obligations, reasons).ok_or(Code::UnknownObligation)?
             }
-            Answer::Deny(_) => Err(Code::Forbidden.into()),
-        }
+            Answer::Deny(_) => return Err(Code::Forbidden.into()),
+        };
+        Ok(wanted.over(over).at(risk))
     }
 
     /// What the decision's record will say, whatever becomes of the call.

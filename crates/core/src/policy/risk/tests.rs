@@ -186,3 +186,24 @@ proptest! {
         prop_assert!(after <= SCORE_MAX);
     }
 }
+
+#[test]
+fn each_signal_says_something_of_its_own() {
+    let mut loud = quiet();
+    (loud.intent, loud.source, loud.is_declared) = (Intent::Delete, IntentSource::Default, false);
+    (loud.is_mismatch, loud.sensitivity, loud.price) = (true, Some(3), Micros(100));
+    (loud.cap, loud.median) = (Some(Micros(100)), Some(Micros(1)));
+    (loud.is_payee_first, loud.is_payee_changed, loud.is_asset_changed) = (true, true, true);
+    (loud.is_tool_first, loud.server_age_s) = (true, Some(0));
+    (loud.is_definition_unapproved, loud.is_tainted, loud.is_private) = (true, true, true);
+    (loud.calls_this_hour, loud.hourly_mean, loud.same_calls) = (1000, Some(1), 1000);
+    (loud.budget_percent, loud.assurance, loud.extra_hops) = (100, 0, 3);
+    loud.sign_in_age_s = Some(u64::MAX);
+    let risk = builtin().raised(builtin().assess(&loud), 1);
+    let said: std::collections::BTreeSet<_> =
+        risk.points.iter().map(|point| point.code.sentence()).collect();
+    assert_eq!(said.len(), risk.points.len());
+    // One intent has one source: that the name told it is the only thing that is not so.
+    assert_eq!(said.len(), 23);
+    assert!(!said.contains(Signal::IntentFromName.sentence()));
+}
