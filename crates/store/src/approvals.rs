@@ -9,7 +9,7 @@ use crate::{
     fault::Fault,
     grants::{self, admin},
     notes::{self, Note},
-    schema::{int, json, to_json},
+    schema::{int, json, one, to_json},
     state::State,
     store::Store,
     writer::Batch,
@@ -80,8 +80,7 @@ pub(crate) struct Approvals {
     by_call: HashMap<(Digest, Digest, AskKind), ApprovalId>,
 }
 
-/// How long one that ended stays in memory, so that its requester learns the answer and its
-/// approver sees what changed since.
+/// How long one that ended stays in memory, so that its requester learns the answer.
 const REMEMBER_MS: u64 = 3_600_000;
 /// Over how long requests of one agent are counted, in milliseconds.
 const ASKING_MS: u64 = 3_600_000;
@@ -295,19 +294,26 @@ impl Store {
         [AskKind::Consent, AskKind::Confirm].into_iter().filter_map(of).collect()
     }
 
-    /// The one of the same principal and tool that people agreed to last, before this one: what an
-    /// approver compares with.
-    #[must_use]
-    pub fn approval_before(&self, approval: &Approval) -> Option<Approval> {
-        let state = self.shared().state();
-        let is_earlier = |other: &&Approval| {
-            other.id < approval.id
-                && other.principal == approval.principal
-                && (&other.ask.server, &other.ask.tool)
-                    == (&approval.ask.server, &approval.ask.tool)
-                && matches!(other.status, ApprovalStatus::Approved | ApprovalStatus::Consumed)
-        };
-        state.approvals.by_id.values().filter(is_earlier).max_by_key(|other| other.id).cloned()
+    /// The one of the same principal and tool that people agreed to last, before this one, however
+    /// long ago: what an approver compares with. Looks at durable rows, and can block on the disk.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn approval_before(&self, approval: &Approval) -> Result<Option<Approval>, Refusal> {
+        // The terms of the index `approvals_agreed`, word for word.
+        let sql = "SELECT body FROM approvals
+                   WHERE json_extract(body, '$.principal') = ?
+                     AND json_extract(body, '$.ask.server') = ?
+                     AND json_extract(body, '$.ask.tool') = ? AND id < ?
+                     AND json_extract(body, '$.status') IN ('approved', 'consumed')
+                   ORDER BY id DESC LIMIT 1";
+        self.read(|conn| {
+            let ask = &approval.ask;
+            let about = (approval.principal.to_hex(), &*ask.server, &*ask.tool);
+            let params = (about.0, about.1, about.2, approval.id.as_bytes());
+            let body: Option<String> = one(conn, sql, params)?;
+            body.map(|body| json(&body, "approval")).transpose()
+        })
     }
 }
 

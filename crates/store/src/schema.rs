@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 9] = [
+pub(crate) const STEPS: [&str; 10] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -39,6 +39,11 @@ pub(crate) const STEPS: [&str; 9] = [
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX invoices_lapsed ON invoices (expires_at);
      CREATE INDEX invoices_bought ON invoices (credential); PRAGMA user_version = 9;",
+    // The last request that people agreed to, of one principal and tool.
+    "CREATE INDEX approvals_agreed ON approvals (
+       json_extract(body, '$.principal'), json_extract(body, '$.ask.server'),
+       json_extract(body, '$.ask.tool'), id
+     ) WHERE json_extract(body, '$.status') IN ('approved', 'consumed'); PRAGMA user_version = 10;",
 ];
 
 /// The first version.

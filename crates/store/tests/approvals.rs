@@ -368,3 +368,41 @@ async fn a_budget_that_asks_is_exceeded_only_in_that_knowledge() {
     settling(reserve(vec![aware]).await);
     assert!(reserve(vec![aware]).await.is_err(), "once");
 }
+
+#[tokio::test]
+async fn a_request_is_compared_with_the_last_one_agreed_to_however_old() {
+    let (dir, clock) = (Dir::new("approvals-before"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = alice(Pay::Free);
+    let first = approved(&store, &kind, &kind.quote("{}", clock.now()), clock.now()).await;
+    clock.pass(1);
+    let other = kind.quote(r#"{"city":"Rome"}"#, clock.now());
+    let refused = store.approval_open(request(&kind, &other, clock.now(), 1)).await.unwrap();
+    says(&store, refused.id, person("bob"), Verdict::Deny).await.unwrap();
+    clock.pass(90 * 86_400_000);
+    store.close().await;
+    let store = open(&dir, &clock);
+    assert!(store.approvals().is_empty(), "both are out of memory");
+    let asked = request(&kind, &kind.quote("{}", clock.now()), clock.now(), 1);
+    let now = store.approval_open(asked).await.unwrap();
+    let before = |one: &Approval| store.approval_before(one).unwrap().map(|before| before.id);
+    assert_eq!(before(&now), Some(first), "the one that was refused is no measure");
+    let bob = alice(Pay::Free).by("bob");
+    let theirs = request(&bob, &bob.quote("{}", clock.now()), clock.now(), 1);
+    let theirs = store.approval_open(theirs).await.unwrap();
+    assert_eq!(before(&theirs), None, "nor is another person's");
+    store.close().await;
+    let rows = rusqlite::Connection::open(dir.0.join("countersign.db")).unwrap();
+    let plan: String = rows
+        .query_row(
+            "EXPLAIN QUERY PLAN SELECT body FROM approvals
+             WHERE json_extract(body, '$.principal') = '' AND json_extract(body, '$.ask.server') = ''
+               AND json_extract(body, '$.ask.tool') = '' AND id < x'00'
+               AND json_extract(body, '$.status') IN ('approved', 'consumed')
+             ORDER BY id DESC LIMIT 1",
+            [],
+            |row| row.get(3),
+        )
+        .unwrap();
+    assert!(plan.contains("approvals_agreed"), "{plan}");
+}

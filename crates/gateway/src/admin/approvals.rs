@@ -7,6 +7,7 @@ use super::{
     form::{ApprovalView, Caps, GrantRequest, Items, Person, Reply, Withdrawn, WithdrawnView},
     grants::{self, NAME_BYTES_MAX},
     page::{Listed, Order, Unfiltered},
+    read,
     schema::Word,
 };
 use crate::gate::Gate;
@@ -40,11 +41,13 @@ pub(super) async fn list(
     State(gate): State<Arc<Gate>>,
     Extension(actor): Extension<Actor>,
     Listed(filter, page): Listed<Filter>,
-) -> Json<Items<ApprovalView>> {
+) -> Result<Json<Items<ApprovalView>>, Denied> {
     let all = gate.store.approvals().into_iter().filter(|a| actor.may_see(a));
     let wanted = all.filter(|a| filter.status.is_none_or(|status| status == a.status));
     let keyed = wanted.map(|approval| (approval.id.to_string(), approval));
-    Json(page.cut(Order::Falling, keyed, |approval| view(&gate, &approval)))
+    let Items { items, next } = page.cut(Order::Falling, keyed, |approval| approval);
+    let views = read(&gate, move |gate| items.iter().map(|a| view(gate, a)).collect()).await?;
+    Ok(Json(Items { items: views, next }))
 }
 
 /// Shows one.
@@ -55,7 +58,7 @@ pub(super) async fn show(
 ) -> Result<Json<ApprovalView>, Denied> {
     let approval = gate.store.approval(id).filter(|approval| actor.may_see(approval));
     let approval = approval.ok_or(Denied::not_found("approval"))?;
-    Ok(Json(view(&gate, &approval)))
+    Ok(Json(read(&gate, move |gate| view(gate, &approval)).await?))
 }
 
 /// Says yes to one: this once, or by a grant.
@@ -65,7 +68,8 @@ pub(super) async fn approve(
     Named(id): Named<ApprovalId>,
     Sent(reply): Sent<Reply>,
 ) -> Result<Json<ApprovalView>, Denied> {
-    answer(&gate, id, &actor, reply, Said::Yes).await.map(Json)
+    let answered = answer(&gate, id, &actor, reply, Said::Yes).await?;
+    Ok(Json(read(&gate, move |gate| view(gate, &answered)).await?))
 }
 
 /// Says no to one.
@@ -75,7 +79,8 @@ pub(super) async fn deny(
     Named(id): Named<ApprovalId>,
     Sent(reply): Sent<Reply>,
 ) -> Result<Json<ApprovalView>, Denied> {
-    answer(&gate, id, &actor, reply, Said::No).await.map(Json)
+    let answered = answer(&gate, id, &actor, reply, Said::No).await?;
+    Ok(Json(read(&gate, move |gate| view(gate, &answered)).await?))
 }
 
 /// Takes no more answers of a person, and voids those that were not used.
@@ -153,7 +158,7 @@ pub(crate) async fn answer(
     actor: &Actor,
     reply: Reply,
     said: Said,
-) -> Result<ApprovalView, Denied> {
+) -> Result<Approval, Denied> {
     if reply.reason.as_ref().is_some_and(|reason| reason.len() > REASON_BYTES_MAX) {
         return Err(Denied::invalid("reason", "at most 1024 bytes"));
     }
@@ -184,8 +189,7 @@ pub(crate) async fn answer(
         reason: reply.reason,
         content: content.transpose()?,
     };
-    let answered = gate.store.approval_answer(id, answer).await?;
-    Ok(view(gate, &answered))
+    Ok(gate.store.approval_answer(id, answer).await?)
 }
 
 /// A grant for whoever asked, for the tool and the intent that they asked for.
@@ -210,7 +214,7 @@ fn granted(gate: &Gate, approval: &Approval, caps: Caps) -> Result<GrantTerms, D
     grants::terms(gate, request)
 }
 
-/// An approval as people see it.
-pub(crate) fn view(gate: &Gate, approval: &Approval) -> ApprovalView {
-    ApprovalView::of(approval, gate.store.approval_before(approval).as_ref())
+/// An approval as people see it. Looks at the disk.
+pub(crate) fn view(gate: &Gate, approval: &Approval) -> Result<ApprovalView, Refusal> {
+    Ok(ApprovalView::of(approval, gate.store.approval_before(approval)?.as_ref()))
 }

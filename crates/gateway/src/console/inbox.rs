@@ -6,6 +6,7 @@
 
 use super::{
     Console,
+    live::look,
     page::{
         Failed, Page, framed, heads, icon, key_field, likeness, moment, name, nothing, sentence,
         until,
@@ -191,7 +192,8 @@ pub(super) async fn show(
     Path(id): Path<String>,
 ) -> Result<Page, Failed> {
     let approval = visible(&console.gate, &visitor, &id)?;
-    let view = approvals::view(&console.gate, &approval);
+    let asked = approval.clone();
+    let view = look(&console, move |gate| approvals::view(gate, &asked)).await?;
     let content = html! {
         p.crumb { a href="/" { "← Inbox" } }
         div.head {
