@@ -58,19 +58,20 @@ before(() =>
     issuer = await parts.keep('issuer', startIssuer({
       resources: [mcp('weather'), `${at}/api`],
       machines: [PROGRAM],
-      claims: ({ subject }) => ({ org_id: 'default', roles: PEOPLE[subject]?.roles ?? [] }),
+      claims: ({ subject }) => ({ org_id: 'default', roles: [], ...PEOPLE[subject] }),
       consoles: [{ ...client, redirectUri: `${at}/sign-in/callback` }],
       people: (login) => ({ org_id: 'default', name: login, ...PEOPLE[login] }),
     }));
     gateway = await parts.keep('gateway', startBefore(sandbox, {
-      issuers: [issuer.url],
+      issuers: [{ issuer: issuer.url, tenant_claim: 'org_id', roles_claim: 'roles' }],
       servers: {
         weather: {
           tools: {
-            get_forecast: { price: '0.01 USDC' },
+            get_forecast: { price: [{ tenant: 'elsewhere', price: '0.07 USDC' }, { price: '0.01 USDC' }] },
             delete_report: { price: '0.02 USDC', consent: 'none' },
             get_report: { price: 'free', consent: 'none' },
             get_broken: { price: 'free', consent: 'none' },
+            send_email: { price: [{ tenant: 'elsewhere', price: '0.05 USDC' }] },
           },
         },
       },
@@ -535,6 +536,32 @@ describe('watching and stopping', () => {
     await far.getByText('No grants').waitFor();
     await far.goto(`${at}/live`);
     await far.getByText('No calls yet').waitFor();
+  });
+});
+
+describe('tenants', () => {
+  test('each sees its own calls, however many others came since, and its own prices', async () => {
+    const [far, own] = [await agentOf('far'), await agentOf('jana')];
+    await far.callTool({ name: 'get_report', arguments: {} });
+    for (let i = 0; i < 60; i += 1) await own.callTool({ name: 'get_report', arguments: {} });
+    const page = await person('far');
+    for (const path of ['live', 'spend']) {
+      await page.goto(`${at}/${path}`);
+      const rows = page.locator('#main table').first().locator('tbody tr');
+      await rows.filter({ hasText: 'web-agent' }).first().waitFor();
+      assert.equal(await rows.filter({ hasText: 'web-agent' }).count(), 1, path);
+    }
+    await page.goto(`${at}/live`);
+    assert.equal(await page.locator('tbody tr').count(), 1, 'nobody else\'s');
+    await page.goto(`${at}/tools`);
+    await page.getByRole('row', { name: /get_forecast.*0\.07 USDC for tenant elsewhere/ }).waitFor();
+    const auditor = await person('aud');
+    await auditor.goto(`${at}/tools`);
+    await auditor.getByRole('row', { name: /get_forecast.*0\.01 USDC/ }).waitFor();
+    await auditor.getByRole('row', { name: /send_email not for your tenant/ }).waitFor();
+    const shown = await auditor.locator('#main').innerText();
+    assert.doesNotMatch(shown, /0\.07|0\.05|elsewhere/);
+    await Promise.all([far.close(), own.close()]);
   });
 });
 

@@ -61,7 +61,9 @@ export function configBefore(parts, { servers, issuers = [], hold = false, ...re
     data_dir: './data',
     sandbox: true,
     issuers: issuers.map((issuer) => ({
-      issuer, allow_private_network: true, human_claim: 'auth_time',
+      allow_private_network: true,
+      human_claim: 'auth_time',
+      ...(typeof issuer === 'string' ? { issuer } : issuer),
     })),
     assets: {
       USDC: {

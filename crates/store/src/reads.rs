@@ -66,19 +66,29 @@ impl Store {
         })
     }
 
-    /// The latest calls, the newest first; `before` continues a list.
+    /// The latest calls, of one tenant or of all, the newest first; `before` continues a list.
     ///
     /// # Errors
     /// `StoreFault`.
-    pub fn calls(&self, before: Option<CallId>, limit: u32) -> Result<Vec<CallView>, Refusal> {
+    pub fn calls(
+        &self,
+        tenant: Option<&str>,
+        before: Option<CallId>,
+        limit: u32,
+    ) -> Result<Vec<CallView>, Refusal> {
         self.read(|conn| {
+            // The term of the index `calls_of_tenant`, word for word.
+            let of_tenant = tenant.map_or("", |_| "json_extract(facts, '$.tenant') = ?3 AND");
             let sql = format!(
-                "SELECT {} FROM calls WHERE id < ? ORDER BY id DESC LIMIT ?",
+                "SELECT {} FROM calls WHERE {of_tenant} id < ?1 ORDER BY id DESC LIMIT ?2",
                 calls::VIEW_COLUMNS
             );
             let before = before.map_or([0xff; 16], |call| *call.as_bytes());
             let mut statement = conn.prepare_cached(&sql)?;
-            let mut rows = statement.query((before, limit))?;
+            let mut rows = match tenant {
+                Some(tenant) => statement.query((before, limit, tenant))?,
+                None => statement.query((before, limit))?,
+            };
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
                 found.push(calls::view(row)?);

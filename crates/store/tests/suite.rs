@@ -538,3 +538,27 @@ async fn a_full_queue_refuses_and_never_loses() {
     assert_eq!(store.log_size(), done * 6);
     assert_sound(&store);
 }
+
+#[tokio::test]
+async fn the_calls_of_one_tenant_are_found_behind_those_of_others() {
+    let (dir, clock) = (Dir::new("calls-of-tenant"), Clock::new());
+    let store = open(&dir, &clock);
+    let (theirs, other) = (kind(Pay::Free), kind(Pay::Free).by("alice"));
+    let call = async |kind: &Kind| {
+        clock.pass(1);
+        let hold = run(&store, any_permit(kind, "{}", clock.now()), "{}").await;
+        store.capture(hold, outcome("sunny")).await.unwrap().call
+    };
+    let own = [call(&theirs).await, call(&theirs).await];
+    for _ in 0..4 {
+        call(&other).await;
+    }
+    let seen = |tenant, before, limit| {
+        let calls = store.calls(tenant, before, limit).unwrap();
+        calls.iter().map(|view| view.call).collect::<Vec<_>>()
+    };
+    assert_eq!(seen(Some("anonymous"), None, 2), [own[1], own[0]], "filtered before the limit");
+    assert_eq!(seen(Some("anonymous"), Some(own[1]), 2), [own[0]]);
+    assert_eq!(seen(Some("acme"), None, 9).len(), 4);
+    assert_eq!((seen(None, None, 9).len(), seen(Some("nobody"), None, 9).len()), (6, 0));
+}

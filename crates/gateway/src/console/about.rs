@@ -10,7 +10,7 @@ use crate::{
     config::{DefaultTool, Server},
 };
 use axum::extract::State;
-use countersign_core::terms::{ConsentRule, IdentityRule, Terms};
+use countersign_core::terms::{ConsentRule, IdentityRule, PriceRule, Terms};
 use maud::{Markup, html};
 use std::sync::Arc;
 
@@ -29,12 +29,12 @@ pub(super) async fn tools(
         @if config.servers.is_empty() {
             (nothing("No servers", &html! { p { "Name an MCP server under " code { "servers" } " in the configuration, and its tools with their prices." } }))
         }
-        @for server in config.servers.values() { (server_tools(&console, server)) }
+        @for server in config.servers.values() { (server_tools(&console, &visitor, server)) }
     };
     Ok(framed(&visitor, "/tools", "Tools and prices", &content))
 }
 
-fn server_tools(console: &Console, server: &Server) -> Markup {
+fn server_tools(console: &Console, visitor: &Visitor, server: &Server) -> Markup {
     html! {
         h2 { (server.name) }
         p.small { code.wrap { (server.resource) } }
@@ -42,7 +42,7 @@ fn server_tools(console: &Console, server: &Server) -> Markup {
             table {
                 (heads(&["Tool", "Price", "Who may call", "Consent", "Intent", "#Sensitivity"]))
                 tbody {
-                    @for terms in server.tools.values() { (tool(console, &terms.tool.tool, terms)) }
+                    @for terms in server.tools.values() { (tool(console, visitor, &terms.tool.tool, terms)) }
                     @match &server.default {
                         DefaultTool::Refuse => {
                             tr {
@@ -50,7 +50,7 @@ fn server_tools(console: &Console, server: &Server) -> Markup {
                                 td colspan="5" { "hidden and refused" }
                             }
                         }
-                        DefaultTool::Terms(terms) => { (tool(console, "every other", terms)) }
+                        DefaultTool::Terms(terms) => { (tool(console, visitor, "every other", terms)) }
                     }
                 }
             }
@@ -58,7 +58,7 @@ fn server_tools(console: &Console, server: &Server) -> Markup {
     }
 }
 
-fn tool(console: &Console, name: &str, terms: &Terms) -> Markup {
+fn tool(console: &Console, visitor: &Visitor, name: &str, terms: &Terms) -> Markup {
     let assets = &console.gate.config.assets;
     let who = match terms.identity {
         IdentityRule::Human => "people's agents",
@@ -70,7 +70,9 @@ fn tool(console: &Console, name: &str, terms: &Terms) -> Markup {
             th scope="row" { code { (name) } }
             td {
                 @if terms.prices.is_empty() { "free" }
-                @for rule in &terms.prices {
+                @let seen = seen_by(visitor, &terms.prices);
+                @if seen.is_empty() && !terms.prices.is_empty() { "not for your tenant" }
+                @for rule in seen {
                     @let amounts = rule.amounts.iter().map(|a| assets.show(a));
                     @let amounts: Vec<String> = amounts.collect();
                     @if amounts.is_empty() { "free" } @else { (amounts.join(" or ")) }
@@ -85,6 +87,14 @@ fn tool(console: &Console, name: &str, terms: &Terms) -> Markup {
             td.num { (terms.sensitivity) }
         }
     }
+}
+
+/// The prices that concern the visitor: what another tenant pays is not theirs to see.
+fn seen_by<'a>(visitor: &Visitor, prices: &'a [PriceRule]) -> Vec<&'a PriceRule> {
+    let is_seen = |rule: &&PriceRule| {
+        rule.tenant.as_deref().is_none_or(|tenant| visitor.actor().sees(tenant))
+    };
+    prices.iter().filter(is_seen).collect()
 }
 
 /// How a client is connected.

@@ -55,11 +55,7 @@ pub(super) async fn show(
 ) -> Result<Page, Failed> {
     visitor.may(Need::See)?;
     let actor = visitor.actor().clone();
-    let calls = look(&console, move |gate| {
-        let all = gate.store.calls(None, CALLS)?.into_iter();
-        Ok(all.filter(|call| actor.sees(&call.tenant)).collect::<Vec<_>>())
-    });
-    let calls = calls.await?;
+    let calls = look(&console, move |gate| gate.store.calls(actor.tenant(), None, CALLS)).await?;
     let budgets = budgets::seen_by(&console.gate, visitor.actor());
     let total = calls.iter().fold(Sums::default(), |mut sums, call| {
         sums.add(call);

@@ -215,7 +215,7 @@ impl Gate {
     /// # Errors
     /// `StoreFault`.
     pub fn recall(&self) -> Result<(), Refusal> {
-        let calls = self.store.calls(None, RECALLED)?;
+        let calls = self.store.calls(None, None, RECALLED)?;
         for view in calls.iter().rev() {
             if !has_run(view.state) {
                 continue;
