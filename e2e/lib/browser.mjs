@@ -9,7 +9,10 @@ import { fileURLToPath } from 'node:url';
 import { chromium } from 'playwright-core';
 
 const axe = readFileSync(createRequire(import.meta.url).resolve('axe-core/axe.min.js'), 'utf8');
-const shots = fileURLToPath(new URL('../screenshots/', import.meta.url));
+// Where pictures are kept: artefacts of a run, never of the tree.
+const shots = process.env.COUNTERSIGN_ARTEFACTS
+  ? path.resolve(process.env.COUNTERSIGN_ARTEFACTS)
+  : fileURLToPath(new URL('../screenshots/', import.meta.url));
 
 const chromiumPath = () => {
   const places = ['/usr/bin/chromium', '/usr/bin/chromium-browser', '/usr/bin/google-chrome'];
@@ -45,6 +48,11 @@ export async function startBrowser() {
 /** Opens a page of the console, signing in at the issuer's forms where it asks. */
 export async function signIn(page, url, login) {
   await page.goto(url);
+  await atIssuer(page, new URL(url).origin, login);
+}
+
+/** Answers the issuer's forms, until it leads back to `origin`. */
+export async function atIssuer(page, origin, login) {
   if (await page.locator('input[name=login]').count()) {
     await page.fill('input[name=login]', login);
     await page.fill('input[name=password]', 'any');
@@ -53,7 +61,17 @@ export async function signIn(page, url, login) {
   // The provider asks once whether the console may know who they are.
   const prompt = page.locator('input[name=prompt][value=consent]');
   if (await prompt.count()) await page.click('button[type=submit]');
-  await page.waitForURL((at) => at.origin === new URL(url).origin);
+  await page.waitForURL((at) => at.origin === origin);
+}
+
+/** Moves the focus by the Tab key until it is on what `selector` names. */
+export async function tabTo(page, selector) {
+  for (let presses = 0; presses < 120; presses += 1) {
+    const isThere = await page.evaluate((wanted) => document.activeElement.matches(wanted), selector);
+    if (isThere) return;
+    await page.keyboard.press('Tab');
+  }
+  throw new Error(`the Tab key never reaches ${selector}`);
 }
 
 /** What axe finds wrong with the page as it is. */
