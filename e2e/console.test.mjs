@@ -226,8 +226,9 @@ describe('a person answers an agent', () => {
     }
     const risk = page.locator('#risk');
     await risk.getByText(/risk, [1-9][0-9]*$/).waitFor();
-    await risk.getByRole('row', { name: 'This agent has never paid this payee +10 PAYEE_FIRST' }).waitFor();
-    await risk.getByRole('row', { name: 'The agent does not say what the call is for +5 INTENT_UNDECLARED' }).waitFor();
+    for (const said of ['+10 This agent has never paid this payee PAYEE_FIRST', '+5 The agent does not say what the call is for INTENT_UNDECLARED']) {
+      await risk.getByRole('listitem').filter({ hasText: said }).waitFor();
+    }
     await isSound(page, 'request');
     await page.click('#approve');
     await page.getByText('The agent can make this very call now').waitFor();

@@ -160,17 +160,11 @@ fn risk(risk: &RiskView) -> Markup {
             p { (risk_badge(risk)) " " span.small { "of 100, when it was asked" } }
             @if risk.points.is_empty() { p { "Nothing about this call is unusual or powerful." } }
             @else {
-                div.scroll tabindex="0" role="region" aria-label="Risk" {
-                    table {
-                        (heads(&["What", "#Points", "Code"]))
-                        tbody {
-                            @for point in &risk.points {
-                                tr {
-                                    th scope="row" { (point.says) }
-                                    td.num { "+" (point.points) }
-                                    td { code { (point.code) } }
-                                }
-                            }
+                ul.points {
+                    @for point in &risk.points {
+                        li {
+                            span.tag { "+" (point.points) } " " (point.says) " "
+                            code.small { (point.code) }
                         }
                     }
                 }
@@ -303,7 +297,7 @@ fn proposed(proposal: &Proposal) -> Markup {
             }
             dt { "Calls, at most" }
             dd { @if let Some(calls) = proposal.max_calls { (calls) } @else { "no limit" } }
-            dt { "Ends" } dd { (proposal.expires_at) }
+            dt { "Ends" } dd { time datetime=(proposal.expires_at) { (proposal.expires_at) } }
         }
     }
 }
@@ -375,7 +369,8 @@ fn facts(gate: &Gate, approval: &Approval, view: &ApprovalView) -> Markup {
                 dd { ul.plain { @for reason in &view.reasons { li { (reason_words(reason)) } } } }
                 dt { "Asked" } dd { (moment(approval.requested_at)) }
                 @if !approval.yes.is_empty() {
-                    dt { "Agreed" } dd { @for given in &approval.yes { (given.by.subject) " " } }
+                    @let who: Vec<&str> = approval.yes.iter().map(|g| &*g.by.subject).collect();
+                    dt { "Agreed" } dd { (who.join(", ")) }
                 }
                 @if let Some(grant) = approval.grant {
                     dt { "Grant made" } dd { a href={ "/grants#" (grant) } { (grant) } }

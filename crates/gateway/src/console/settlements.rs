@@ -72,12 +72,17 @@ fn unsettled_table(visitor: &Visitor, items: &[OpenView]) -> Markup {
                 tbody {
                     @for item in items {
                         tr {
-                            td { a href={ "/live/" (item.call) } { (item.call) } }
+                            td { a.id href={ "/live/" (item.call) } { (item.call) } }
                             td { (item.state.text()) }
                             td.num { (item.amount.as_deref().unwrap_or("–")) }
                             td { code.wrap { (item.payer.as_deref().unwrap_or("–")) } }
                             td { code.wrap { (item.nonce.as_deref().unwrap_or("–")) } }
-                            td { (item.usable_until.as_deref().unwrap_or("–")) }
+                            td {
+                                @match item.usable_until.as_deref() {
+                                    Some(at) => time datetime=(at) { (at) },
+                                    None => "–",
+                                }
+                            }
                             td { (found_form(visitor, item.call)) }
                         }
                     }
@@ -114,7 +119,7 @@ fn doubt_table(console: &Console, visitor: &Visitor, doubts: &[Doubt]) -> Markup
                 tbody {
                     @for doubt in doubts {
                         tr {
-                            td { a href={ "/live/" (doubt.call) } { (doubt.call) } }
+                            td { a.id href={ "/live/" (doubt.call) } { (doubt.call) } }
                             td { code { (doubt.tool) } }
                             td.num { (amount(console, doubt.amount.as_ref())) }
                             td { @if doubt.is_settled { "yes" } @else { "held" } }
@@ -152,7 +157,7 @@ fn due_table(console: &Console, visitor: &Visitor, dues: &[Due]) -> Markup {
                         @let settlement = due.settlement.as_ref();
                         @let payer = settlement.and_then(|s| s.payer.as_deref());
                         tr {
-                            td { a href={ "/live/" (due.call) } { (due.call) } }
+                            td { a.id href={ "/live/" (due.call) } { (due.call) } }
                             td { @if let Some(rail) = due.rail { (rail.text()) } }
                             td.num { (amount(console, due.amount.as_ref())) }
                             td { code.wrap { (payer.unwrap_or("–")) } }
