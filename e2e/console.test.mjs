@@ -27,6 +27,8 @@ const PEOPLE = {
   aud: { name: 'Audrey Auditor', roles: ['auditor'] },
   root: { name: 'Adnan Admin', roles: ['admin'] },
   'ops-program': { roles: ['operator', 'approver'] },
+  carol: { name: 'Carol', roles: ['research', 'finance'] },
+  empty: { name: 'Alone', roles: ['admin'], org_id: 'nobody-calls-here' },
   far: { name: 'Faraway', roles: ['approver'], org_id: 'elsewhere' },
 };
 
@@ -56,7 +58,7 @@ before(() =>
     appendFileSync(path.join(bundle, 'policies.cedar'), TWO_PEOPLE);
     sandbox = await parts.keep('sandbox', startParts());
     issuer = await parts.keep('issuer', startIssuer({
-      resources: [mcp('weather'), `${at}/api`],
+      resources: [mcp('weather'), mcp('archive'), `${at}/api`],
       machines: [PROGRAM],
       claims: ({ subject }) => ({ org_id: 'default', roles: [], ...PEOPLE[subject] }),
       consoles: [{ ...client, redirectUri: `${at}/sign-in/callback` }],
@@ -71,12 +73,17 @@ before(() =>
             delete_report: { price: '0.02 USDC', consent: 'none' },
             get_report: { price: 'free', consent: 'none' },
             get_broken: { price: 'free', consent: 'none' },
+            get_slow: { price: '0.03 USDC', consent: 'none', deadline: '1s' },
             send_email: { price: [{ tenant: 'elsewhere', price: '0.05 USDC' }] },
           },
         },
+        archive: { tools: { delete_report: { price: '0.02 USDC' } } },
       },
       policy: { dir: bundle },
-      budgets: [{ name: 'everybody', limit: '5 USD', window: '24h' }],
+      budgets: [
+        { name: 'everybody', limit: '5 USD', window: '24h' },
+        { name: 'noted', limit: '4 USD', window: { every: 'month' }, warn: 1 },
+      ],
       console: {
         listen: `127.0.0.1:${consolePort}`,
         api_clients: [PROGRAM.id],
@@ -98,8 +105,8 @@ after(async () => {
 });
 
 /** An agent that acts for `login`: the TypeScript SDK with their token. */
-const agentOf = async (login) =>
-  legacyClient(mcp('weather'), { token: await issuer.userToken(login, mcp('weather')) });
+const agentOf = async (login, server = 'weather') =>
+  legacyClient(mcp(server), { token: await issuer.userToken(login, mcp(server)) });
 
 const refusalOf = (result) => result._meta?.['countersign/refusal'];
 const textOf = (result) => result.content.map((part) => part.text).join('\n');
@@ -546,9 +553,9 @@ describe('tenants', () => {
     await far.callTool({ name: 'get_report', arguments: {} });
     for (let i = 0; i < 60; i += 1) await own.callTool({ name: 'get_report', arguments: {} });
     const page = await person('far');
-    for (const path of ['live', 'spend']) {
+    for (const [path, name] of [['live', 'Calls'], ['spend', 'Spend by agent']]) {
       await page.goto(`${at}/${path}`);
-      const rows = page.locator('#main table').first().locator('tbody tr');
+      const rows = page.getByRole('region', { name }).locator('tbody tr');
       await rows.filter({ hasText: 'web-agent' }).first().waitFor();
       assert.equal(await rows.filter({ hasText: 'web-agent' }).count(), 1, path);
     }
@@ -694,11 +701,30 @@ describe('every other page', () => {
     assert.deepEqual((await gateway.cli('people', 'wallet', 'list')).items, []);
   });
 
-  test('a chart is drawn from the table below it', async () => {
+  test('spend: charts are drawn from the tables below them; teams, budgets and their notes', async () => {
     const page = await person('root');
     await page.goto(`${at}/spend`);
-    await page.locator('figure canvas').waitFor();
-    assert.ok((await page.locator('figure tbody tr').count()) >= 2);
+    const region = (name) => page.getByRole('region', { name, exact: true });
+    const number = async (cell) => Number((await cell.innerText()).split(' ')[0]);
+    await page.locator('figure canvas').nth(2).waitFor();
+    assert.ok((await region('Settled over time').locator('tbody tr').count()) >= 2);
+    const team = (name) => region('Spend by team').getByRole('row').filter({ has: page.getByRole('rowheader', { name, exact: true }) });
+    for (const name of ['research', 'finance']) {
+      assert.ok((await number(team(name).locator('td').nth(2))) >= 0.01, 'in each of her teams');
+    }
+    await team('no team').waitFor();
+    for (const [name, limit] of [['everybody', 5], ['noted', 4]]) {
+      const rows = region(`What ${name} left`).locator('tbody tr');
+      assert.equal(await number(rows.first().locator('td').last()), limit, 'from the whole limit on');
+      const left = await number(rows.last().locator('td').last());
+      const now = region('Budgets').getByRole('row').filter({ has: page.getByRole('rowheader', { name, exact: true }) });
+      assert.equal(left, await number(now.locator('td').nth(4)), 'to what is left now');
+      assert.ok(left < limit && left > 0);
+    }
+    const note = region('Budget warnings').getByRole('row', { name: /noted 1 %/ });
+    await note.waitFor();
+    await note.getByRole('link').click();
+    await page.getByRole('row', { name: /budget\.warn/ }).first().waitFor();
   });
 
   test('without JavaScript people sign in and answer all the same', async () => {

@@ -267,6 +267,19 @@ impl Counters {
         Some((counter.held, counter.total, entries))
     }
 
+    /// What was spent within a charge's window, in the order of time; nothing for a window that has
+    /// no beginning in time.
+    pub(crate) fn spends(&self, charge: &Charge, now: UnixMs) -> Vec<(UnixMs, Micros)> {
+        let counter = self.by_key.get(&charge.key).and_then(|index| self.all.get(*index));
+        let edge = match &charge.window {
+            Window::Rolling(_) | Window::Fixed(_) => edge(&charge.window, now),
+            Window::PerCall | Window::Lifetime | Window::Session => return Vec::new(),
+        };
+        let entries = counter.into_iter().flat_map(|counter| &counter.entries);
+        let within = entries.skip_while(|entry| entry.at < edge);
+        within.map(|entry| (UnixMs(entry.at), Micros(entry.micros))).collect()
+    }
+
     /// The latest moment of any entry.
     pub(crate) fn latest(&self) -> UnixMs {
         let last = |counter: &Counter| counter.entries.back().map(|entry| entry.at);

@@ -63,6 +63,8 @@ pub struct CallView {
     pub server: Arc<str>,
     /// Tool.
     pub tool: Arc<str>,
+    /// Teams of the delegator, as budgets count them; none for a call that reserved nothing.
+    pub teams: Vec<Arc<str>>,
     /// Grant.
     pub grant: Option<GrantId>,
     /// Rail.
@@ -124,6 +126,9 @@ pub(crate) struct Reservation {
     pub(crate) grant: Option<GrantId>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) nonce: Option<(Digest, u32)>,
+    /// Roles and groups of the delegator at the time: its teams.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) teams: Vec<Arc<str>>,
     /// Approvals that it used.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub(crate) approvals: Vec<ApprovalId>,
@@ -504,6 +509,7 @@ pub(crate) fn view(row: &rusqlite::Row<'_>) -> Result<CallView, Fault> {
         opened_at: UnixMs(uint(row, 2)?),
         changed_at: UnixMs(uint(row, 3)?),
         call_digest: facts.call_digest,
+        teams: money.map(|money| money.teams.clone()).unwrap_or_default(),
         grant: money.and_then(|money| money.grant),
         rail: money.and_then(|money| money.price.as_ref()).map(|price| price.rail),
         price: money.and_then(|money| money.price.as_ref()).map(|price| price.amount.clone()),

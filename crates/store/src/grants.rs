@@ -262,6 +262,12 @@ impl Store {
         charges.iter().map(|charge| state.counters.room(charge, now)).collect()
     }
 
+    /// What was spent under a charge's counter within its window, in the order of time.
+    #[must_use]
+    pub fn spends(&self, charge: &Charge, now: UnixMs) -> Vec<(UnixMs, Micros)> {
+        self.shared().state().counters.spends(charge, now)
+    }
+
     /// What is held under a charge's counter now.
     #[must_use]
     pub fn held(&self, charge: &Charge) -> Micros {

@@ -129,6 +129,9 @@ impl Store {
     }
 }
 
+/// Teams kept with a call.
+const TEAMS_MAX: usize = 64;
+
 fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
     let (quote, payment, terms) = (permit.quote(), permit.payment(), permit.terms());
     let course = match (payment.settlement(), payment.nonce()) {
@@ -137,12 +140,14 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         (Settlement::Done, Some(_)) => Course::Prepaid,
         (Settlement::Done, None) => Course::Free,
     };
+    let roles = &permit.identity().principal().roles;
     Reservation {
         quote: quote.id(),
         quote_expires: quote.expires_at(),
         decision: permit.authorization().decision(),
         policy: permit.authorization().bundle(),
         grant: permit.consent().grant().map(|(id, _)| id),
+        teams: roles.iter().take(TEAMS_MAX).cloned().collect(),
         nonce: payment.nonce().map(|nonce| (nonce.key, nonce.max_uses)),
         approvals: approvals::of(permit),
         price: payment.offer().map(|offer| Price {

@@ -20,6 +20,7 @@ use countersign_core::{
     policy::Intent,
     proof::{Delegator, Principal},
     terms::ToolRef,
+    time::UnixMs,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -88,6 +89,56 @@ pub(crate) fn seen_by(gate: &Gate, actor: &Actor) -> Vec<BudgetView> {
     let declared = gate.config.budgets.iter().map(|budget| (budget, false));
     let all = declared.chain(set.iter().map(|budget| (&**budget, true)));
     all.filter_map(|(budget, is_set)| view(gate, budget, is_set, &whom, None)).collect()
+}
+
+/// How a budget was used up within its window: what was left after each of its parts.
+#[derive(Debug)]
+pub(crate) struct BurnDown {
+    pub(crate) name: Arc<str>,
+    pub(crate) window: String,
+    pub(crate) limit: Micros,
+    /// From the beginning of the window to now.
+    pub(crate) left: Vec<(UnixMs, Micros)>,
+}
+
+/// Budgets that are drawn, and points of each.
+const DRAWN_MAX: usize = 20;
+const POINTS_MAX: usize = 60;
+
+/// The burn-down of each budget that concerns the actor's tenant and that has one counter, within
+/// a window that begins in time.
+pub(crate) fn burn_downs(gate: &Gate, actor: &Actor) -> Vec<BurnDown> {
+    let whom = For { tenant: actor.tenant().map(Arc::from), ..For::default() };
+    let set = gate.store.budgets();
+    let all = gate.config.budgets.iter().chain(set.iter().map(|budget| &**budget));
+    all.filter_map(|budget| burn_down(gate, budget, &whom)).take(DRAWN_MAX).collect()
+}
+
+fn burn_down(gate: &Gate, budget: &Budget, whom: &For) -> Option<BurnDown> {
+    let parts = budget.scope.parts();
+    for (dimension, _) in parts {
+        whom.value(&budget.scope, dimension)?;
+    }
+    let now = gate.world.now();
+    let since = match &budget.window {
+        Window::Rolling(length_ms) => now.minus_ms(*length_ms),
+        Window::Fixed(calendar) => calendar.start(now),
+        Window::PerCall | Window::Lifetime | Window::Session => return None,
+    };
+    let charge = whom.charge(budget).filter(|_| whom.needs(budget).is_empty())?;
+    let spends = gate.store.spends(&charge, now);
+    let mut left = vec![(since, charge.limit)];
+    let mut rest = charge.limit.0;
+    for part in spends.chunks(spends.len().div_ceil(POINTS_MAX).max(1)) {
+        let sum = part.iter().fold(0u64, |sum, (_, micros)| sum.saturating_add(micros.0));
+        rest = rest.saturating_sub(sum);
+        left.extend(part.last().map(|(at, _)| (*at, Micros(rest))));
+    }
+    // What is held now counts too.
+    let room = gate.store.rooms(std::slice::from_ref(&charge), now);
+    left.extend(room.first().map(|room| (now, *room)));
+    let window = show_window(&budget.window);
+    Some(BurnDown { name: Arc::clone(&budget.name), window, limit: charge.limit, left })
 }
 
 /// Sets one, or replaces one that was set.

@@ -9,8 +9,9 @@ use super::{
 };
 use crate::{gate::Gate, prove::identity::IssuerReport};
 use axum::{Extension, Json, extract::State};
-use countersign_core::approval::ApprovalStatus;
 use countersign_core::{
+    approval::ApprovalStatus,
+    audit::record::{Record, Subject},
     refusal::{Code, Refusal},
     time::UnixMs,
 };
@@ -116,6 +117,16 @@ pub(crate) fn may_read(actor: &Actor, leaf: &[u8]) -> bool {
     let record: Option<Value> = serde_json::from_slice(leaf).ok();
     let tenant = record.as_ref().and_then(|record| record.get("tenant")?.as_str());
     tenant.is_some_and(|tenant| actor.sees(tenant))
+}
+
+/// The same of a record that was read.
+pub(crate) fn concerns(actor: &Actor, record: &Record) -> bool {
+    let tenant = match &record.draft.subject {
+        Subject::Call(call) => &call.tenant,
+        Subject::Tenant(tenant) => tenant,
+        Subject::Deployment => return actor.is_local(),
+    };
+    actor.sees(tenant)
 }
 
 /// A leaf as the JSON that it is.

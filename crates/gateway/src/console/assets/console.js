@@ -92,6 +92,8 @@
       const style = getComputedStyle(document.documentElement);
       const colour = (name) => style.getPropertyValue(name).trim();
       const strokes = ['--chart-1', '--chart-2', '--chart-3', '--chart-4'].map(colour);
+      // What is left of a budget holds until the next call takes of it.
+      const paths = 'steps' in figure.dataset ? uPlot.paths.stepped({ align: 1 }) : undefined;
       const dashes = [[], [6, 4], [2, 3], [10, 4]];
       const place = figure.querySelector('.plot');
       place.replaceChildren();
@@ -99,7 +101,7 @@
       const options = {
         width: Math.max(place.clientWidth, 240),
         height: 220,
-        series: [{}, ...heads.map((head, i) => ({ label: head.textContent, stroke: strokes[i % 4], dash: dashes[i % 4], width: 2 }))],
+        series: [{}, ...heads.map((head, i) => ({ label: head.textContent, stroke: strokes[i % 4], dash: dashes[i % 4], width: 2, paths }))],
         axes: [axis, { ...axis, size: 60 }],
         cursor: { y: false },
       };
