@@ -1,7 +1,7 @@
 // The console as people use it: Chromium, a real issuer, an agent with the TypeScript SDK.
 
 import assert from 'node:assert/strict';
-import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
@@ -725,6 +725,56 @@ describe('every other page', () => {
     await note.waitFor();
     await note.getByRole('link').click();
     await page.getByRole('row', { name: /budget\.warn/ }).first().waitFor();
+  });
+
+  test('log: the published log is checked in the page; a byte that was changed is found', async () => {
+    const page = await person('aud');
+    await page.goto(`${at}/log`);
+    await page.getByRole('button', { name: 'Verify the published log' }).click();
+    const verified = page.locator('#verified');
+    await verified.locator('.badge.yes', { hasText: 'sound' }).waitFor();
+    await verified.getByText('Signed tree size').waitFor();
+    await isSound(page, 'log-sound');
+    const file = path.join(gateway.dir, 'data/log/tile/entries/000');
+    const good = readFileSync(file);
+    const bad = Buffer.from(good);
+    bad[bad.indexOf('"kind"') + 10] ^= 1;
+    writeFileSync(file, bad);
+    try {
+      await page.getByRole('button', { name: 'Verify the published log' }).click();
+      await verified.locator('.badge.no', { hasText: 'not sound' }).waitFor();
+      await verified.getByText('Found', { exact: true }).waitFor();
+      await isSound(page, 'log-tampered');
+    } finally {
+      writeFileSync(file, good);
+    }
+    await page.getByRole('button', { name: 'Verify the published log' }).click();
+    await verified.locator('.badge.yes', { hasText: 'sound' }).waitFor();
+    assert.equal((await fetch(`${at}/log/verify`, { method: 'POST', redirect: 'manual' })).status, 401);
+  });
+
+  test('log: records by kind, agent and call', async () => {
+    const page = await person('aud');
+    await page.goto(`${at}/log`);
+    const rows = page.getByRole('region', { name: 'Records' }).locator('tbody tr');
+    await page.getByLabel('Kind').selectOption('ledger.impact');
+    await page.getByLabel('Agent').fill('web-agent');
+    await page.getByRole('button', { name: 'Show' }).click();
+    await page.waitForURL(/kind=ledger\.impact/);
+    const count = await rows.count();
+    assert.ok(count > 1);
+    assert.equal(await rows.filter({ hasText: 'ledger.impact' }).filter({ hasText: 'web-agent' }).count(), count);
+    const call = (await rows.first().getByRole('link').getAttribute('href')).split('/').at(-1);
+    await page.goto(`${at}/log`);
+    await page.getByLabel('Call').fill(call);
+    await page.keyboard.press('Enter');
+    await page.waitForURL(/call=call_/);
+    assert.equal(await rows.count(), 6);
+    await page.goto(`${at}/log?agent=nobody-of-that-name`);
+    await page.getByText('No records here').waitFor();
+    const far = await person('far');
+    await far.goto(`${at}/log?call=${call}`);
+    await far.getByText('No records here').waitFor();
   });
 
   test('without JavaScript people sign in and answer all the same', async () => {

@@ -65,6 +65,8 @@ const CONNECTIONS_MAX: usize = 512;
 const STREAMS_MAX: usize = 128;
 /// Codes that are exchanged at a time.
 const EXCHANGES_MAX: usize = 8;
+/// Checks of the whole log at a time.
+const CHECKS_MAX: usize = 1;
 /// The largest form.
 const FORM_BYTES_MAX: usize = 64 << 10;
 /// How long the issuer's endpoints are remembered, in milliseconds.
@@ -82,6 +84,7 @@ struct Console {
     endpoints: Mutex<Option<(UnixMs, Endpoints)>>,
     exchanges: Semaphore,
     streams: Arc<Semaphore>,
+    checks: Arc<Semaphore>,
     stop: watch::Receiver<bool>,
 }
 
@@ -147,6 +150,7 @@ pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> R
         endpoints: Mutex::default(),
         exchanges: Semaphore::new(EXCHANGES_MAX),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
+        checks: Arc::new(Semaphore::new(CHECKS_MAX)),
         stop: stop.clone(),
         gate,
         config,
@@ -203,6 +207,7 @@ fn routes(console: Arc<Console>) -> Router {
         .route("/settlements/{id}/{verb}", post(settlements::settle))
         .route("/spend", get(spend::show))
         .route("/log", get(log::show))
+        .route("/log/verify", post(log::verify))
         .route("/policy", get(policy::show))
         .route("/tools", get(about::tools))
         .route("/connect", get(about::connect))

@@ -75,6 +75,20 @@ pub enum Kind {
 }
 
 impl Kind {
+    /// Every kind.
+    pub const ALL: [Self; 10] = [
+        Self::Quote,
+        Self::Consent,
+        Self::Decision,
+        Self::InvocationStart,
+        Self::InvocationResult,
+        Self::LedgerImpact,
+        Self::Refusal,
+        Self::Refund,
+        Self::RefusedAggregate,
+        Self::Admin,
+    ];
+
     /// Its name in the log: `invocation.start`.
     #[must_use]
     pub const fn name(self) -> &'static str {
@@ -117,6 +131,25 @@ pub enum Outcome {
     RefundDue,
     /// Money went back to the payer.
     Refunded,
+}
+
+impl Outcome {
+    /// Its name in the log: `in_doubt`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::Challenged => "challenged",
+            Self::Succeeded => "succeeded",
+            Self::Failed => "failed",
+            Self::InDoubt => "in_doubt",
+            Self::Captured => "captured",
+            Self::Released => "released",
+            Self::RefundDue => "refund_due",
+            Self::Refunded => "refunded",
+        }
+    }
 }
 
 /// Where one of the four proofs stood.

@@ -173,7 +173,7 @@ pub(super) fn line(record: &RawValue) -> String {
 
 /// How what a record states came out, in its own word.
 fn outcome_text(draft: &RecordDraft) -> Option<String> {
-    serde_json::to_value(draft.outcome?).ok()?.as_str().map(str::to_owned)
+    draft.outcome.map(|outcome| outcome.name().to_owned())
 }
 
 impl Source {
