@@ -1,12 +1,14 @@
 // The console as people use it: Chromium, a real issuer, an agent with the TypeScript SDK.
 
 import assert from 'node:assert/strict';
+import { execFile } from 'node:child_process';
 import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { fileURLToPath } from 'node:url';
+import { promisify } from 'node:util';
 
 import { privateKeyToAccount } from 'viem/accounts';
 
@@ -775,6 +777,37 @@ describe('every other page', () => {
     const far = await person('far');
     await far.goto(`${at}/log?call=${call}`);
     await far.getByText('No records here').waitFor();
+  });
+
+  test('connect: what is pasted into the SDKs lists the tools', async () => {
+    const page = await person('root');
+    await page.goto(`${at}/connect`);
+    const token = await issuer.userToken('ada', mcp('weather'));
+    const text = (client) =>
+      page.locator('details', { has: page.locator('summary', { hasText: client }) }).first().locator('code').textContent();
+    const configs = await Promise.all(['Claude Desktop', 'Cursor', 'VS Code'].map(text));
+    const [desktop, cursor, code] = configs.map((config) => JSON.parse(config));
+    assert.equal(desktop.mcpServers.archive.args.at(-1), mcp('archive'));
+    assert.equal(cursor.mcpServers.archive.url, mcp('archive'));
+    assert.match(cursor.mcpServers.archive.headers.Authorization, /^Bearer /);
+    assert.deepEqual(code.servers.archive, { type: 'http', url: mcp('archive') });
+    const dir = fileURLToPath(new URL('.', import.meta.url));
+    for (const [client, program, name] of [
+      ['Python', path.join(dir, '.venv/bin/python'), 'py'],
+      ['TypeScript', process.execPath, 'mjs'],
+    ]) {
+      const pasted = (await text(client)).replaceAll(mcp('archive'), mcp('weather'));
+      // Beside the packages that it imports.
+      const file = path.join(dir, `pasted-${process.pid}.${name}`);
+      writeFileSync(file, pasted);
+      try {
+        const options = { env: { ...process.env, TOKEN: token }, timeout: 60_000 };
+        const { stdout } = await promisify(execFile)(program, [file], options);
+        assert.match(stdout, /^get_forecast\r?$/m, client);
+      } finally {
+        rmSync(file);
+      }
+    }
   });
 
   test('without JavaScript people sign in and answer all the same', async () => {

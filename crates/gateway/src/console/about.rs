@@ -12,6 +12,7 @@ use crate::{
 use axum::extract::State;
 use countersign_core::terms::{ConsentRule, IdentityRule, PriceRule, Terms};
 use maud::{Markup, html};
+use serde_json::{Value, json};
 use std::sync::Arc;
 
 /// Tools and prices.
@@ -42,7 +43,9 @@ fn server_tools(console: &Console, visitor: &Visitor, server: &Server) -> Markup
             table {
                 (heads(&["Tool", "Price", "Who may call", "Consent", "Intent", "#Sensitivity"]))
                 tbody {
-                    @for terms in server.tools.values() { (tool(console, visitor, &terms.tool.tool, terms)) }
+                    @for terms in server.tools.values() {
+                        (tool(console, visitor, &terms.tool.tool, terms))
+                    }
                     @match &server.default {
                         DefaultTool::Refuse => {
                             tr {
@@ -109,17 +112,100 @@ pub(super) async fn connect(
             h1 { "Connect a client" }
             p.lead { "An MCP client needs the address of a server here. It finds the sign-in by itself: the gateway's answer names the issuer." }
         }
+        @if config.servers.is_empty() {
+            (nothing("No servers", &html! { p { "Name an MCP server under " code { "servers" } " in the configuration; each gets an address of its own here." } }))
+        }
         @for server in config.servers.values() {
             @let url = format!("{}/{}/mcp", config.public_url, server.name);
             h2 { (server.name) }
             (copyable(&url))
-            h3 { "Claude Code" }
-            (copyable(&format!("claude mcp add --transport http {} {url}", server.name)))
-            h3 { "VS Code, Cursor and others with an mcp.json" }
-            (copyable(&format!("{{\n  \"servers\": {{\n    \"{}\": {{ \"type\": \"http\", \"url\": \"{url}\" }}\n  }}\n}}", server.name)))
-            h3 { "TypeScript SDK" }
-            (copyable(&format!("const transport = new StreamableHTTPClientTransport(new URL(\"{url}\"));\nawait client.connect(transport);")))
+            @for (index, client) in clients(&server.name, &url).into_iter().enumerate() {
+                details open[index == 0] {
+                    summary { (client.name) }
+                    p.small { (client.note) }
+                    (copyable(&client.text))
+                }
+            }
         }
     };
     Ok(framed(&visitor, "/connect", "Connect a client", &content))
 }
+
+/// What is pasted into one client.
+struct Client {
+    name: &'static str,
+    note: &'static str,
+    text: String,
+}
+
+/// What is pasted into each client that we know of. Those with a browser sign in by themselves.
+fn clients(name: &str, url: &str) -> [Client; 6] {
+    let pretty = |value: Value| serde_json::to_string_pretty(&value).unwrap_or_default();
+    [
+        Client {
+            name: "Claude Code",
+            note: "In a shell. Then /mcp within Claude Code signs you in.",
+            text: format!("claude mcp add --transport http {name} {url}"),
+        },
+        Client {
+            name: "Claude Desktop",
+            note: "In claude_desktop_config.json (Settings, Developer, Edit Config), which starts local programs alone: mcp-remote of npm carries the messages and signs you in. An address that the Internet reaches can be added under Settings, Connectors instead.",
+            text: pretty(json!({ "mcpServers": { name: {
+                "command": "npx", "args": ["-y", "mcp-remote", url],
+            } } })),
+        },
+        Client {
+            name: "Cursor",
+            note: "In .cursor/mcp.json, or ~/.cursor/mcp.json for every project. Leave headers out to sign in with the browser.",
+            text: pretty(json!({ "mcpServers": { name: {
+                "url": url, "headers": { "Authorization": "Bearer ${env:TOKEN}" },
+            } } })),
+        },
+        Client {
+            name: "VS Code",
+            note: "In .vscode/mcp.json. It signs you in with the browser.",
+            text: pretty(json!({ "servers": { name: { "type": "http", "url": url } } })),
+        },
+        Client {
+            name: "Python",
+            note: "The official SDK, PyPI mcp. The access token is in the environment as TOKEN.",
+            text: PYTHON.replace("{url}", url),
+        },
+        Client {
+            name: "TypeScript",
+            note: "The official SDK, npm @modelcontextprotocol/sdk. The access token is in the environment as TOKEN.",
+            text: TYPESCRIPT.replace("{url}", url),
+        },
+    ]
+}
+
+const PYTHON: &str = r#"import asyncio
+import os
+
+import httpx
+from mcp import ClientSession
+from mcp.client.streamable_http import streamable_http_client
+
+
+async def main():
+    headers = {"Authorization": f"Bearer {os.environ['TOKEN']}"}
+    async with (
+        httpx.AsyncClient(headers=headers, timeout=60) as http,
+        streamable_http_client("{url}", http_client=http) as (read, write, _),
+        ClientSession(read, write) as session,
+    ):
+        await session.initialize()
+        for tool in (await session.list_tools()).tools:
+            print(tool.name)
+
+
+asyncio.run(main())"#;
+
+const TYPESCRIPT: &str = r#"import { Client } from '@modelcontextprotocol/sdk/client/index.js';
+import { StreamableHTTPClientTransport } from '@modelcontextprotocol/sdk/client/streamableHttp.js';
+
+const client = new Client({ name: 'my-agent', version: '1.0.0' });
+const headers = { Authorization: `Bearer ${process.env.TOKEN}` };
+await client.connect(new StreamableHTTPClientTransport(new URL('{url}'), { requestInit: { headers } }));
+for (const tool of (await client.listTools()).tools) console.log(tool.name);
+await client.close();"#;
