@@ -12,7 +12,7 @@ import { promisify } from 'node:util';
 
 import { privateKeyToAccount } from 'viem/accounts';
 
-import { shot, signIn, startBrowser, violations } from './lib/browser.mjs';
+import { atIssuer, shot, signIn, startBrowser, violations } from './lib/browser.mjs';
 import { Parts } from './lib/gate.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient } from './lib/mcpclients.mjs';
@@ -33,6 +33,9 @@ const PEOPLE = {
   empty: { name: 'Alone', roles: ['admin'], org_id: 'nobody-calls-here' },
   far: { name: 'Faraway', roles: ['approver'], org_id: 'elsewhere' },
 };
+
+/** How fresh a sign-in must be for a yes to more than ten cents, in seconds. */
+const FRESH_S = 8;
 
 const PROGRAM = { id: 'ops-program', secret: 'ops-program-secret' };
 
@@ -89,6 +92,7 @@ before(() =>
       console: {
         listen: `127.0.0.1:${consolePort}`,
         api_clients: [PROGRAM.id],
+        step_up: { above: '0.1 USD', max_age: `${FRESH_S}s` },
         sign_in: {
           issuer: issuer.url,
           client_id: client.id,
@@ -316,6 +320,38 @@ describe('a person answers an agent', () => {
     await page.waitForFunction(() => document.activeElement.id === 'approve');
     await page.keyboard.press('Enter');
     await page.getByText('The agent can make this very call now').waitFor();
+    await agent.close();
+  });
+
+  test('a yes to more than the threshold wants a fresh sign-in, and leads back', async () => {
+    const begun = async (query) => {
+      const { headers } = await fetch(`${at}/sign-in?to=%2F${query}`, { redirect: 'manual' });
+      return new URL(headers.get('location')).searchParams.get('max_age');
+    };
+    assert.deepEqual([await begun(''), await begun('&step_up=1')], [null, `${FRESH_S}`]);
+    const agent = await agentOf('stella');
+    const call = { name: 'get_forecast', arguments: { city: 'Narva' } };
+    const link = refusalOf(await agent.callTool(call)).next.url;
+    const { page } = await browser.person();
+    await signIn(page, link, 'ada');
+    await page.waitForTimeout((FRESH_S + 1) * 1000);
+    await page.reload();
+    await page.getByText('asks you to sign in again').waitFor();
+    await isSound(page, 'request-step-up');
+    const grant = async () => {
+      await page.fill('#total', '0.5 USD');
+      await page.click('#grant');
+    };
+    await grant();
+    await page.locator('input[name=login]').waitFor();
+    assert.equal(refusalOf(await agent.callTool(call)).code, 'CNS-001', 'nothing was answered');
+    await atIssuer(page, at, 'ada');
+    assert.equal(page.url(), link);
+    await grant();
+    await page.getByText('Grant made').waitFor();
+    assert.match(textOf((await callPaid(agent, KEY, call)).result), /temperature/);
+    assert.deepEqual(page.problems.filter((text) => !/401/.test(text)), []);
+    await page.context().close();
     await agent.close();
   });
 

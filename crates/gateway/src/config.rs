@@ -157,8 +157,21 @@ pub struct Console {
     pub sign_in: SignIn,
     /// How long a session lasts, in milliseconds.
     pub session_ms: u64,
+    /// What a yes above an amount wants of the sign-in.
+    pub step_up: Option<StepUp>,
     /// Clients whose access tokens may use the admin API.
     pub api_clients: Vec<Arc<str>>,
+}
+
+/// A fresh or a stronger sign-in before a yes above an amount.
+#[derive(Clone, Debug)]
+pub struct StepUp {
+    /// From more than this on.
+    pub above: Micros,
+    /// How long ago the person may have signed in, in seconds.
+    pub max_age_s: u64,
+    /// Classes of which the sign-in is one; empty for any.
+    pub acr_values: Vec<Arc<str>>,
 }
 
 impl Console {

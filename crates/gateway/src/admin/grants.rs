@@ -271,7 +271,7 @@ fn intents(mut intents: Vec<Intent>) -> Result<Vec<Intent>, Denied> {
 }
 
 /// Money in the reference currency, or in an asset at its configured rate.
-pub(super) fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Micros, Denied> {
+pub(crate) fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Micros, Denied> {
     let in_asset = || {
         let assets = &gate.config.assets;
         assets.parse(text).ok().and_then(|amount| assets.micros(&amount))

@@ -515,10 +515,26 @@ pub(super) struct RawConsole {
     /// How long a session lasts; after it the issuer is asked again, roles included. Default:
     /// `1h`.
     pub(super) session: Option<Span>,
+    /// What a yes above an amount wants of the sign-in. Default: nothing more than the session.
+    pub(super) step_up: Option<RawStepUp>,
     /// Clients of the issuer whose access tokens for `{public_url}/api` may use the admin API.
     /// Name no client that an agent uses. Default: none.
     #[serde(default)]
     pub(super) api_clients: Vec<String>,
+}
+
+/// A fresh or a stronger sign-in before a yes above an amount.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "ConsoleStepUp")]
+pub(super) struct RawStepUp {
+    /// From more than this on: the price of the call, or all that a grant allows.
+    pub(super) above: Usd,
+    /// How long ago the person may have signed in at the issuer, at most `12h`. Default: `5m`.
+    pub(super) max_age: Option<Span>,
+    /// The sign-in is of one of these classes (`acr`). Default: any.
+    #[serde(default)]
+    pub(super) acr_values: Vec<String>,
 }
 
 /// Sign-in by OpenID Connect: authorization code with PKCE.

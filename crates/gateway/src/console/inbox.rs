@@ -11,7 +11,7 @@ use super::{
         Failed, Page, framed, heads, icon, key_field, likeness, moment, name, nothing, sentence,
         until,
     },
-    sign_in::go,
+    sign_in::{go, step_up_to},
     visitor::{Posted, Visitor},
 };
 use crate::{
@@ -20,12 +20,13 @@ use crate::{
         approvals::{self, Said},
         denied::Denied,
         form::{ApprovalView, Caps, Proposal, Reply, RiskView},
+        grants,
     },
     gate::Gate,
 };
 use axum::{
     extract::{Path, State},
-    response::Response,
+    response::{IntoResponse as _, Response},
 };
 use countersign_core::{
     approval::{Approval, ApprovalStatus, AskKind},
@@ -37,6 +38,7 @@ use countersign_core::{
     terms::ToolRef,
     time::UnixMs,
 };
+use http::{HeaderValue, header};
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -197,6 +199,7 @@ pub(super) async fn show(
         (facts(&console.gate, &approval, &view))
         @if approval.status == ApprovalStatus::Pending {
             h2 { "Your answer" }
+            (step_up_note(&console, &visitor))
             (answers(&visitor, &approval, &view))
         }
         (bound_to(&approval, &view))
@@ -236,6 +239,17 @@ fn standing(approval: &Approval, now: UnixMs) -> Markup {
             ApprovalStatus::Expired => "Nobody answered, or the answer was not used in time. When the agent asks again, a new request appears."
             ApprovalStatus::Consumed => { "By " (by) ". The call was made." }
             ApprovalStatus::Void => "What was asked has changed since; the agent asks anew."
+        }
+    }
+}
+
+/// That a yes can want a new sign-in, where the one at hand would not do.
+fn step_up_note(console: &Console, visitor: &Visitor) -> Markup {
+    let step_up = console.config.step_up.as_ref();
+    let step_up = step_up.filter(|up| !visitor.session.entry.meets(up, console.gate.world.now()));
+    html! {
+        @if let Some(step_up) = step_up {
+            p.note { "A yes to more than " strong { (step_up.above) } " asks you to sign in again, and leads back here. A grant counts with all that it allows." }
         }
     }
 }
@@ -579,12 +593,54 @@ async fn answer(
     if grant.is_some() {
         may_grant(&posted.visitor, &approval)?;
     }
+    if said == Said::Yes && !is_signed_in_for(console, &posted.visitor, &approval, grant.as_ref())?
+    {
+        actor.may_answer(&approval)?;
+        return Ok(anew(&step_up_to(&format!("/approvals/{}", approval.id))));
+    }
     let content = posted.get("content").map(str::to_owned);
     let content = content.ok_or_else(|| Denied::invalid("content", "expected what was shown"))?;
     let reason = posted.get("reason").map(str::to_owned);
     let reply = Reply { reason, content: Some(content), grant };
     approvals::answer(gate, approval.id, actor, reply, said).await?;
     Ok(go(&format!("/approvals/{}", approval.id)))
+}
+
+/// Whether the visitor's sign-in is fresh and strong enough for this yes.
+fn is_signed_in_for(
+    console: &Console,
+    visitor: &Visitor,
+    approval: &Approval,
+    grant: Option<&Caps>,
+) -> Result<bool, Failed> {
+    let Some(step_up) = &console.config.step_up else { return Ok(true) };
+    let entry = &visitor.session.entry;
+    let is_small = allowed(&console.gate, approval, grant)? <= step_up.above;
+    Ok(is_small || entry.meets(step_up, console.gate.world.now()))
+}
+
+/// The most that a yes lets the agent spend.
+fn allowed(gate: &Gate, approval: &Approval, grant: Option<&Caps>) -> Result<Micros, Failed> {
+    let no_limit = Micros(u64::MAX);
+    let in_all = match (grant, &approval.proposal) {
+        (Some(caps), _) => match &caps.total {
+            Some(total) => grants::money(gate, "total", total)?,
+            None => no_limit,
+        },
+        (None, Some(proposal)) => proposal.total.unwrap_or(no_limit),
+        (None, None) => approval.ask.micros,
+    };
+    Ok(in_all.max(approval.ask.micros))
+}
+
+/// Leads to a sign-in. A form's answer may not redirect to another origin (`form-action`), so the
+/// page that it leads to goes on by itself.
+fn anew(to: &str) -> Response {
+    let mut response = Failed::from(Code::SignInNeeded).into_response();
+    if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={to}")) {
+        response.headers_mut().insert(header::REFRESH, refresh);
+    }
+    response
 }
 
 /// A grant is made by an approver, or by the person whose agent it is for.

@@ -11,10 +11,12 @@
 use super::{
     Console,
     page::Failed,
+    session::Entry,
     visitor::{cookie, expired, fresh},
 };
 use crate::{
     admin::actor::Actor,
+    config::StepUp,
     fetch::{form_encode, form_pairs},
     prove::identity::SignInProblem,
 };
@@ -37,6 +39,8 @@ use subtle::ConstantTimeEq as _;
 const COOKIE: &str = "__Host-countersign-sign-in";
 /// How long a person may take at the issuer, in milliseconds.
 const PATIENCE_MS: u64 = 600_000;
+/// What the cookie of a sign-in ends with of which more is asked.
+const STEP_UP: &str = ".up";
 /// The longest path to go on to, in bytes.
 const PATH_BYTES_MAX: usize = 512;
 
@@ -68,9 +72,15 @@ impl Journey<'_> {
         self.derive("verifier")
     }
 
+    /// Whether more was asked of it than of any sign-in.
+    fn is_step_up(&self) -> bool {
+        self.cookie.ends_with(STEP_UP)
+    }
+
     /// Where to go on, unless its time is over.
     fn goal(&self, now: UnixMs) -> Option<String> {
-        let (until, rest) = self.cookie.split_once('.')?;
+        let cookie = self.cookie.strip_suffix(STEP_UP).unwrap_or(self.cookie);
+        let (until, rest) = cookie.split_once('.')?;
         let (_random, path) = rest.split_once('.')?;
         let until = UnixMs(until.parse().ok()?);
         let path = String::from_utf8(URL_SAFE_NO_PAD.decode(path).ok()?).ok()?;
@@ -98,7 +108,10 @@ pub(super) async fn start(
     let until = console.gate.world.now().plus_ms(PATIENCE_MS).0;
     let random = URL_SAFE_NO_PAD.encode(console.gate.world.random::<16>());
     let path = URL_SAFE_NO_PAD.encode(own_path(path));
-    let value = format!("{until}.{random}.{path}");
+    let is_asked = pairs.iter().any(|(name, _)| name == "step_up");
+    let step_up = console.config.step_up.as_ref().filter(|_| is_asked);
+    let end = step_up.map_or("", |_| STEP_UP);
+    let value = format!("{until}.{random}.{path}{end}");
     let journey = Journey { cookie: &value, key: &console.key };
     let endpoints = console.endpoints().await.map_err(failed)?;
     let config = &console.config.sign_in;
@@ -108,21 +121,35 @@ pub(super) async fn start(
         scope.push_str(word);
     }
     let challenge = URL_SAFE_NO_PAD.encode(Digest::of(journey.verifier().as_bytes()).as_bytes());
-    let query = form_encode(&[
+    let (max_age, classes) = step_up.map_or_else(Default::default, asked);
+    let mut query = vec![
         ("response_type", "code"),
         ("client_id", &config.client_id),
-        ("redirect_uri", &console.redirect_uri()),
         ("scope", &scope),
-        ("state", &journey.state()),
-        ("nonce", &journey.nonce()),
         ("code_challenge", &challenge),
         ("code_challenge_method", "S256"),
-    ]);
+    ];
+    let (state, nonce) = (journey.state(), journey.nonce());
+    let redirect = console.redirect_uri();
+    query.extend([("redirect_uri", &*redirect), ("state", &*state), ("nonce", &*nonce)]);
+    let more = [("max_age", &*max_age), ("acr_values", &*classes)];
+    query.extend(more.into_iter().filter(|(_, value)| !value.is_empty()));
+    let query = form_encode(&query);
     let endpoint = &endpoints.authorization_endpoint;
     let sign = if endpoint.contains('?') { '&' } else { '?' };
     let mut response = go(&format!("{endpoint}{sign}{query}"));
     append(&mut response, &fresh(COOKIE, &value, PATIENCE_MS / 1000));
     Ok(response)
+}
+
+/// What a stronger sign-in is asked for with.
+fn asked(step_up: &StepUp) -> (String, String) {
+    (step_up.max_age_s.to_string(), step_up.acr_values.join(" "))
+}
+
+/// Where a person signs in anew, as a yes to this request wants it.
+pub(super) fn step_up_to(path: &str) -> String {
+    format!("/sign-in?{}", form_encode(&[("to", path), ("step_up", "1")]))
 }
 
 /// The issuer's answer: opens a session.
@@ -155,9 +182,11 @@ pub(super) async fn finish(
     let code = single("code").ok_or_else(|| refused("the issuer did not sign you in"))?;
     let _place = console.exchanges.acquire().await;
     let redirect = console.redirect_uri();
-    let redeemed =
-        console.provider.redeem(code, &journey.verifier(), &redirect, &journey.nonce()).await;
+    let step_up = console.config.step_up.as_ref().filter(|_| journey.is_step_up());
+    let (verifier, nonce) = (journey.verifier(), journey.nonce());
+    let redeemed = console.provider.redeem(code, &verifier, &redirect, &nonce, step_up).await;
     let signed = redeemed.map_err(failed)?;
+    let entry = Entry { at: signed.at, acr: signed.acr };
     let config = &console.config.sign_in;
     let who = (&*config.issuer, &*signed.subject, &*signed.name);
     let actor = Actor::person(who, signed.tenant, signed.roles, &config.roles);
@@ -165,7 +194,7 @@ pub(super) async fn finish(
     if let Some(before) = cookie(&headers, super::COOKIE) {
         console.sessions.end(before);
     }
-    let secret = console.sessions.open(actor);
+    let secret = console.sessions.open(actor, entry);
     let mut response = go(&goal);
     append(&mut response, &fresh(super::COOKIE, &secret, console.config.session_ms / 1000));
     append(&mut response, &expired(COOKIE));
@@ -229,5 +258,8 @@ mod tests {
         assert_eq!(distinct.len(), 4);
         assert_eq!(a.verifier().len(), 43, "RFC 7636 wants 43 to 128 characters");
         assert_eq!(journey("junk").goal(UnixMs(0)), None);
+        let up = journey("2000.AAAA.L2xpdmU.up");
+        assert_eq!((up.goal(UnixMs(0)).as_deref(), up.is_step_up()), (Some("/live"), true));
+        assert_ne!(up.nonce(), a.nonce(), "what was asked is part of it");
     }
 }

@@ -32,6 +32,10 @@ pub struct ExpectedId<'a> {
     pub roles_claim: &'a str,
     /// How far ahead of us the issuer's clock may be.
     pub leeway_s: u64,
+    /// How long ago the person may have signed in, where that was asked for: then it must be said.
+    pub max_age_s: Option<u64>,
+    /// Classes that were asked for, of which the sign-in must be one; empty for any.
+    pub acr_values: &'a [Arc<str>],
 }
 
 /// A person who has just signed in.
@@ -45,6 +49,10 @@ pub struct SignedIn {
     pub tenant: Arc<str>,
     /// Roles or groups, in the issuer's words.
     pub roles: Vec<Arc<str>>,
+    /// When they signed in at the issuer, which may be long before now.
+    pub at: Option<UnixMs>,
+    /// The class of that sign-in.
+    pub acr: Option<Arc<str>>,
 }
 
 impl UnverifiedToken<'_> {
@@ -84,6 +92,7 @@ fn judge(claims: &Claims, expected: &ExpectedId<'_>, now: UnixMs) -> Result<Sign
     if ["events", "act", "htm", "cnf"].iter().any(|name| claims.contains_key(*name)) {
         return Err(TokenError::Type);
     }
+    let (at, acr) = sign_in(claims, expected, now)?;
     let subject = claims::text(claims, "sub")?;
     let shown = ["name", "preferred_username", "email"];
     let name = shown.iter().find_map(|name| claims::clean_text(claims.get(*name)?));
@@ -92,7 +101,38 @@ fn judge(claims: &Claims, expected: &ExpectedId<'_>, now: UnixMs) -> Result<Sign
         name: name.filter(|name| name.len() <= 200).unwrap_or(subject).into(),
         tenant: claims::read_tenant(claims, expected.tenant)?,
         roles: claims::read_roles(claims, Some(expected.roles_claim))?,
+        at,
+        acr,
     })
+}
+
+/// When and how they signed in, held to what was asked for (OpenID Connect Core 1.0 §3.1.3.7, 12
+/// and 13).
+fn sign_in(
+    claims: &Claims,
+    expected: &ExpectedId<'_>,
+    now: UnixMs,
+) -> Result<(Option<UnixMs>, Option<Arc<str>>), TokenError> {
+    let at_s = match claims.get("auth_time") {
+        None | Some(Value::Null) => None,
+        Some(value) => Some(value.as_u64().ok_or(TokenError::Claim("auth_time"))?),
+    };
+    // What lies ahead is not a sign-in that was.
+    if at_s.is_some_and(|at| at > now.seconds().saturating_add(expected.leeway_s)) {
+        return Err(TokenError::Claim("auth_time"));
+    }
+    if let Some(max_age_s) = expected.max_age_s {
+        let age_s = at_s.map(|at| now.seconds().saturating_sub(at));
+        if age_s.is_none_or(|age| age > max_age_s.saturating_add(expected.leeway_s)) {
+            return Err(TokenError::Claim("auth_time"));
+        }
+    }
+    let acr = claims.get("acr").and_then(claims::clean_text);
+    let is_one = |acr: &str| expected.acr_values.iter().any(|value| **value == *acr);
+    if !expected.acr_values.is_empty() && !acr.is_some_and(is_one) {
+        return Err(TokenError::Claim("acr"));
+    }
+    Ok((at_s.map(|at| UnixMs(at.saturating_mul(1000))), acr.map(Arc::from)))
 }
 
 /// The client is the one audience, and, where it is said, the authorized party.
@@ -128,6 +168,15 @@ mod tests {
     }
 
     fn verify(header: &Value, claims: &Value) -> Result<SignedIn, TokenError> {
+        verify_stepped(header, claims, None, &[])
+    }
+
+    fn verify_stepped(
+        header: &Value,
+        claims: &Value,
+        max_age_s: Option<u64>,
+        acr_values: &[Arc<str>],
+    ) -> Result<SignedIn, TokenError> {
         let expected = ExpectedId {
             issuer: "https://idp.example",
             client: "console",
@@ -135,6 +184,8 @@ mod tests {
             tenant: &TenantRule::Claim { name: "org".into(), known: vec![] },
             roles_claim: "roles",
             leeway_s: 5,
+            max_age_s,
+            acr_values,
         };
         let token = token(header, claims);
         UnverifiedToken::parse(&token)?.verify_id(&expected, NOW, |_, _, _| Ok(()))
@@ -180,5 +231,34 @@ mod tests {
         }
         assert!(verify(&json!({ "alg": "none" }), &good()).is_err());
         assert!(verify(&json!({ "alg": "HS256" }), &good()).is_err());
+    }
+
+    #[test]
+    fn what_was_asked_of_the_sign_in_must_be_said() {
+        let header = json!({ "alg": "RS256" });
+        let mfa: [Arc<str>; 1] = ["mfa".into()];
+        let says = |at: Value, acr: Value, max_age_s, acr_values| {
+            let mut claims = with("auth_time", at);
+            claims["acr"] = acr;
+            verify_stepped(&header, &claims, max_age_s, acr_values)
+        };
+        let then = json!(1_794_999_700u64);
+        let signed = says(then.clone(), json!("mfa"), Some(300), &mfa).unwrap();
+        assert_eq!(signed.at, Some(UnixMs(1_794_999_700_000)));
+        assert_eq!(signed.acr.as_deref(), Some("mfa"));
+        let unasked = says(Value::Null, Value::Null, None, &[]).unwrap();
+        assert_eq!((unasked.at, unasked.acr), (None, None));
+        for (at, acr, what) in [
+            (json!(1_794_999_694u64), json!("mfa"), "auth_time"),
+            (json!(1_795_000_006u64), json!("mfa"), "auth_time"),
+            (Value::Null, json!("mfa"), "auth_time"),
+            (json!("1794999700"), json!("mfa"), "auth_time"),
+            (then.clone(), json!("pwd"), "acr"),
+            (then.clone(), json!(["mfa"]), "acr"),
+            (then, Value::Null, "acr"),
+        ] {
+            let refused = says(at, acr, Some(300), &mfa).unwrap_err();
+            assert_eq!(refused, TokenError::Claim(what));
+        }
     }
 }

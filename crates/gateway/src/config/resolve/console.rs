@@ -2,8 +2,8 @@
 
 use super::{Vault, is_loopback, issuers, plain, scopes, span, web_url};
 use crate::config::{
-    Console, Role, SignIn,
-    raw::{RawConsole, RawIssuer, RawRoles, RawSignIn},
+    Console, Role, SignIn, StepUp,
+    raw::{RawConsole, RawIssuer, RawRoles, RawSignIn, RawStepUp},
     report::{At, Report},
     scalar::Span,
     tree::printable,
@@ -35,13 +35,36 @@ pub(super) fn console(
     let clients: Vec<Option<Arc<str>>> = clients
         .map(|(index, name)| plain(name, &at.key("api_clients").index(index), report))
         .collect();
+    let step_up = raw.step_up.as_ref().map(|raw| step_up(raw, &at.key("step_up"), report));
     Some(Console {
         listen: listen?,
         public_url: public_url?,
         sign_in: sign_in?,
         session_ms,
+        step_up: match step_up {
+            None => None,
+            Some(step_up) => Some(step_up?),
+        },
         api_clients: clients.into_iter().collect::<Option<_>>()?,
     })
+}
+
+fn step_up(raw: &RawStepUp, at: &At, report: &mut Report) -> Option<StepUp> {
+    let bounds = [Span::seconds(1), Span::seconds(43_200)];
+    let max_age_ms = span(raw.max_age, Span::seconds(300), bounds, &at.key("max_age"), report);
+    let values: Vec<Option<Arc<str>>> = raw
+        .acr_values
+        .iter()
+        .enumerate()
+        .map(|(index, value)| plain(value, &at.key("acr_values").index(index), report))
+        .collect();
+    let acr_values: Vec<Arc<str>> = values.into_iter().collect::<Option<_>>()?;
+    // They are sent as one list with spaces between.
+    if acr_values.iter().any(|value| value.contains(' ')) {
+        report.problem(&at.key("acr_values"), "a class has a space in it", "write one a line");
+        return None;
+    }
+    Some(StepUp { above: raw.above.0, max_age_s: max_age_ms / 1000, acr_values })
 }
 
 fn listener(

@@ -8,7 +8,7 @@
 
 use super::issuer::{Endpoints, Issuer, IssuerConfig, IssuerProblem, KeysProblem};
 use crate::{
-    config::SignIn,
+    config::{SignIn, StepUp},
     fetch::{Fetch, FetchError, FetchRules, form_encode},
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -97,7 +97,7 @@ impl Provider {
         Ok(found)
     }
 
-    /// Exchanges a code for the person who signed in.
+    /// Exchanges a code for the person who signed in. `step_up`: what was asked of the sign-in.
     ///
     /// # Errors
     /// See [`SignInProblem`].
@@ -107,6 +107,7 @@ impl Provider {
         verifier: &str,
         redirect_uri: &str,
         nonce: &str,
+        step_up: Option<&StepUp>,
     ) -> Result<SignedIn, SignInProblem> {
         let endpoints = self.endpoints().await?;
         let form = [
@@ -131,7 +132,7 @@ impl Provider {
         }
         let tokens: Tokens =
             serde_json::from_slice(&reply.body).map_err(|_| SignInProblem::NoToken)?;
-        self.believe(&tokens.id_token, nonce).await
+        self.believe(&tokens.id_token, nonce, step_up).await
     }
 
     /// The client's password, both halves form-encoded (RFC 6749 §2.3.1).
@@ -141,7 +142,12 @@ impl Provider {
         format!("Basic {}", STANDARD.encode(pair))
     }
 
-    async fn believe(&self, jwt: &str, nonce: &str) -> Result<SignedIn, SignInProblem> {
+    async fn believe(
+        &self,
+        jwt: &str,
+        nonce: &str,
+        step_up: Option<&StepUp>,
+    ) -> Result<SignedIn, SignInProblem> {
         if jwt.len() > MAX_TOKEN_BYTES {
             return Err(SignInProblem::Token(TokenError::TooLarge));
         }
@@ -155,6 +161,8 @@ impl Provider {
             tenant: &self.config.tenant,
             roles_claim: &self.config.roles_claim,
             leeway_s: 5,
+            max_age_s: step_up.map(|step_up| step_up.max_age_s),
+            acr_values: step_up.map_or(&[], |step_up| &step_up.acr_values),
         };
         let signed = token.verify_id(&expected, self.world.now(), |header, input, signature| {
             keys.set.verify(header, input, signature)
