@@ -12,7 +12,7 @@ import { promisify } from 'node:util';
 
 import { privateKeyToAccount } from 'viem/accounts';
 
-import { atIssuer, shot, signIn, startBrowser, violations } from './lib/browser.mjs';
+import { atIssuer, shot, signIn, startBrowser, tabTo, violations } from './lib/browser.mjs';
 import { Parts } from './lib/gate.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient } from './lib/mcpclients.mjs';
@@ -320,6 +320,54 @@ describe('a person answers an agent', () => {
     await page.waitForFunction(() => document.activeElement.id === 'approve');
     await page.keyboard.press('Enter');
     await page.getByText('The agent can make this very call now').waitFor();
+    assert.match(textOf((await callPaid(agent, KEY, call)).result), /temperature/);
+    await agent.close();
+  });
+
+  test('by the keyboard alone: no, a grant, its end, and from page to page', async () => {
+    const agent = await agentOf('fred');
+    const forecast = (city) => ({ name: 'get_forecast', arguments: { city } });
+    await agent.callTool(forecast('Rauma'));
+    const page = await person('ada');
+    await page.goto(`${at}/`);
+    await page.keyboard.press('j');
+    await page.keyboard.press('d');
+    await page.waitForFunction(() => document.activeElement.id === 'reason');
+    await page.keyboard.type('not today');
+    await page.keyboard.press('Control+Enter');
+    await page.getByText('The agent is told.').waitFor();
+    const told = await agent.callTool(forecast('Rauma'));
+    assert.deepEqual([refusalOf(told).code, /not today/.test(textOf(told))], ['CNS-009', true]);
+
+    await agent.callTool(forecast('Pori'));
+    await tabTo(page, 'nav a[href="/"]');
+    await page.keyboard.press('Enter');
+    await page.getByText('for fred').first().waitFor();
+    await tabTo(page, '[data-row]');
+    await page.keyboard.press('Enter');
+    await page.waitForURL(/\/approvals\//);
+    await tabTo(page, '#grant');
+    await page.keyboard.press('Enter');
+    await page.getByText('Grant made').waitFor();
+    assert.match(textOf((await callPaid(agent, KEY, forecast('Pori'))).result), /temperature/);
+
+    await tabTo(page, 'nav a[href="/grants"]');
+    await page.keyboard.press('Enter');
+    await tabTo(page, '#q');
+    await page.keyboard.type('fred');
+    await page.keyboard.press('Enter');
+    await page.waitForURL(/q=fred/);
+    await tabTo(page, 'button[aria-label^="Revoke"]');
+    await page.keyboard.press('Enter');
+    await page.getByRole('row', { name: /fred.*revoked/ }).waitFor();
+    assert.equal(refusalOf(await agent.callTool(forecast('Kemi'))).code, 'CNS-003');
+
+    await page.goto(`${at}/live`);
+    await page.keyboard.press('Tab');
+    await page.keyboard.press('Enter');
+    await page.waitForFunction(() => document.activeElement.id === 'main');
+    await page.keyboard.press('Tab');
+    assert.ok(await page.evaluate(() => document.activeElement.closest('main')), 'past the navigation');
     await agent.close();
   });
 
@@ -355,6 +403,24 @@ describe('a person answers an agent', () => {
     await agent.close();
   });
 
+  test('a grant that others must agree to: its page is sound, and the second yes makes it', async () => {
+    const agent = await agentOf('nora', 'archive');
+    const call = { name: 'delete_report', arguments: {} };
+    const link = refusalOf(await agent.callTool(call)).next.url;
+    const [ada, ben] = [await person('ada'), await person('ben')];
+    await ada.goto(link);
+    await ada.fill('#total', '0.06 USD');
+    await ada.click('#grant');
+    await ada.getByText('1 of 2 people agreed').waitFor();
+    await ben.goto(link);
+    await ben.getByText('The grant that was proposed').waitFor();
+    await isSound(ben, 'request-proposed');
+    await ben.click('#approve');
+    await ben.getByText('Grant made').waitFor();
+    await isSound(ben, 'request-answered');
+    await agent.close();
+  });
+
   test('the inbox shows a new request without a reload', async () => {
     const page = await person('ben');
     await page.goto(`${at}/`);
@@ -383,6 +449,7 @@ describe('who may not', () => {
     const page = await person('aud');
     await page.goto(link);
     await page.getByText('your role does not answer it').waitFor();
+    await isSound(page, 'request-seen');
     assert.equal(await page.locator('#approve').count(), 0);
     const far = await person('far');
     assert.equal((await far.goto(link)).status(), 404);
@@ -539,6 +606,31 @@ describe('watching and stopping', () => {
     await page.getByPlaceholder('reference').fill('0xcd');
     await page.getByRole('button', { name: 'Paid back' }).click();
     await page.getByText('Nothing needs a person').waitFor();
+    await agent.close();
+  });
+
+  test('settlements: a call in doubt is ended, and its money owed back', async () => {
+    const agent = await agentOf('lars');
+    const { result } = await callPaid(agent, KEY, { name: 'get_slow', arguments: { ms: 5000 } });
+    assert.equal(refusalOf(result).code, 'UPS-002', JSON.stringify(refusalOf(result)));
+    const page = await person('ops');
+    await page.goto(`${at}/settlements`);
+    const doubts = page.getByRole('region', { name: 'Calls in doubt' });
+    const row = doubts.getByRole('row').filter({ hasText: 'get_slow' });
+    const call = await row.getByRole('link').innerText();
+    await isSound(page, 'settlements-doubt');
+    const auditor = await person('aud');
+    await auditor.goto(`${at}/settlements`);
+    await auditor.getByText('an operator ends it').waitFor();
+    await row.getByRole('button', { name: 'It did not run' }).click();
+    const due = page.getByRole('region', { name: 'Refunds due' }).getByRole('row').filter({ hasText: call });
+    await due.waitFor();
+    assert.equal(await doubts.count(), 0);
+    assert.deepEqual((await gateway.cli('calls', 'show', call)).call.state, 'refund_due');
+    await due.getByPlaceholder('reference').fill('0xef');
+    await due.getByRole('button', { name: 'Paid back' }).click();
+    await page.getByText('Nothing needs a person').waitFor();
+    assert.deepEqual((await gateway.cli('calls', 'show', call)).call.state, 'refunded');
     await agent.close();
   });
 
@@ -844,6 +936,37 @@ describe('every other page', () => {
         rmSync(file);
       }
     }
+  });
+
+  test('refusals, the end of a session and pages with nothing on them are sound', async () => {
+    const { page: nobody } = await browser.person();
+    await nobody.goto(`${at}/signed-out`);
+    await isSound(nobody, 'signed-out');
+    await nobody.goto(`${at}/nowhere`);
+    await nobody.getByText('ADM-002').waitFor();
+    await isSound(nobody, 'refused-unknown');
+    await nobody.goto(`${at}/sign-in/callback?code=x&state=y`);
+    await nobody.getByText('ADM-007').waitFor();
+    await isSound(nobody, 'refused-sign-in');
+    await nobody.context().close();
+    const stranger = await person('zoe');
+    await stranger.goto(`${at}/live`);
+    await stranger.getByText('ADM-005').waitFor();
+    await isSound(stranger, 'refused-role');
+    const page = await person('empty');
+    for (const [path, said] of [
+      ['', 'Nothing waits for you'],
+      ['live', 'No calls yet'],
+      ['grants', 'No grants'],
+      ['spend', 'Nothing spent'],
+      ['settlements', 'Nothing needs a person'],
+      ['log', 'No records here'],
+    ]) {
+      await page.goto(`${at}/${path}`);
+      await page.getByText(said).first().waitFor();
+      await isSound(page, `empty-${path || 'inbox'}`);
+    }
+    assert.deepEqual(page.problems, []);
   });
 
   test('without JavaScript people sign in and answer all the same', async () => {
