@@ -7,6 +7,7 @@ use crate::{
     attempt::pseudonym,
     budgets::grant_charges,
     fault::Fault,
+    notes::{self, Note},
     schema::{int, json, to_json, uint},
     store::Store,
     writer::Batch,
@@ -221,19 +222,22 @@ impl Store {
         self.enter(move |batch| change_status(batch, id, status, &by, None)).await?
     }
 
-    /// Suspends every active grant that covers a tool, since the tool is no longer what people
-    /// agreed to. `reason` is a stable word. Returns the grants.
+    /// Writes the note of a tool whose definition is another one than people agreed to, and
+    /// suspends the active grants that name the tool, all in one transaction. Those for every
+    /// tool of a server go on for the others. Returns the suspended.
     ///
     /// # Errors
-    /// `Overloaded`, `StoreFault`.
-    pub async fn grants_suspend(
-        &self,
-        tool: &ToolRef,
-        reason: &'static str,
-        by: &str,
-    ) -> Result<Vec<GrantId>, Refusal> {
-        let (tool, by) = (tool.clone(), by.to_owned());
-        self.enter(move |batch| suspend(batch, &tool, reason, &by)).await
+    /// As [`Self::note_put`]; nothing is suspended then.
+    pub async fn tool_changed(&self, tool: &ToolRef, note: Note) -> Result<Vec<GrantId>, Refusal> {
+        note.check_size()?;
+        let tool = tool.clone();
+        self.enter(move |batch| {
+            if let Err(refusal) = notes::put(batch, note.kind, &note.key, &note.body)? {
+                return Ok(Err(refusal));
+            }
+            suspend_named(batch, &tool).map(Ok)
+        })
+        .await?
     }
 
     /// One grant.
@@ -329,22 +333,15 @@ fn is_within(batch: &Batch<'_>, terms: &GrantTerms) -> Result<(), Refusal> {
     }
 }
 
-fn suspend(
-    batch: &mut Batch<'_>,
-    tool: &ToolRef,
-    reason: &'static str,
-    by: &str,
-) -> Result<Vec<GrantId>, Fault> {
-    let covers = |grant: &Grant| {
-        let has_tool = |name: &Arc<str>| *name == tool.tool || &**name == "*";
-        let terms = &grant.terms;
-        terms.server == tool.server && terms.tools.iter().any(has_tool)
-    };
+fn suspend_named(batch: &mut Batch<'_>, tool: &ToolRef) -> Result<Vec<GrantId>, Fault> {
+    let names =
+        |grant: &Grant| grant.terms.server == tool.server && grant.terms.tools.contains(&tool.tool);
     let all = batch.state().grants.all();
-    let found = all.into_iter().filter(|g| g.status == GrantStatus::Active && covers(g));
+    let found = all.into_iter().filter(|g| g.status == GrantStatus::Active && names(g));
     let ids: Vec<GrantId> = found.map(|grant| grant.id).collect();
     for id in &ids {
-        change_status(batch, *id, GrantStatus::Suspended, by, Some(reason))?.ok();
+        let reason = Some("definition_changed");
+        change_status(batch, *id, GrantStatus::Suspended, "gateway", reason)?.ok();
     }
     Ok(ids)
 }

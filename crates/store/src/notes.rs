@@ -29,17 +29,22 @@ pub struct Note {
     pub body: String,
 }
 
+impl Note {
+    pub(crate) fn check_size(&self) -> Result<(), Refusal> {
+        let fits = self.key.len() <= KEY_MAX && self.body.len() <= BODY_MAX;
+        if fits { Ok(()) } else { Err(Code::TooLarge.into()) }
+    }
+}
+
 impl Store {
     /// Writes a note in place of any other of its kind and key; durable when this returns.
     ///
     /// # Errors
     /// `TooLarge`; `Overloaded` when there are too many of the kind; `StoreFault`.
     pub async fn note_put(&self, kind: &'static str, key: &str, body: &str) -> Result<(), Refusal> {
-        if key.len() > KEY_MAX || body.len() > BODY_MAX {
-            return Err(Code::TooLarge.into());
-        }
-        let (key, body) = (key.to_owned(), body.to_owned());
-        self.enter(move |batch| put(batch, kind, &key, &body)).await?
+        let note = Note { kind, key: key.to_owned(), body: body.to_owned() };
+        note.check_size()?;
+        self.enter(move |batch| put(batch, note.kind, &note.key, &note.body)).await?
     }
 
     /// Writes a note on a person's word, or removes it, with a record of who said so.

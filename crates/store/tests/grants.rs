@@ -14,7 +14,7 @@ use countersign_core::{
     terms::{ConsentRule, Flow, ToolRef},
     time::UnixMs,
 };
-use countersign_store::{Hold, NewGrant, Store};
+use countersign_store::{Hold, NewGrant, Note, Store};
 use std::sync::Arc;
 use support::*;
 
@@ -90,26 +90,68 @@ async fn only_listed_wallets_pay() {
     spend(&store, &clock, own.unwrap().id).await.unwrap();
 }
 
+fn changed(size: usize) -> Note {
+    Note { kind: "definition", key: "weather/forecast".to_owned(), body: "x".repeat(size) }
+}
+
 #[tokio::test]
 async fn a_tool_that_changed_suspends_its_grants() {
     let (dir, clock) = (Dir::new("suspended"), Clock::new());
     let store = open(&dir, &clock);
-    let all = create(&store, &clock, grant_terms("alice", clock.now())).await.unwrap();
-    let other = GrantTerms { tools: vec!["other".into()], ..grant_terms("alice", clock.now()) };
-    let other = create(&store, &clock, other).await.unwrap();
+    let named =
+        |tool: &str| GrantTerms { tools: vec![tool.into()], ..grant_terms("alice", clock.now()) };
+    let own = create(&store, &clock, named("forecast")).await.unwrap();
+    let other = create(&store, &clock, named("other")).await.unwrap();
+    let every = create(&store, &clock, named("*")).await.unwrap();
     let tool = ToolRef { server: "weather".into(), tool: "forecast".into() };
     let kind = needs_consent(Pay::Free);
     let quote = kind.quote("{}", clock.now());
     let payment = Payment::not_required(&quote).unwrap();
-    let before = join(&kind, &quote, payment, (Some(&all), vec![]), clock.now()).unwrap();
-    let suspended = store.grants_suspend(&tool, "definition_changed", "gateway").await.unwrap();
-    assert_eq!(suspended, [all.id]);
+    let before = join(&kind, &quote, payment, (Some(&own), vec![]), clock.now()).unwrap();
+    let suspended = store.tool_changed(&tool, changed(1)).await.unwrap();
+    assert_eq!(suspended, [own.id]);
     let late = store.reserve(before, Vec::new(), &evidence("{}")).await;
     assert_eq!(late.unwrap_err().code(), Code::GrantSuspended, "decided before, not reserved");
-    assert_eq!(store.grant(other.id).unwrap().status, GrantStatus::Active);
-    store.grant_status(all.id, GrantStatus::Active, "os:0:root").await.unwrap();
-    spend(&store, &clock, all.id).await.unwrap();
-    assert!(store.grants_suspend(&tool, "definition_changed", "gateway").await.unwrap().len() == 1);
+    for kept in [&other, &every] {
+        assert_eq!(store.grant(kept.id).unwrap().status, GrantStatus::Active);
+    }
+    store.grant_status(own.id, GrantStatus::Active, "os:0:root").await.unwrap();
+    spend(&store, &clock, own.id).await.unwrap();
+    assert!(store.tool_changed(&tool, changed(2)).await.unwrap().len() == 1);
+}
+
+/// The note and the suspension are one transaction: what a crash at any moment leaves on disk has
+/// both or neither, and a note that cannot be kept suspends nothing.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_change_is_noted_and_suspends_or_neither() {
+    let (dir, clock) = (Dir::new("suspended-whole"), Clock::new());
+    let store = open(&dir, &clock);
+    let terms = GrantTerms { tools: vec!["forecast".into()], ..grant_terms("alice", clock.now()) };
+    let mut grants = Vec::new();
+    for _ in 0..20 {
+        grants.push(create(&store, &clock, terms.clone()).await.unwrap().id);
+    }
+    let tool = ToolRef { server: "weather".into(), tool: "forecast".into() };
+    let refused = store.tool_changed(&tool, changed(1 << 20)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::TooLarge);
+    let is = |status| grants.iter().all(|id| store.grant(*id).unwrap().status == status);
+    assert!(is(GrantStatus::Active));
+    let changing = tokio::spawn({
+        let (store, tool) = (store.clone(), tool.clone());
+        async move { store.tool_changed(&tool, changed(1)).await.unwrap() }
+    });
+    let copies: Vec<Dir> = (0..40).map(|_| crash(&dir)).collect();
+    assert_eq!(changing.await.unwrap().len(), 20);
+    assert!(is(GrantStatus::Suspended));
+    for copy in copies.iter().chain([&crash(&dir)]) {
+        let after = open(copy, &clock);
+        let is_noted = !after.notes("definition").unwrap().is_empty();
+        for id in &grants {
+            let is_suspended = after.grant(*id).unwrap().status == GrantStatus::Suspended;
+            assert_eq!(is_suspended, is_noted);
+        }
+        after.close().await;
+    }
 }
 
 fn brought(content: &str) -> Brought {

@@ -9,14 +9,13 @@
 use crate::{config::Server, gate::Gate};
 use countersign_core::{
     digest::Digest,
-    grant::GrantStatus,
     policy::{Annotations, Pin},
     refusal::{Code, Refusal},
     terms::{Terms, ToolRef},
     time::UnixMs,
     wire::json::{self, Limits},
 };
-use countersign_store::Store;
+use countersign_store::{Note, Store};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
 use std::{
@@ -66,8 +65,11 @@ pub struct Version {
 /// All that is known of tools.
 #[derive(Debug, Default)]
 pub struct Definitions {
+    // INVARIANT: never ahead of the store.
     tools: Mutex<BTreeMap<ToolRef, Definition>>,
     servers: Mutex<BTreeMap<String, UnixMs>>,
+    /// One change after the other.
+    writing: tokio::sync::Mutex<()>,
 }
 
 /// What the definition of one tool says for a call.
@@ -79,6 +81,14 @@ pub struct Pinned {
     pub digest: Option<Digest>,
     /// Hints of what was approved.
     pub annotations: Annotations,
+}
+
+/// What is new of a tool.
+enum News {
+    /// Nothing of it was approved before.
+    First(Definition),
+    /// It differs from what was approved.
+    Change(Definition),
 }
 
 impl Definitions {
@@ -99,7 +109,8 @@ impl Definitions {
         for (name, body) in store.notes(SERVER)? {
             servers.insert(name, serde_json::from_str(&body).map_err(fault)?);
         }
-        Ok(Self { tools: Mutex::new(tools), servers: Mutex::new(servers) })
+        let (tools, servers) = (Mutex::new(tools), Mutex::new(servers));
+        Ok(Self { tools, servers, writing: tokio::sync::Mutex::default() })
     }
 
     /// How long a server has been known, in seconds; one that was never noted is new.
@@ -134,15 +145,16 @@ impl Definitions {
         self.lock().iter().map(|(tool, known)| (tool.clone(), known.clone())).collect()
     }
 
-    /// Takes note of what was seen; what is to be written down, if it is news, and whether it is
-    /// a change.
-    fn saw(&self, tool: &ToolRef, seen: Version, is_listed: bool) -> Option<(Definition, bool)> {
-        let mut tools = self.lock();
-        let Some(known) = tools.get_mut(tool) else {
+    /// What is to be written down of what was seen, if it is news.
+    fn news(&self, tool: &ToolRef, seen: &Version, is_listed: bool) -> Option<News> {
+        let tools = self.lock();
+        let Some(known) = tools.get(tool) else {
             let approved_by = is_listed.then(|| "configuration".to_owned());
-            let known = Definition { pinned: seen, changed: None, approved_by };
-            tools.insert(tool.clone(), known.clone());
-            return Some((known, false));
+            return Some(News::First(Definition {
+                pinned: seen.clone(),
+                changed: None,
+                approved_by,
+            }));
         };
         let last = known.changed.as_ref().unwrap_or(&known.pinned);
         if last.digest == seen.digest {
@@ -150,11 +162,9 @@ impl Definitions {
         }
         // Nobody has approved the first one: what counts is what is there when somebody does.
         if known.approved_by.is_none() {
-            known.pinned = seen;
-            return Some((known.clone(), false));
+            return Some(News::First(Definition { pinned: seen.clone(), ..known.clone() }));
         }
-        known.changed = Some(seen);
-        Some((known.clone(), true))
+        Some(News::Change(Definition { changed: Some(seen.clone()), ..known.clone() }))
     }
 
     fn lock(&self) -> MutexGuard<'_, BTreeMap<ToolRef, Definition>> {
@@ -196,12 +206,8 @@ impl Gate {
         for raw in list.tools {
             let Some((tool, version)) = version(server, raw, now) else { continue };
             let is_listed = server.tools.contains_key(&tool.tool);
-            let Some((known, is_change)) = self.definitions.saw(&tool, version, is_listed) else {
-                continue;
-            };
-            self.keep(&tool, &known).await?;
-            if is_change {
-                self.suspend_grants(&tool).await?;
+            if self.definitions.news(&tool, &version, is_listed).is_some() {
+                self.keep(&tool, &version, is_listed).await?;
             }
         }
         Ok(())
@@ -212,6 +218,7 @@ impl Gate {
     /// # Errors
     /// `UnknownTool` for one that was never seen; `StoreFault`.
     pub async fn approve_tool(&self, tool: &ToolRef, by: &str) -> Result<Definition, Refusal> {
+        let _one = self.definitions.writing.lock().await;
         let found = self.definitions.lock().get(tool).cloned();
         let mut known = found.ok_or(Code::UnknownTool)?;
         known.pinned = known.changed.take().unwrap_or(known.pinned);
@@ -223,20 +230,22 @@ impl Gate {
         Ok(known)
     }
 
-    async fn keep(&self, tool: &ToolRef, known: &Definition) -> Result<(), Refusal> {
+    /// Writes down what is new of a tool, with the suspension of its grants if it is a change;
+    /// calls see it once it is durable.
+    async fn keep(&self, tool: &ToolRef, seen: &Version, is_listed: bool) -> Result<(), Refusal> {
+        let _one = self.definitions.writing.lock().await;
+        // Another list may have brought it meanwhile.
+        let Some(news) = self.definitions.news(tool, seen, is_listed) else { return Ok(()) };
+        let (News::First(known) | News::Change(known)) = &news;
         let body = serde_json::to_string(known).map_err(|_| Code::InternalFault)?;
-        self.store.note_put(DEFINITION, &tool.to_string(), &body).await
-    }
-
-    /// Grants that name the tool; those for every tool of a server go on for the others.
-    async fn suspend_grants(&self, tool: &ToolRef) -> Result<(), Refusal> {
-        for grant in self.store.grants() {
-            let names = grant.terms.server == tool.server && grant.terms.tools.contains(&tool.tool);
-            if names && grant.status == GrantStatus::Active {
-                let by = "gateway: the tool's definition changed";
-                self.store.grant_status(grant.id, GrantStatus::Suspended, by).await?;
+        match &news {
+            News::First(_) => self.store.note_put(DEFINITION, &tool.to_string(), &body).await?,
+            News::Change(_) => {
+                let note = Note { kind: DEFINITION, key: tool.to_string(), body };
+                self.store.tool_changed(tool, note).await?;
             }
         }
+        self.definitions.lock().insert(tool.clone(), known.clone());
         Ok(())
     }
 }
