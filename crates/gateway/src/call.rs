@@ -163,10 +163,10 @@ async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<
     let grant = permit.consent().grant().map(|(id, _)| id);
     let mut charges = gate.charges(&attempt.call, permit.identity(), grant, &attempt.evidence);
     charges.extend_from_slice(permit.authorization().charges());
-    gate.perform(&permit).await?;
+    let notices = gate.notices(&permit)?;
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
-    let hold = match gate.store.reserve(*permit, charges, &evidence).await? {
+    let hold = match gate.store.reserve_noting(*permit, charges, notices, &evidence).await? {
         Reserved::Replay(stored) => return Done::replayed(*stored),
         Reserved::Run(hold) => hold,
         Reserved::Settle(settling) => {

@@ -1,16 +1,14 @@
-//! Telling somebody about a call: the obligations that are performed before it is reserved, and
-//! the queue of signed webhooks (Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`,
+//! Telling somebody about a call: the messages that its reservation writes down, and the queue of signed webhooks (Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`,
 //! `webhook-signature`).
 //!
-//! INVARIANT: what is to be told is durable before the call is reserved; a queue that is full, or
-//! a name that nobody configured, refuses the call.
+//! INVARIANT: what is to be told becomes durable with the call's reservation, never without it; a
+//! queue that is full, or a name that nobody configured, refuses the call.
 //! INVARIANT: a message carries no argument, no result and no name of a person.
 
 use crate::{
     config::Webhook,
     fetch::{Fetch, FetchRules},
     gate::Gate,
-    prove::past::agent_key,
 };
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -22,7 +20,7 @@ use countersign_core::{
 };
 use countersign_store::Note;
 use serde::{Deserialize, Serialize};
-use std::{sync::Arc, time::Duration};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use tokio::sync::watch;
 
 /// Notes of what is still to be told.
@@ -66,33 +64,23 @@ impl Gate {
         Ok(())
     }
 
-    /// Performs what comes before a call: takes its place in rates, and queues messages.
+    /// The messages that a call's reservation is to write down.
     ///
     /// # Errors
-    /// [`Code::RateLimited`]; what keeps a message from being stored.
-    pub async fn perform(&self, permit: &Permit) -> Result<(), Refusal> {
-        let (principal, tool) = (permit.identity().principal(), &permit.terms().tool);
-        let (obligations, now) = (permit.authorization().obligations(), self.world.now());
-        for obligation in obligations {
-            let Obligation::Rate { calls, per_s } = obligation else { continue };
-            let agent = agent_key(&principal.tenant, &principal.agent);
-            if !self.past.admit((agent, tool), (*calls, *per_s), now) {
-                return Err(Refusal::new(Code::RateLimited)
-                    .with("calls", calls)
-                    .with("per_s", per_s));
-            }
-        }
-        for obligation in obligations {
-            let Obligation::Notify { to } = obligation else { continue };
-            for name in to {
-                self.queue(name, permit, now).await?;
-            }
-        }
-        Ok(())
+    /// A message without a form is a fault of ours.
+    pub fn notices(&self, permit: &Permit) -> Result<Vec<Note>, Refusal> {
+        let names = permit.authorization().obligations().iter().filter_map(|obligation| {
+            let Obligation::Notify { to } = obligation else { return None };
+            Some(to)
+        });
+        // Two rules can name the same one: it is told once.
+        let names: BTreeSet<&String> = names.flatten().collect();
+        names.into_iter().map(|name| self.notice(name, permit)).collect()
     }
 
-    async fn queue(&self, to: &str, permit: &Permit, now: UnixMs) -> Result<(), Refusal> {
+    fn notice(&self, to: &str, permit: &Permit) -> Result<Note, Refusal> {
         let (proof, principal) = (permit.authorization(), permit.identity().principal());
+        let now = self.world.now();
         let body = serde_json::json!({
             "type": "call.allowed",
             "timestamp": now.rfc3339(),
@@ -110,8 +98,7 @@ impl Gate {
             },
         });
         let key = format!("{}.{to}", permit.call());
-        let note = note(&to.into(), &key, body.to_string(), now).ok_or(Code::InternalFault)?;
-        self.store.note_put(note.kind, &note.key, &note.body).await
+        note(&to.into(), &key, body.to_string(), now).ok_or_else(|| Code::InternalFault.into())
     }
 }
 

@@ -140,6 +140,9 @@ pub(crate) struct Reservation {
     pub(crate) share: u32,
     /// Keys of the counters that hold it.
     pub(crate) counters: Vec<String>,
+    /// Keys of the rates that count it.
+    #[serde(skip_serializing_if = "Vec::is_empty", default)]
+    pub(crate) rates: Vec<String>,
     pub(crate) course: Course,
     pub(crate) idempotent: bool,
     pub(crate) refund_in_doubt: bool,

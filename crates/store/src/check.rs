@@ -10,6 +10,7 @@ use crate::{
     capture::Captured,
     credentials::{self, Credential},
     fault::Fault,
+    notes,
     reads::stored_outcome,
     reserve::Request,
     schema::to_json,
@@ -69,8 +70,13 @@ pub(crate) fn check(
         .and_then(|()| check_payer(batch, request))
         .and_then(|()| check_grant(batch, request))
         .and_then(|()| approvals::check(batch, &request.permit, request.principal))
-        .and_then(|()| check_budgets(batch, request));
-    Ok(checked.map(|()| Admission::Admit(credential)))
+        .and_then(|()| check_budgets(batch, request))
+        .and_then(|()| check_rates(batch, request));
+    if let Err(refusal) = checked {
+        return Ok(Err(refusal));
+    }
+    let has_room = notes::check(batch, &request.notes)?;
+    Ok(has_room.map(|()| Admission::Admit(credential)))
 }
 
 /// What an earlier use of the payment means for this one; `None` when it may be used (again).
@@ -279,4 +285,14 @@ fn check_budgets(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
         }
     }
     Ok(())
+}
+
+/// Every rate at once; one call counts one.
+fn check_rates(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let now = batch.ledger_now;
+    let exceeded = batch.state().counters.first_exceeded(&request.rates, Micros(1), now).cloned();
+    match exceeded {
+        Some(rate) => Err(Refusal::new(Code::RateLimited).with("calls", rate.limit.0)),
+        None => Ok(()),
+    }
 }

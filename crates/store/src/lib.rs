@@ -68,7 +68,7 @@ pub use policies::{KeptPolicy, NewPolicy};
 pub use quotes::{Challenge, OpenQuote};
 pub use reads::Salts;
 pub use recover::{Doubt, Due, Interrupted, Recovered, Unfinished, Unsettled};
-pub use reserve::{Hold, Reserved};
+pub use reserve::{Hold, Reserved, rates};
 pub use settle::Settling;
 pub use shadow::KeptShadow;
 pub use store::Store;

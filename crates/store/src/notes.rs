@@ -121,18 +121,30 @@ pub(crate) fn put(
     key: &str,
     body: &str,
 ) -> Result<Result<(), Refusal>, Fault> {
-    if is_full(batch.conn, kind, key)? {
+    if is_full(batch.conn, (kind, key), 1)? {
         return Ok(Err(Code::Overloaded.into()));
     }
-    batch
-        .conn
-        .prepare_cached("INSERT OR REPLACE INTO notes VALUES (?, ?, ?)")?
-        .execute((kind, key, body))?;
+    write(batch, kind, key, body)?;
     Ok(Ok(()))
 }
 
-fn is_full(conn: &Connection, kind: &str, key: &str) -> Result<bool, Fault> {
+/// Whether there is room for new notes, of one kind.
+pub(crate) fn check(batch: &Batch<'_>, notes: &[Note]) -> Result<Result<(), Refusal>, Fault> {
+    let Some(first) = notes.first() else { return Ok(Ok(())) };
+    let more = u64::try_from(notes.len()).unwrap_or(u64::MAX);
+    let is_full = is_full(batch.conn, (first.kind, &first.key), more)?;
+    Ok(if is_full { Err(Code::Overloaded.into()) } else { Ok(()) })
+}
+
+/// Writes a note for which there is room.
+pub(crate) fn write(batch: &Batch<'_>, kind: &str, key: &str, body: &str) -> Result<(), Fault> {
+    let sql = "INSERT OR REPLACE INTO notes VALUES (?, ?, ?)";
+    batch.conn.prepare_cached(sql)?.execute((kind, key, body))?;
+    Ok(())
+}
+
+fn is_full(conn: &Connection, (kind, key): (&str, &str), more: u64) -> Result<bool, Fault> {
     let sql = "SELECT count(*) FROM notes WHERE kind = ? AND key <> ?";
     let others: i64 = conn.prepare_cached(sql)?.query_row((kind, key), |row| row.get(0))?;
-    Ok(others >= int(EACH_MAX))
+    Ok(others > int(EACH_MAX.saturating_sub(more)))
 }

@@ -17,6 +17,7 @@ use crate::{
     credentials::{self, Credential},
     fault::Fault,
     grants::admin,
+    notes::{self, Note},
     quotes::{self, quote_record},
     schema::to_json,
     settle::Settling,
@@ -27,10 +28,12 @@ use countersign_core::{
     audit::record::{CallEntry, Kind, Outcome, ProofEntries, ProofEntry, ProofState, RecordDraft},
     digest::Digest,
     ids::{CallId, TransferId},
-    ledger::{CallState, Charge},
-    proof::{Permit, Settlement},
+    ledger::{CallState, Charge, Window},
+    money::Micros,
+    policy::Obligation,
+    proof::{Permit, Principal, Settlement},
     refusal::{Charged, Code, Refusal},
-    terms::{DoubtRule, Flow},
+    terms::{DoubtRule, Flow, ToolRef},
 };
 use std::sync::Arc;
 
@@ -72,6 +75,8 @@ impl Hold {
 pub(crate) struct Request {
     pub(crate) permit: Permit,
     pub(crate) charges: Vec<Charge>,
+    pub(crate) rates: Vec<Charge>,
+    pub(crate) notes: Vec<Note>,
     pub(crate) entry: Arc<CallEntry>,
     pub(crate) facts: Arc<CallFacts>,
     pub(crate) money: Arc<Reservation>,
@@ -92,6 +97,21 @@ impl Store {
         charges: Vec<Charge>,
         evidence: &Evidence,
     ) -> Result<Reserved, Refusal> {
+        self.reserve_noting(permit, charges, Vec::new(), evidence).await
+    }
+
+    /// As [`Self::reserve`]; where the call is admitted, `notes` of one kind are written with it.
+    ///
+    /// # Errors
+    /// As [`Self::reserve`], and as [`Self::note_put`].
+    pub async fn reserve_noting(
+        &self,
+        permit: Permit,
+        charges: Vec<Charge>,
+        notes: Vec<Note>,
+        evidence: &Evidence,
+    ) -> Result<Reserved, Refusal> {
+        notes.iter().try_for_each(Note::check_size)?;
         let salt = self.shared().world.random();
         let principal = permit.identity().principal();
         let entry = entry_of(
@@ -101,14 +121,27 @@ impl Store {
             evidence,
             (&self.shared().pseudonym_key, &salt),
         )?;
+        let rates = rates(principal, &permit.terms().tool, permit.authorization().obligations());
         let principal = principal.key();
-        let money = self.reservation(&permit, &charges);
+        let mut money = self.reservation(&permit, &charges);
+        money.rates = budgets::keys(&rates, &[]);
         let drafts = records(&permit, &entry, &money);
         let facts = Arc::new(CallFacts::of(&entry, Some(money.clone())));
         let facts_json = to_json(&*facts).map_err(|_| Code::InternalFault)?;
         let money = Arc::new(money);
-        let request =
-            Request { permit, charges, entry, facts, money, facts_json, salt, drafts, principal };
+        let request = Request {
+            permit,
+            charges,
+            rates,
+            notes,
+            entry,
+            facts,
+            money,
+            facts_json,
+            salt,
+            drafts,
+            principal,
+        };
         self.enter_or(move |batch| reserve(batch, request), abandoned).await?
     }
 
@@ -159,11 +192,25 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         held: quote.micros(),
         share: 1,
         counters,
+        rates: Vec::new(),
         course,
         idempotent: terms.idempotent,
         refund_in_doubt: terms.doubt == DoubtRule::Refund,
         payload: payment.settle_payload().map(Arc::from),
     }
+}
+
+/// The counters of the rates among obligations: calls of a tool by an agent, each counted as one.
+#[must_use]
+pub fn rates(principal: &Principal, tool: &ToolRef, obligations: &[Obligation]) -> Vec<Charge> {
+    let rates = obligations.iter().filter_map(|obligation| {
+        let Obligation::Rate { calls, per_s } = obligation else { return None };
+        let (tenant, agent) = (&principal.tenant, &principal.agent);
+        let key = format!("rate\u{1f}{tenant}\u{1f}{agent}\u{1f}{tool}\u{1f}{per_s}");
+        let window = Window::Rolling(per_s.saturating_mul(1000));
+        Some(Charge::hard(key, Micros((*calls).into()), window))
+    });
+    rates.collect()
 }
 
 /// What to do with a reservation whose caller is gone: nothing was sent to anybody.
@@ -255,9 +302,14 @@ fn admit(
     request: Request,
     credential: Option<&Credential>,
 ) -> Result<Result<Reserved, Refusal>, Fault> {
-    let Request { permit, charges, entry, facts, money, facts_json, salt, drafts, .. } = request;
+    let Request { permit, charges, rates, notes, entry, facts, money, .. } = request;
+    let Request { facts_json, salt, drafts, .. } = request;
     warn(batch, &charges, &money, &entry.tenant)?;
     hold(batch, &charges, &money);
+    count_rates(batch, &rates, &money);
+    for note in &notes {
+        notes::write(batch, note.kind, &note.key, &note.body)?;
+    }
     let state = match money.course {
         Course::Upfront => CallState::Settling,
         Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
@@ -334,6 +386,12 @@ fn hold(batch: &Batch<'_>, charges: &[Charge], money: &Reservation) {
         state.grants.hold(id, money.held);
     }
     state.counters.hold(&money.counters, money.held);
+}
+
+fn count_rates(batch: &Batch<'_>, rates: &[Charge], money: &Reservation) {
+    let mut state = batch.state();
+    state.counters.watch(rates);
+    state.counters.close(&money.rates, Micros(0), Micros(1), batch.ledger_now);
 }
 
 fn count_nonce(

@@ -13,6 +13,7 @@ use super::{
 use crate::{call::Attempt, gate::Gate, oblige};
 use countersign_core::{
     approval::{Approval, ApprovalStatus, AskKind},
+    call::Call,
     ids::{ApprovalId, DecisionId, GrantId},
     ledger::{Charge, OnExceed},
     money::Micros,
@@ -25,7 +26,7 @@ use countersign_core::{
     refusal::{Code, Refusal},
     time::UnixMs,
 };
-use countersign_store::CallView;
+use countersign_store::{CallView, rates};
 use std::sync::Arc;
 
 impl Gate {
@@ -85,6 +86,7 @@ impl Gate {
             Answer::Challenge(obligations) => obligations.as_slice(),
             Answer::Allow(_) if !over.is_empty() => &[],
             Answer::Allow(_) | Answer::Deny(_) => {
+                self.leaves_rate(&decision, principal, call, begun)?;
                 return self.authorized(decision, Vec::new(), tighter);
             }
         };
@@ -110,6 +112,7 @@ impl Gate {
             question.fulfilled.extend(met(obligations));
             let mut decision = self.evaluate(&attempt.policy, &question).await?;
             self.note(&mut decision, attempt, &question, known);
+            self.leaves_rate(&decision, principal, call, begun)?;
             return self.authorized(decision, vec![agreed.id], tighter);
         }
         if begun.is_some() {
@@ -242,6 +245,28 @@ impl Gate {
         if let Some(shadow) = self.policy.shadow() {
             shadow.offer(question, decision, attempt.call.id);
         }
+    }
+
+    /// Whether the rates that come with a yes have room: before money is asked for. What counts is
+    /// the reservation's look.
+    fn leaves_rate(
+        &self,
+        decision: &Decision,
+        principal: &Principal,
+        call: &Call,
+        begun: Option<&CallView>,
+    ) -> Result<(), Refusal> {
+        let Answer::Allow(obligations) = &decision.answer else { return Ok(()) };
+        let rates = rates(principal, &call.terms.tool, obligations);
+        // What was begun is counted already.
+        if begun.is_some() || rates.is_empty() {
+            return Ok(());
+        }
+        let rooms = self.store.rooms(&rates, self.world.now());
+        let full = rates.iter().zip(rooms).find(|(_, room)| *room == Micros(0));
+        full.map_or(Ok(()), |(rate, _)| {
+            Err(Refusal::new(Code::RateLimited).with("calls", rate.limit.0))
+        })
     }
 
     /// The proof, with the budgets it rests on.

@@ -1,4 +1,4 @@
-//! What happened lately, as far as risk and rates look at it: in memory, bounded, and rebuilt from
+//! What happened lately, as far as risk looks at it: in memory, bounded, and rebuilt from
 //! the store's calls at start.
 //!
 //! INVARIANT: what is not known counts as new. Forgetting, for want of room or by a restart, can
@@ -20,7 +20,7 @@ const PRICES_MAX: usize = 50;
 const MINUTE_MAX: usize = 512;
 /// Tools and payees that are remembered of an agent.
 const KNOWN_MAX: usize = 512;
-/// Agents, sessions or rates in each half.
+/// Agents or sessions in each half.
 const HALF_MAX: usize = 4_096;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -36,7 +36,6 @@ struct Inner {
     agents: Halves<Digest, Agent>,
     tools: Halves<ToolRef, Tool>,
     flows: Halves<Digest, Flow>,
-    rates: Halves<(Digest, ToolRef, u64), VecDeque<UnixMs>>,
 }
 
 /// The latest entries: what is asked for stays, and what is not goes.
@@ -237,27 +236,6 @@ impl Past {
             flow.is_private = is_private || (flow.is_private && !is_over);
             flow.at = now;
         }
-    }
-
-    /// Takes one of the `calls` of a tool that an agent may make within a time, if one is left.
-    #[must_use]
-    pub fn admit(
-        &self,
-        (agent, tool): (Digest, &ToolRef),
-        (calls, per_s): (u32, u64),
-        now: UnixMs,
-    ) -> bool {
-        let mut inner = self.lock();
-        let times = inner.rates.entry(&(agent, tool.clone(), per_s));
-        let since = now.minus_ms(per_s.saturating_mul(1000));
-        while times.front().is_some_and(|at| *at <= since) {
-            times.pop_front();
-        }
-        let has_room = times.len() < usize::try_from(calls).unwrap_or(usize::MAX);
-        if has_room {
-            times.push_back(now);
-        }
-        has_room
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {

@@ -198,7 +198,7 @@ fn check_told(
     }
 }
 
-/// What each counter spent is the sum over its calls.
+/// What each counter spent is the sum over its calls; a rate counts them.
 pub(super) fn check_budgets(
     conn: &Connection,
     calls: &[Row],
@@ -208,6 +208,12 @@ pub(super) fn check_budgets(
     let mut ever: HashMap<&str, u64> = HashMap::new();
     for row in calls {
         let Some(money) = &row.money else { continue };
+        for key in &money.rates {
+            for count in [&mut ever, &mut totals] {
+                let count = count.entry(key).or_default();
+                *count = count.saturating_add(1);
+            }
+        }
         let spent = row.spent.unwrap_or_default().0;
         for key in &money.counters {
             let sum = ever.entry(key).or_default();

@@ -10,7 +10,7 @@ use countersign_core::{
     ids::{ApprovalId, CallId, DecisionId, GrantId, QuoteId},
     ledger::{CallState, Charge},
     money::{Amount, Micros},
-    policy::{Answer, Decision, Intent},
+    policy::{Answer, Decision, Intent, Obligation},
     proof::{
         Authorization, Consent, Expected, Identity, PaidX402, Payment, Permit, Principal, Profile,
         VerifiedCredential, VerifiedToken,
@@ -405,6 +405,17 @@ pub(crate) fn join(
     (grant, approvals): (Option<&Grant>, Vec<ApprovalId>),
     now: UnixMs,
 ) -> Result<Permit, Refusal> {
+    join_under(kind, quote, payment, (grant, approvals, Vec::new()), now)
+}
+
+/// With obligations on the call.
+pub(crate) fn join_under(
+    kind: &Kind,
+    quote: &Quote,
+    payment: Payment,
+    (grant, approvals, obligations): (Option<&Grant>, Vec<ApprovalId>, Vec<Obligation>),
+    now: UnixMs,
+) -> Result<Permit, Refusal> {
     let identity = kind.identity(now);
     let consent = match grant {
         Some(grant) => {
@@ -415,7 +426,7 @@ pub(crate) fn join(
     let decision = Decision {
         id: DecisionId::new(now, random()),
         call_digest: quote.call_digest(),
-        answer: Answer::Allow(Vec::new()),
+        answer: Answer::Allow(obligations),
         reasons: Vec::new(),
         bundle: Digest::of(b"bundle"),
         at: now,
