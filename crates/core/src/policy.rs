@@ -17,7 +17,7 @@ pub use self::{
     intent::{Annotations, CallIntent, Intent, IntentSource},
     lexicon::{Lexicon, ToolWord},
     obligation::Obligation,
-    question::{Covered, History, Pin, ProofState, Question, Session, Trust},
+    question::{Covered, History, Pin, ProofState, Question, Resource, Session, Trust},
     reasons::Reasons,
     recorded::{Names, NotRecorded, Recorded, recorded, shorten},
     risk::{Point, Risk, RiskModel, SCORE_MAX, Signal, Signals},
@@ -131,8 +131,12 @@ pub struct Decision {
     pub reasons: Vec<Reason>,
     /// SHA-256 of the policy bundle.
     pub bundle: Digest,
+    /// Its revision, if it has one.
+    pub revision: Option<u64>,
     /// When.
     pub at: UnixMs,
+    /// How long the evaluation took, in milliseconds.
+    pub took_ms: u64,
     /// What it was made of, for the log: short texts by name.
     pub input: Arc<BTreeMap<String, String>>,
 }

@@ -96,6 +96,8 @@ impl Caller {
             call_digest: quote.call_digest(),
             answer: Answer::Allow(Vec::new()),
             reasons: Vec::new(),
+            revision: None,
+            took_ms: 0,
             bundle: countersign_core::digest::Digest::of(b"bundle"),
             at,
             input: Default::default(),

@@ -9,6 +9,7 @@ use crate::{
     fault::Fault,
     notes::{self, Note},
     schema::{int, json, to_json, uint},
+    state::State,
     store::Store,
     writer::Batch,
 };
@@ -279,8 +280,34 @@ impl Store {
         Micros(state.counters.inspect(&charge.key).map_or(0, |(held, ..)| held))
     }
 
-    /// The least that the charges beyond which a call is refused, and the grant, leave; `None`
-    /// where nothing limits.
+    /// The least that the charges beyond which a call is refused, and the grant, leave, and the
+    /// name of what leaves it; `None` where nothing limits.
+    #[must_use]
+    pub fn tightest(
+        &self,
+        charges: &[Charge],
+        grant: Option<GrantId>,
+        now: UnixMs,
+    ) -> Option<(Micros, Arc<str>)> {
+        let state = self.shared().state();
+        let hard = charges.iter().filter(|charge| charge.on_exceed == OnExceed::Deny);
+        let budget = hard.map(|c| (state.counters.room(c, now), c)).min_by_key(|(room, _)| *room);
+        let of_grant = grant.and_then(|id| grant_room(&state, id, now));
+        match (budget, of_grant) {
+            (Some((room, charge)), of_grant) if of_grant.is_none_or(|left| room <= left) => {
+                Some((room, charge.name().into()))
+            }
+            (_, of_grant) => of_grant.map(|left| (left, "grant".into())),
+        }
+    }
+
+    /// The least that a grant and those that it is a part of leave; `None` for no limit.
+    #[must_use]
+    pub fn grant_left(&self, grant: GrantId, now: UnixMs) -> Option<Micros> {
+        grant_room(&self.shared().state(), grant, now)
+    }
+
+    /// As [`Self::tightest`], without the name.
     #[must_use]
     pub fn remaining(
         &self,
@@ -288,19 +315,21 @@ impl Store {
         grant: Option<GrantId>,
         now: UnixMs,
     ) -> Option<Micros> {
-        let state = self.shared().state();
-        let hard = charges.iter().filter(|charge| charge.on_exceed == OnExceed::Deny);
-        let mut rooms: Vec<Micros> = hard.map(|charge| state.counters.room(charge, now)).collect();
-        for grant in grant.map(|id| state.grants.line(id)).unwrap_or_default() {
-            let windows = grant_charges(&grant);
-            rooms.extend(windows.iter().map(|charge| state.counters.room(charge, now)));
-            rooms.extend(grant.terms.total.map(|t| t.minus(grant.used).unwrap_or_default()));
-            if grant.terms.max_calls.is_some_and(|max| grant.calls >= max) {
-                rooms.push(Micros(0));
-            }
-        }
-        rooms.into_iter().min()
+        self.tightest(charges, grant, now).map(|(left, _)| left)
     }
+}
+
+fn grant_room(state: &State, id: GrantId, now: UnixMs) -> Option<Micros> {
+    let mut rooms: Vec<Micros> = Vec::new();
+    for grant in state.grants.line(id) {
+        let windows = grant_charges(&grant);
+        rooms.extend(windows.iter().map(|charge| state.counters.room(charge, now)));
+        rooms.extend(grant.terms.total.map(|t| t.minus(grant.used).unwrap_or_default()));
+        if grant.terms.max_calls.is_some_and(|max| grant.calls >= max) {
+            rooms.push(Micros(0));
+        }
+    }
+    rooms.into_iter().min()
 }
 
 /// Whether terms can be a grant at all.

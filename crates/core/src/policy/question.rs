@@ -73,15 +73,37 @@ impl Pin {
 }
 
 /// The grant that covers a call.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Covered {
     /// Which.
     pub id: GrantId,
     /// Its cap per call.
     pub per_call: Micros,
+    /// What it and those that it is a part of leave; `None` for no limit.
+    #[serde(default)]
+    pub remaining: Option<Micros>,
+    /// What it is for.
+    #[serde(default)]
+    pub intents: Vec<Intent>,
     /// When it ends.
     pub expires_at: UnixMs,
+}
+
+/// The protected resource that a tool is a part of (RFC 9728).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Resource {
+    /// What it is.
+    #[serde(rename = "type")]
+    pub kind: Arc<str>,
+    /// Its identifier: that of tokens for it.
+    pub id: Arc<str>,
+}
+
+impl Resource {
+    /// What an MCP server is.
+    pub const MCP: &str = "mcp";
 }
 
 /// How far everybody in a call is trusted.
@@ -116,6 +138,9 @@ impl Trust {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Session {
+    /// Digest of its name under its principal; none for one without a name.
+    #[serde(default)]
+    pub id: Option<Digest>,
     /// It saw content that anybody can write.
     pub is_tainted: bool,
     /// It saw private data.
@@ -183,6 +208,10 @@ pub struct Question {
     pub server: Arc<str>,
     /// Tool.
     pub tool: Arc<str>,
+    /// What that is a part of.
+    pub resource: Resource,
+    /// SHA-256 of the canonical arguments. The record has a salted one, and policies see none.
+    pub arguments: Digest,
     /// 0 public to 3 secret.
     pub sensitivity: u8,
     /// What it does can be undone.
@@ -195,6 +224,8 @@ pub struct Question {
     pub pin: Pin,
     /// Effective intent: the action.
     pub intent: Intent,
+    /// What the tool and its arguments say.
+    pub derived: Intent,
     /// Declared intent, if any.
     pub declared: Option<Intent>,
     /// What the derived intent rests on.
@@ -209,6 +240,8 @@ pub struct Question {
     pub price: Micros,
     /// Price as quoted.
     pub price_text: String,
+    /// Identity state.
+    pub identity: ProofState,
     /// Payment state.
     pub payment: ProofState,
     /// Consent state.
@@ -217,6 +250,8 @@ pub struct Question {
     pub grant: Option<Covered>,
     /// What the grant and the budgets leave, the tightest of them; `None` for no limit.
     pub remaining: Option<Micros>,
+    /// The name of that: a budget's, or `grant`.
+    pub tightest: Option<Arc<str>>,
     /// What is unusual about the call.
     pub history: History,
     /// What that and all else comes to.
@@ -243,7 +278,7 @@ impl Question {
             is_mismatch: self.declared.is_some_and(|declared| declared < self.intent),
             sensitivity: Some(self.sensitivity),
             price: self.price,
-            cap: self.grant.map(|grant| grant.per_call),
+            cap: self.grant.as_ref().map(|grant| grant.per_call),
             median: history.median,
             is_payee_first: history.is_payee_first,
             is_payee_changed: history.is_payee_changed,

@@ -36,19 +36,23 @@ pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, St
     let optional = [
         ("acr", question.acr.as_deref().map(str::to_owned)),
         ("fulfilled", words(question.fulfilled.iter().map(|word| &**word))),
-        ("obligations", words(answer.obligations().iter().map(Obligation::word))),
+        ("bundle.revision", decision.revision.map(|revision| revision.to_string())),
+        ("obligations", obligations(answer.obligations())),
         ("reasons", words(reasons)),
         ("roles.digests", role_digests(question)),
+        ("tightest", question.tightest.as_deref().map(str::to_owned)),
     ];
     let mut details: BTreeMap<String, String> = [
         ("answer", answer.word().text().to_owned()),
         ("caller", caller(question)),
+        ("evaluation.ms", decision.took_ms.to_string()),
         ("facts", facts(question)),
         ("history", history(&question.history)),
         ("intent", intent(question)),
         ("micros", question.price.0.to_string()),
         ("price", question.price_text.clone()),
         ("remaining", question.remaining.map_or("none".to_owned(), |left| left.0.to_string())),
+        ("resource", format!("{} {}", question.resource.kind, question.resource.id)),
         ("risk", format!("{} {}", question.risk.score, question.risk.band)),
         ("risk.model", question.risk.model.to_hex()),
         ("risk.points", points(&question.risk)),
@@ -62,7 +66,7 @@ pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, St
     .collect();
     let is_whole =
         |name| details.get(name).is_none_or(|text: &String| text.len() <= DETAIL_BYTES_MAX);
-    if !["acr", "fulfilled", "price"].into_iter().all(is_whole)
+    if !["acr", "fulfilled", "price", "resource", "tightest"].into_iter().all(is_whole)
         && let Some(facts) = details.get_mut("facts")
     {
         facts.push(' ');
@@ -84,6 +88,13 @@ fn words<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {
     (!words.is_empty()).then(|| words.join(" "))
 }
 
+/// Each with its identifier within the decision.
+fn obligations(obligations: &[Obligation]) -> Option<String> {
+    let named = obligations.iter().zip(1..).map(|(duty, id)| format!("{}#{id}", duty.word()));
+    let named: Vec<String> = named.collect();
+    words(named.iter().map(String::as_str))
+}
+
 fn points(risk: &Risk) -> String {
     let mut text = String::with_capacity(160);
     for point in &risk.points {
@@ -95,8 +106,9 @@ fn points(risk: &Risk) -> String {
 
 fn intent(question: &Question) -> String {
     format!(
-        "{} declared={} from={}",
+        "{} derived={} declared={} from={}",
         question.intent.text(),
+        question.derived.text(),
         question.declared.map_or("none", Intent::text),
         question.source.text(),
     )
@@ -124,10 +136,14 @@ fn tool(question: &Question) -> String {
 }
 
 fn session(session: &Session) -> String {
-    format!(
+    let mut text = format!(
         "tainted={} private={} calls={}",
         session.is_tainted, session.is_private, session.calls_last_minute
-    )
+    );
+    if let Some(id) = &session.id {
+        let _ = write!(text, " id={}", id.to_hex());
+    }
+    text
 }
 
 fn caller(question: &Question) -> String {
@@ -141,13 +157,19 @@ fn caller(question: &Question) -> String {
 fn facts(question: &Question) -> String {
     let proof = |state: ProofState| state.text();
     let mut text = format!(
-        "at={} payment={} consent={}",
+        "at={} identity={} payment={} consent={}",
         question.now.0,
+        proof(question.identity),
         proof(question.payment),
         proof(question.consent),
     );
     if let Some(grant) = &question.grant {
         let _ = write!(text, " per_call={} expires={}", grant.per_call.0, grant.expires_at.0);
+        if let Some(left) = grant.remaining {
+            let _ = write!(text, " left={}", left.0);
+        }
+        let intents: Vec<&str> = grant.intents.iter().map(|intent| intent.text()).collect();
+        let _ = write!(text, " intents={}", intents.join(","));
     }
     if let Some(age_s) = question.sign_in_age_s {
         let _ = write!(text, " sign_in_age_s={age_s}");

@@ -14,12 +14,13 @@ use crate::{call::Attempt, gate::Gate, oblige};
 use countersign_core::{
     approval::{Approval, ApprovalStatus, AskKind},
     call::Call,
+    digest::Digest,
     ids::{ApprovalId, DecisionId, GrantId},
     ledger::{Charge, OnExceed},
     money::Micros,
     policy::{
         Answer, AnswerWord, Behaviour, Covered, Decided, Decision, Obligation, ProofState,
-        Question, Risk, Session, recorded, shorten,
+        Question, Resource, Risk, Session, recorded, shorten,
     },
     proof::{Authorization, Consent, Identity, Principal},
     quote::Quote,
@@ -57,7 +58,8 @@ impl Gate {
         let grant = consent.grant().map(|(id, _)| id);
         let charges = self.charges(call, identity, grant, &attempt.evidence);
         let held = begun.map_or(Micros(0), |begun| begun.micros);
-        let remaining = with_own(self.store.remaining(&charges, grant, now), held);
+        let (remaining, tightest) = self.store.tightest(&charges, grant, now).unzip();
+        let remaining = with_own(remaining, held);
         // An offer that pays for several calls asks for them all at once.
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
         if let Some(left) = remaining.filter(|left| *left < wanted) {
@@ -67,7 +69,8 @@ impl Gate {
         let approvals = self.approvals(principal, quote, begun, now);
         refuse_denied(&approvals)?;
         let picture = self.picture(attempt, identity, quote, (grant, remaining, &charges), now);
-        let picture = Picture { is_judged: consent.approval().is_some(), ..picture };
+        let is_judged = consent.approval().is_some();
+        let picture = Picture { is_judged, tightest, ..picture };
         let consented = match (consent.grant(), consent.approval()) {
             (None, None) => ProofState::NotRequired,
             _ => ProofState::Valid,
@@ -151,13 +154,19 @@ impl Gate {
     /// The external service's no, or that it gave no usable answer.
     async fn evaluate(&self, policy: &Engine, question: &Question) -> Result<Decision, Refusal> {
         match self.pdp.as_ref().filter(|pdp| pdp.is_sole()) {
-            None => Ok(policy.decide(question)),
+            None => Ok(self.timed(policy, question)),
             // INVARIANT: this is an allow only because its yes stands before it.
             Some(pdp) => {
                 pdp.ask(question, question.now).await?;
                 Ok(policy.decided_outside(question))
             }
         }
+    }
+
+    fn timed(&self, policy: &Engine, question: &Question) -> Decision {
+        let before = self.world.now();
+        let decision = policy.decide(question);
+        Decision { took_ms: self.world.now().since_ms(before), ..decision }
     }
 
     /// The budgets that the call would exceed and that let a person decide. `held`: what it holds
@@ -302,6 +311,7 @@ impl Gate {
             grant: grant.and_then(|id| self.covered(id)),
             is_judged: false,
             remaining,
+            tightest: None,
             charges,
             session: self.session_of(attempt, identity.principal()),
             pinned: self.pinned(&call.terms),
@@ -337,7 +347,7 @@ impl Gate {
                 is_any = true;
             }
         }
-        let decision = if is_any { policy.decide(question) } else { decision };
+        let decision = if is_any { self.timed(policy, question) } else { decision };
         Ok((decision, tighter))
     }
 
@@ -383,7 +393,13 @@ impl Gate {
     pub(super) fn covered(&self, id: GrantId) -> Option<Covered> {
         let grant = self.store.grant(id)?;
         let terms = &grant.terms;
-        Some(Covered { id, per_call: terms.per_call, expires_at: terms.expires_at })
+        Some(Covered {
+            id,
+            per_call: terms.per_call,
+            remaining: self.store.grant_left(id, self.world.now()),
+            intents: terms.intents.clone(),
+            expires_at: terms.expires_at,
+        })
     }
 
     pub(super) fn question(
@@ -409,12 +425,15 @@ impl Gate {
             chain_depth: u32::try_from(principal.chain.len()).unwrap_or(u32::MAX),
             server: Arc::clone(&call.terms.tool.server),
             tool: Arc::clone(&call.terms.tool.tool),
+            resource: Resource { kind: Resource::MCP.into(), id: Arc::clone(&call.terms.resource) },
+            arguments: Digest::of(call.arguments.as_bytes()),
             sensitivity: call.terms.sensitivity,
             is_reversible: call.terms.is_reversible,
             is_open_world: self.is_open_world(&call.terms, pinned),
             definition: pinned.digest,
             pin: pinned.pin,
             intent: call.intent(),
+            derived: call.intent.derived,
             declared: call.intent.declared,
             source: call.intent.source,
             purpose: call.intent.purpose,
@@ -422,14 +441,19 @@ impl Gate {
             terms: quote.digest(),
             price: quote.micros(),
             price_text: self.price_text(quote),
+            identity: match &principal.delegator {
+                Some(_) => ProofState::Valid,
+                None => ProofState::NotRequired,
+            },
             payment: match (quote.is_free(), has_paid) {
                 (true, _) => ProofState::NotRequired,
                 (false, true) => ProofState::Valid,
                 (false, false) => ProofState::Missing,
             },
             consent,
-            grant: picture.grant,
+            grant: picture.grant.clone(),
             remaining: picture.remaining,
+            tightest: picture.tightest.clone(),
             history,
             risk: Risk::default(),
             trust: self.trust(picture),

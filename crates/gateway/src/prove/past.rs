@@ -207,13 +207,15 @@ impl Past {
     pub fn session(&self, principal: Digest, id: Option<&str>, now: UnixMs) -> Session {
         let inner = self.lock();
         let flow = inner.flows.get(&flow_key(principal, id));
+        let id = id.map(|id| flow_key(principal, Some(id)));
         match flow.filter(|flow| id.is_some() || now.since_ms(flow.at) < IDLE_MS) {
             Some(flow) => Session {
+                id,
                 is_tainted: flow.is_tainted,
                 is_private: flow.is_private,
                 calls_last_minute: 0,
             },
-            None => Session::default(),
+            None => Session { id, ..Session::default() },
         }
     }
 

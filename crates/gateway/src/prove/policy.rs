@@ -176,7 +176,9 @@ impl Engine {
             answer,
             reasons,
             bundle: self.digest,
+            revision: self.manifest.as_ref().map(|manifest| manifest.revision),
             at: question.now,
+            took_ms: 0,
             input: Arc::default(),
         }
     }
@@ -191,7 +193,9 @@ impl Engine {
             answer: Answer::Allow(Vec::new()),
             reasons: vec![reason],
             bundle: self.digest,
+            revision: self.manifest.as_ref().map(|manifest| manifest.revision),
             at: question.now,
+            took_ms: 0,
             input: Arc::default(),
         }
     }

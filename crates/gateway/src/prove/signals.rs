@@ -58,6 +58,8 @@ pub(super) struct Picture<'a> {
     /// A person has looked, or will look, at this very call before it runs.
     pub(super) is_judged: bool,
     pub(super) remaining: Option<Micros>,
+    /// The name of what leaves that.
+    pub(super) tightest: Option<Arc<str>>,
     /// What the call is charged to.
     pub(super) charges: &'a [Charge],
     pub(super) session: Session,
@@ -148,7 +150,7 @@ impl Gate {
 
     /// Whether the grant names the tool.
     fn is_tool_named(&self, picture: &Picture<'_>) -> bool {
-        let grant = picture.grant.and_then(|grant| self.store.grant(grant.id));
+        let grant = picture.grant.as_ref().and_then(|grant| self.store.grant(grant.id));
         grant.is_some_and(|grant| grant.terms.tools.contains(&picture.call.terms.tool.tool))
     }
 

@@ -76,7 +76,7 @@ impl Gate {
             session: "",
             grant,
         });
-        let remaining = self.store.remaining(&charges, grant, now);
+        let (remaining, tightest) = self.store.tightest(&charges, grant, now).unzip();
         if let Some(left) = remaining.filter(|left| *left < quote.asked()) {
             let refusal = Refusal::new(Code::BudgetExceeded);
             return Err(refusal.with("remaining", left).with("price", quote.asked()));
@@ -89,6 +89,7 @@ impl Gate {
             grant: grant.and_then(|id| self.covered(id)),
             is_judged: false,
             remaining,
+            tightest,
             charges: &charges,
             session: Session::default(),
             pinned: self.pinned(&call.terms),

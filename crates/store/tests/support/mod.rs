@@ -429,6 +429,8 @@ pub(crate) fn join_under(
         answer: Answer::Allow(obligations),
         reasons: Vec::new(),
         bundle: Digest::of(b"bundle"),
+        revision: None,
+        took_ms: 0,
         at: now,
         input: Default::default(),
     };

@@ -7,8 +7,8 @@ use crate::{
     ids::{DecisionId, GrantId, QuoteId},
     money::Micros,
     policy::{
-        AnswerWord, Covered, History, Intent, IntentSource, Pin, Point, ProofState, Question, Risk,
-        Session, Signal, Tier, Trust,
+        AnswerWord, Covered, History, Intent, IntentSource, Pin, Point, ProofState, Question,
+        Resource, Risk, Session, Signal, Tier, Trust,
     },
     time::UnixMs,
 };
@@ -97,7 +97,8 @@ impl Recorded {
             Ok(_) => return Err(NotRecorded::Malformed("answer")),
         };
         let question = question(draft, call, id, names)?;
-        let words = |name| listed(draft, name).map(str::to_owned).collect();
+        let word = |text: &str| text.split('#').next().unwrap_or_default().to_owned();
+        let words = |name| listed(draft, name).map(word).collect();
         let (obligations, policies) = (words("obligations"), words("reasons"));
         Ok(Self { question, answer, obligations, policies })
     }
@@ -137,12 +138,15 @@ fn question(
         chain_depth: caller.number("chain")?,
         server: Arc::clone(&entry.server),
         tool: Arc::clone(&entry.name),
+        resource: resource(detail(draft, "resource")?)?,
+        arguments: Digest::from_bytes([0; 32]),
         sensitivity: tool.number("sensitivity")?,
         is_reversible: tool.number("reversible")?,
         is_open_world: tool.number("open_world")?,
         definition: entry.definition,
         pin: tool.one_of("definition", &Pin::ALL, Pin::text)?,
         intent: intent.first(Intent::from_text)?,
+        derived: intent.one_of("derived", &Intent::ALL, Intent::text)?,
         declared: declared(&intent)?,
         source: intent.one_of("from", &IntentSource::ALL, IntentSource::text)?,
         purpose: None,
@@ -150,10 +154,12 @@ fn question(
         terms: Digest::from_bytes([0; 32]),
         price: Micros(of("micros")?.first(|text| text.parse().ok())?),
         price_text: detail(draft, "price")?.to_owned(),
+        identity: facts.one_of("identity", &ProofState::ALL, ProofState::text)?,
         payment: facts.one_of("payment", &ProofState::ALL, ProofState::text)?,
         consent: facts.one_of("consent", &ProofState::ALL, ProofState::text)?,
         grant: grant(&facts)?,
         remaining: remaining(detail(draft, "remaining")?)?,
+        tightest: detail(draft, "tightest").ok().map(Arc::from),
         history: read_history(&of("history")?)?,
         risk: risk(&of("risk")?, points)?,
         trust: trust(&of("tier")?)?,
@@ -208,11 +214,22 @@ fn roles<'a>(
     Ok(roles)
 }
 
+fn resource(text: &str) -> Result<Resource, NotRecorded> {
+    let (kind, id) = text.split_once(' ').ok_or(NotRecorded::Malformed("resource"))?;
+    Ok(Resource { kind: kind.into(), id: id.into() })
+}
+
 fn grant(facts: &Words<'_>) -> Result<Option<Covered>, NotRecorded> {
     let (per_call, expires) = (facts.optional("per_call")?, facts.optional("expires")?);
+    let words = facts.value("intents").unwrap_or_default().split(',');
+    let intents = words.filter(|word| !word.is_empty()).map(Intent::from_text);
+    let intents: Option<Vec<Intent>> = intents.collect();
+    let (intents, left) = (intents.ok_or(facts.malformed())?, facts.optional("left")?);
     Ok(per_call.zip(expires).map(|(per_call, expires)| Covered {
         id: GrantId::from_bytes([0; 16]),
         per_call: Micros(per_call),
+        remaining: left.map(Micros),
+        intents,
         expires_at: UnixMs(expires),
     }))
 }
@@ -234,7 +251,9 @@ fn read_history(text: &Words<'_>) -> Result<History, NotRecorded> {
 }
 
 fn read_session(text: &Words<'_>) -> Result<Session, NotRecorded> {
+    let id = text.value("id").map(|hex| Digest::from_hex(hex).map_err(|_| text.malformed()));
     Ok(Session {
+        id: id.transpose()?,
         is_tainted: text.number("tainted")?,
         is_private: text.number("private")?,
         calls_last_minute: text.number("calls")?,

@@ -5,8 +5,8 @@ use crate::{
     ids::{CallId, DecisionId, GrantId, QuoteId},
     money::Micros,
     policy::{
-        Answer, AnswerWord, Covered, IntentSource, Obligation, Pin, Reason, RiskModel, Signal,
-        Tables, Tier,
+        Answer, AnswerWord, Covered, IntentSource, Obligation, Pin, Reason, Resource, RiskModel,
+        Signal, Tables, Tier,
     },
     time::UnixMs,
 };
@@ -72,12 +72,15 @@ prop_compose! {
             assurance, chain_depth,
             server: "files".into(),
             tool: "read_file".into(),
+            resource: Resource { kind: "mcp".into(), id: "https://gw.example/files/mcp".into() },
+            arguments: Digest::from_bytes([0; 32]),
             sensitivity,
             is_reversible: flags[1],
             is_open_world: flags[2],
             definition: None,
             pin: Pin::ALL[picks[0].index(4)],
             intent: intent(picks[1]),
+            derived: intent(picks[9]),
             declared: declared.map(intent),
             source: IntentSource::ALL[picks[2].index(4)],
             purpose: None,
@@ -85,12 +88,16 @@ prop_compose! {
             terms: Digest::from_bytes([0; 32]),
             price: Micros(price),
             price_text: "0.01 USDC or 7 sat".to_owned(),
+            identity: ProofState::ALL[picks[9].index(3)],
             payment: ProofState::ALL[picks[3].index(3)],
             consent: ProofState::ALL[picks[4].index(3)],
             grant: grant.map(|(cap, end)| Covered {
                 id: GrantId::from_bytes([0; 16]), per_call: Micros(cap), expires_at: UnixMs(end),
+                remaining: remaining.map(Micros),
+                intents: Intent::ALL[..picks[9].index(11)].to_vec(),
             }),
             remaining: remaining.map(Micros),
+            tightest: remaining.map(|_| "team a month".into()),
             history,
             risk: Risk::default(),
             trust: Trust {
@@ -98,6 +105,7 @@ prop_compose! {
                 may: false, price_cap: Micros(0), max_risk: 0,
             },
             session: Session {
+                id: flags[4].then(|| Digest::from_bytes([6; 32])),
                 is_tainted: flags[3], is_private: flags[4], calls_last_minute: calls,
             },
             fulfilled: if fulfilled { vec!["human_confirm".into()] } else { Vec::new() },
@@ -113,6 +121,8 @@ fn decision(question: &Question) -> Decision {
         answer: Answer::Challenge(vec![Obligation::HumanConfirm { ttl_s: 300 }]),
         reasons: vec![Reason { code: "DEAR".to_owned(), policy: "spend.confirm".to_owned() }],
         bundle: Digest::from_bytes([1; 32]),
+        revision: Some(7),
+        took_ms: 1,
         at: question.now,
         input: Arc::default(),
     }
@@ -158,6 +168,9 @@ proptest! {
         prop_assert!(draft.encode(1, None).is_ok());
         let read = Recorded::read(&draft, &names(&question)).unwrap();
         prop_assert_eq!(read.answer, AnswerWord::Challenge);
+        prop_assert_eq!(&read.obligations, &["human_confirm"]);
+        prop_assert_eq!(&draft.detail["obligations"], "human_confirm#1");
+        prop_assert_eq!(&draft.detail["bundle.revision"], "7");
         prop_assert_eq!(&read.policies, &["spend.confirm"]);
         let again = read.question.by(&tables);
         prop_assert_eq!(serde_json::to_value(again).unwrap(), serde_json::to_value(question).unwrap());

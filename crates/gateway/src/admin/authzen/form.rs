@@ -323,7 +323,11 @@ impl Why {
     }
 
     pub(super) fn wanting(self, obligations: &[Obligation]) -> Self {
-        let obligations = obligations.iter().filter_map(|duty| serde_json::to_value(duty).ok());
+        let obligations = obligations.iter().zip(1..).filter_map(|(duty, id)| {
+            let mut duty = serde_json::to_value(duty).ok()?;
+            duty.as_object_mut()?.insert("id".to_owned(), id.to_string().into());
+            Some(duty)
+        });
         Self { obligations: obligations.collect(), ..self }
     }
 }

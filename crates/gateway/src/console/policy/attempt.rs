@@ -70,6 +70,7 @@ impl Tried {
             is_reversible,
             is_open_world: ticked("open_world"),
             intent,
+            derived: intent,
             price,
             price_text: price.to_string(),
             consent: consent.ok_or("Consent is valid, not required or missing.")?,
@@ -77,6 +78,7 @@ impl Tried {
             risk: Risk { score: self.number("risk", 100)?, ..Risk::default() },
             trust: tables.tiers.allow(all, intent, is_reversible, price),
             session: Session {
+                id: None,
                 is_tainted: ticked("tainted"),
                 is_private: ticked("private"),
                 calls_last_minute: 0,

@@ -15,8 +15,8 @@ use countersign_core::{
     ids::{DecisionId, GrantId, QuoteId},
     money::Micros,
     policy::{
-        Covered, History, Intent, IntentSource, Pin, ProofState, Question, Risk, Session, Tier,
-        Trust,
+        Covered, History, Intent, IntentSource, Pin, ProofState, Question, Resource, Risk, Session,
+        Tier, Trust,
     },
     time::UnixMs,
 };
@@ -315,6 +315,7 @@ impl<'a> Scene<'a> {
             ("text", RestrictedExpression::new_string(question.price_text.clone())),
         ])?;
         let proofs = record([
+            ("identity", vocabulary.proof(question.identity)),
             ("payment", vocabulary.proof(question.payment)),
             ("consent", vocabulary.proof(question.consent)),
         ])?;
@@ -323,7 +324,8 @@ impl<'a> Scene<'a> {
         let covered = question.declared.is_none_or(|declared| declared >= question.intent);
         let declared = question.declared.and_then(|intent| vocabulary.intents.get(&intent));
         let source = vocabulary.sources.get(&question.source);
-        let words = [("declared", declared), ("source", source)].into_iter();
+        let derived = vocabulary.intents.get(&question.derived);
+        let words = [("declared", declared), ("derived", derived), ("source", source)].into_iter();
         let words = words.filter_map(|(name, word)| {
             Some((name, RestrictedExpression::new_entity_uid(word?.clone())))
         });
@@ -332,6 +334,7 @@ impl<'a> Scene<'a> {
         let words = fulfilled.iter().map(|word| (*word).to_owned());
         let words = RestrictedExpression::new_set(words.map(RestrictedExpression::new_string));
         let facts = [
+            ("resource", resource(&question.resource)?),
             ("price", price),
             ("proofs", proofs),
             ("intent", intent),
@@ -346,8 +349,13 @@ impl<'a> Scene<'a> {
         let remaining =
             question.remaining.map(|Micros(left)| i64::try_from(left).unwrap_or(i64::MAX));
         let remaining = remaining.map(|left| ("remaining", RestrictedExpression::new_long(left)));
-        let grant = question.grant.as_ref().map(grant).transpose()?;
-        let facts = facts.into_iter().chain(remaining).chain(grant.map(|grant| ("grant", grant)));
+        let tightest = question.tightest.as_deref();
+        let tightest = tightest.map(|name| RestrictedExpression::new_string(name.to_owned()));
+        let grant =
+            question.grant.as_ref().map(|grant| covered_by(vocabulary, grant)).transpose()?;
+        let optional = [("tightest", tightest), ("grant", grant)].into_iter();
+        let optional = optional.filter_map(|(name, value)| Some((name, value?)));
+        let facts = facts.into_iter().chain(remaining).chain(optional);
         Context::from_pairs(facts.map(|(name, value)| (name.to_owned(), value))).map_err(unusable)
     }
 }
@@ -388,13 +396,25 @@ fn sign_in(question: &Question) -> Result<RestrictedExpression, Unfit> {
     record(said.chain(age_s.map(|age_s| ("age_s", age_s))))
 }
 
-fn grant(grant: &Covered) -> Result<RestrictedExpression, Unfit> {
-    // More than Cedar can count is above every price that it can count.
-    let per_call = i64::try_from(grant.per_call.0).unwrap_or(i64::MAX);
+fn resource(resource: &Resource) -> Result<RestrictedExpression, Unfit> {
     record([
-        ("per_call", RestrictedExpression::new_long(per_call)),
-        ("expires_at", long(grant.expires_at.0, "expiry")?),
+        ("type", RestrictedExpression::new_string(resource.kind.to_string())),
+        ("id", RestrictedExpression::new_string(resource.id.to_string())),
     ])
+}
+
+fn covered_by(vocabulary: &Vocabulary, grant: &Covered) -> Result<RestrictedExpression, Unfit> {
+    // More than Cedar can count is above every price that it can count.
+    let amount = |micros: Micros| i64::try_from(micros.0).unwrap_or(i64::MAX);
+    let intents = grant.intents.iter().filter_map(|intent| vocabulary.intents.get(intent));
+    let intents = intents.cloned().map(RestrictedExpression::new_entity_uid);
+    let left = grant.remaining.map(|left| RestrictedExpression::new_long(amount(left)));
+    let known = [
+        ("per_call", RestrictedExpression::new_long(amount(grant.per_call))),
+        ("intents", RestrictedExpression::new_set(intents)),
+        ("expires_at", long(grant.expires_at.0, "expiry")?),
+    ];
+    record(known.into_iter().chain(left.map(|left| ("remaining", left))))
 }
 
 /// What a role begins with that is a team.
@@ -444,13 +464,17 @@ fn sample(intent: Intent, is_full: bool) -> Question {
         acr: is_full.then(|| "acr".into()),
         sign_in_age_s: is_full.then_some(1),
         intent,
+        derived: intent,
         declared: is_full.then_some(intent),
         grant: is_full.then_some(Covered {
             id: GrantId::from_bytes([0; 16]),
             per_call: Micros(1),
+            remaining: Some(Micros(1)),
+            intents: vec![intent],
             expires_at: UnixMs(1),
         }),
         remaining: is_full.then_some(Micros(1)),
+        tightest: is_full.then(|| "budget".into()),
         ..Engine::sample_question()
     }
 }
@@ -473,12 +497,15 @@ impl Engine {
             chain_depth: 1,
             server: "server".into(),
             tool: "tool".into(),
+            resource: Resource { kind: Resource::MCP.into(), id: "https://gateway/mcp".into() },
+            arguments: Digest::from_bytes([0; 32]),
             sensitivity: 0,
             is_reversible: false,
             is_open_world: true,
             definition: None,
             pin: Pin::Approved,
             intent: Intent::Read,
+            derived: Intent::Read,
             declared: None,
             source: IntentSource::Lexicon,
             purpose: None,
@@ -486,10 +513,12 @@ impl Engine {
             terms: Digest::from_bytes([0; 32]),
             price: Micros(1),
             price_text: "0.000001 USDC".to_owned(),
+            identity: ProofState::Valid,
             payment: ProofState::Missing,
             consent: ProofState::Valid,
             grant: None,
             remaining: None,
+            tightest: None,
             history: History::default(),
             risk: Risk { band: "low".into(), ..Risk::default() },
             trust: Trust {

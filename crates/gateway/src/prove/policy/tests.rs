@@ -507,7 +507,7 @@ when { principal.shoe == 3 };
             entity Tenant
                 schema:8:1: error parsing schema: unexpected token `entity`
             now: Strin,
-                schema:86:10: failed to resolve type: Strin (`Strin` has not been declared as a common or entity type)
+                schema:92:10: failed to resolve type: Strin (`Strin` has not been declared as a common or entity type)
             now: String,
                 schema: the schema does not fit what the gateway says about a call: context `{fulfilled: ["human_confirm"], intent: {covered: true, source: IntentSource::"lexicon"}, now: 0, price: {micros: 1, text: "0.000001 USDC"}, proofs: {consent: Proof::"valid", payment: Proof::"missing"}, .. }` is not valid for `Action::"read"`
             remaining: Long
