@@ -6,7 +6,7 @@ use countersign_core::{
     digest::Digest,
     ids::DecisionId,
     money::Micros,
-    policy::{Answer, Decision, DenyCause, Intent, Obligation, ProofState, Question},
+    policy::{Answer, Decision, DenyCause, Intent, Obligation, ProofState, Question, Risk},
     time::UnixMs,
 };
 use expect_test::{Expect, expect};
@@ -149,6 +149,40 @@ mod default_bundle {
             question.price_text = text.to_owned();
             assert!(matches!(builtin().decide(&question).answer, Answer::Allow(_)), "{text:?}");
         }
+    }
+
+    /// A person is asked about risk where somebody agreed, where money goes, and where something is
+    /// done; a free look that needs nobody's leave goes on.
+    #[test]
+    fn risk_is_asked_about_but_for_free_looks() {
+        let ask = |score, consent, price, intent| {
+            let question = Question {
+                risk: Risk { score, ..Risk::default() },
+                consent,
+                price: Micros(price),
+                intent,
+                trust: question().trust,
+                ..question()
+            };
+            match builtin().decide(&question).answer {
+                Answer::Allow(_) => "allow".to_owned(),
+                Answer::Challenge(duties) => {
+                    duties.iter().map(Obligation::word).collect::<Vec<_>>().join(" ")
+                }
+                Answer::Deny(_) => "deny".to_owned(),
+            }
+        };
+        let (valid, open) = (ProofState::Valid, ProofState::NotRequired);
+        for (consent, price, intent) in
+            [(valid, 0, Intent::Read), (open, 1, Intent::Read), (open, 0, Intent::Write)]
+        {
+            assert_eq!(ask(69, consent, price, intent), "allow");
+            assert_eq!(ask(70, consent, price, intent), "human_confirm");
+            assert_eq!(ask(80, consent, price, intent), "human_confirm m_of_n");
+            assert_eq!(ask(90, consent, price, intent), "deny");
+        }
+        assert_eq!(ask(89, open, 0, Intent::Search), "allow");
+        assert_eq!(ask(90, open, 0, Intent::Search), "deny");
     }
 
     #[test]
