@@ -22,8 +22,8 @@ import { callPaid } from './lib/x402http.mjs';
 
 const KEY = `0x${'11'.repeat(32)}`;
 const PEOPLE = {
-  ada: { name: 'Ada Approver', roles: ['approver'] },
-  ben: { name: 'Ben Approver', roles: ['approver'] },
+  ada: { name: 'Ada Approver', roles: ['approver', 'removals'] },
+  ben: { name: 'Ben Approver', roles: ['approver', 'removals'] },
   gone: { name: 'Gone Approver', roles: ['approver'] },
   ops: { name: 'Olu Operator', roles: ['operator'] },
   aud: { name: 'Audrey Auditor', roles: ['auditor'] },
@@ -43,7 +43,7 @@ const TWO_PEOPLE = `
 @id("delete.two")
 @reason("TWO_PEOPLE")
 @obligation("m_of_n")
-@params("{\\"m\\":2}")
+@params("{\\"m\\":2,\\"roles\\":[\\"removals\\"]}")
 forbid (principal, action == Action::"delete", resource)
 unless { context.fulfilled.contains("m_of_n") };
 `;
@@ -57,7 +57,8 @@ before(() =>
     at = `http://127.0.0.1:${consolePort}`;
     mcp = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
     const client = { id: 'countersign-console', secret: 'console-secret-1' };
-    // The built-in bundle, and one rule more: what deletes wants two people.
+    // The built-in bundle, and one rule more: what deletes wants two people
+    // of one role.
     bundle = mkdtempSync(path.join(os.tmpdir(), 'countersign-bundle-'));
     cpSync(fileURLToPath(new URL('../crates/gateway/policy/', import.meta.url)), bundle, { recursive: true });
     appendFileSync(path.join(bundle, 'policies.cedar'), TWO_PEOPLE);
@@ -294,6 +295,9 @@ describe('a person answers an agent', () => {
     const asked = refusalOf(await agent.callTool(call));
     assert.equal(asked.code, 'CNS-008', JSON.stringify(asked));
     const [ada, ben, own] = [await person('ada'), await person('ben'), await person('nina')];
+    const other = await person('root');
+    await other.goto(asked.next.url);
+    await other.getByText('a role that this request wants is missing').waitFor();
     await own.goto(asked.next.url);
     await own.getByText('Your yes does not count here').waitFor();
     await ada.goto(asked.next.url);

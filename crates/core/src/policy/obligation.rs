@@ -16,6 +16,10 @@ pub enum Obligation {
     MOfN {
         /// How many.
         m: u8,
+        /// Each has one of these roles, as their issuer writes it; empty for anybody who may
+        /// answer.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        roles: Vec<Arc<str>>,
         /// How long the request stays open, in seconds.
         ttl_s: u64,
     },

@@ -52,15 +52,20 @@ impl Wanted {
         self
     }
 
-    /// What the obligations want of people; `None` when an approval would not meet them.
+    /// What the obligations want of people; `None` when no approval would meet them all: two sets
+    /// of roles of which nobody is in both are asked for by two approvals, and a call has one.
     pub(super) fn by(obligations: &[Obligation], reasons: Vec<String>) -> Option<Self> {
         let mut wanted = Self::one(reasons);
         let mut is_for_people = false;
         for obligation in obligations {
             let ttl_s = match obligation {
                 Obligation::HumanConfirm { ttl_s } => *ttl_s,
-                Obligation::MOfN { m, ttl_s } => {
-                    wanted.quorum.needed = wanted.quorum.needed.max(*m);
+                Obligation::MOfN { m, roles, ttl_s } => {
+                    // Those that go together were made one before.
+                    if wanted.quorum.needed > 1 {
+                        return None;
+                    }
+                    wanted.quorum = Quorum { needed: *m, roles: roles.clone() };
                     *ttl_s
                 }
                 Obligation::StepUp { .. }

@@ -27,6 +27,8 @@ struct HumanConfirm {
 #[serde(deny_unknown_fields)]
 struct MOfN {
     m: u8,
+    #[serde(default)]
+    roles: Vec<Arc<str>>,
     #[serde(default = "ttl")]
     ttl_s: u64,
 }
@@ -104,10 +106,14 @@ pub(super) fn read(word: &str, params: Option<&str>) -> Result<Obligation, Flaw>
             Ok(Obligation::HumanConfirm { ttl_s })
         }
         "m_of_n" => {
-            let MOfN { m, ttl_s } = parsed(params)?;
+            let MOfN { m, roles, ttl_s } = parsed(params)?;
             within("m", m.into(), 2, 16)?;
             within("ttl_s", ttl_s, 1, 86_400)?;
-            Ok(Obligation::MOfN { m, ttl_s })
+            check_list("roles", roles.len(), 0)?;
+            if roles.iter().any(|role| role.is_empty()) {
+                return Err(bad("a role has a name"));
+            }
+            Ok(Obligation::MOfN { m, roles, ttl_s })
         }
         "step_up" => step_up(parsed(params)?),
         "tighter_budget" => {
@@ -239,7 +245,9 @@ fn join(known: &mut Obligation, more: &Obligation) -> bool {
     use Obligation::{CapBytes, CapRows, HumanConfirm, MOfN, MaskArguments, Notify, Redact};
     match (&mut *known, more) {
         (HumanConfirm { ttl_s }, HumanConfirm { ttl_s: other }) => *ttl_s = (*ttl_s).min(*other),
-        (MOfN { m, ttl_s }, MOfN { m: more, ttl_s: other }) => {
+        (MOfN { m, roles, ttl_s }, MOfN { m: more, roles: others, ttl_s: other }) => {
+            let Some(both) = in_both(roles, others) else { return false };
+            *roles = both;
             (*m, *ttl_s) = ((*m).max(*more), (*ttl_s).min(*other));
         }
         (MaskArguments { pointers }, MaskArguments { pointers: more })
@@ -255,6 +263,15 @@ fn join(known: &mut Obligation, more: &Obligation) -> bool {
     true
 }
 
+/// The roles that fulfil both; `None` where no role does.
+fn in_both(roles: &[Arc<str>], others: &[Arc<str>]) -> Option<Vec<Arc<str>>> {
+    if roles.is_empty() || others.is_empty() {
+        return Some([roles, others].concat());
+    }
+    let both: Vec<_> = roles.iter().filter(|role| others.contains(role)).cloned().collect();
+    (!both.is_empty()).then_some(both)
+}
+
 fn unite(list: &mut Vec<String>, more: &[String]) {
     let all: BTreeSet<String> = list.drain(..).chain(more.iter().cloned()).collect();
     list.extend(all);
@@ -266,8 +283,13 @@ pub(super) fn sentence(duty: &Obligation) -> String {
         Obligation::HumanConfirm { ttl_s } => {
             format!("a person confirms the call within {ttl_s} s.")
         }
-        Obligation::MOfN { m, ttl_s } => {
-            format!("{m} different people confirm the call within {ttl_s} s.")
+        Obligation::MOfN { m, roles, ttl_s } => {
+            let who = if roles.is_empty() {
+                String::new()
+            } else {
+                format!(" with the role {}", roles.join(" or "))
+            };
+            format!("{m} different people{who} confirm the call within {ttl_s} s.")
         }
         Obligation::StepUp { acr_values, max_age_s } => {
             let class = if acr_values.is_empty() {

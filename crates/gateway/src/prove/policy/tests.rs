@@ -2,6 +2,7 @@
 //! properties every bundle has.
 
 use super::{Engine, PolicyLoadError, load::load_unlinted};
+use crate::prove::ask::Wanted;
 use countersign_core::{
     digest::Digest,
     ids::DecisionId,
@@ -10,6 +11,7 @@ use countersign_core::{
     time::UnixMs,
 };
 use expect_test::{Expect, expect};
+use std::sync::Arc;
 
 mod properties;
 mod replay;
@@ -183,6 +185,41 @@ mod default_bundle {
         }
         assert_eq!(ask(89, open, 0, Intent::Search), "allow");
         assert_eq!(ask(90, open, 0, Intent::Search), "deny");
+    }
+
+    #[test]
+    fn several_rules_want_people_whom_all_of_them_admit() {
+        let rule = |id: &str, params: &str| {
+            format!(
+                r#"@id("{id}") @reason("X") @obligation("m_of_n") @params("{}")
+                forbid (principal, action, resource)
+                unless {{ context.fulfilled.contains("m_of_n") }};"#,
+                params.replace('"', "\\\"")
+            )
+        };
+        let permit = r#"@id("p") @reason("P") permit (principal, action, resource);"#;
+        let asked = |params: &[&str]| {
+            let rules = params.iter().enumerate().map(|(at, p)| rule(&format!("r{at}"), p));
+            let engine = with(&rules.chain([permit.to_owned()]).collect::<String>());
+            match engine.decide(&question()).answer {
+                Answer::Challenge(duties) => duties,
+                other => panic!("{other:?}"),
+            }
+        };
+        let wanted = |m, roles: &[&str]| Obligation::MOfN {
+            m,
+            roles: roles.iter().map(|role| Arc::from(*role)).collect(),
+            ttl_s: 300,
+        };
+        let (two, three) = (r#"{"m":2,"roles":["a","b"]}"#, r#"{"m":3,"roles":["b","c"]}"#);
+        assert_eq!(asked(&[two]), [wanted(2, &["a", "b"])]);
+        assert_eq!(asked(&[two, three]), [wanted(3, &["b"])]);
+        assert_eq!(asked(&[r#"{"m":2}"#, three]), [wanted(3, &["b", "c"])]);
+        let apart = asked(&[two, r#"{"m":2,"roles":["c"]}"#]);
+        assert_eq!(apart, [wanted(2, &["a", "b"]), wanted(2, &["c"])]);
+        assert!(Wanted::by(&apart, Vec::new()).is_none(), "no approval meets both: refused");
+        let quorum = Wanted::by(&asked(&[two]), Vec::new()).unwrap().quorum;
+        assert_eq!((quorum.needed, quorum.roles.len()), (2, 2));
     }
 
     #[test]
