@@ -72,6 +72,8 @@ pub struct Config {
     pub policy_key: Option<VerifierKey>,
     /// Who else must say yes, if anybody.
     pub pdp: Option<Pdp>,
+    /// Who may add to a call's risk.
+    pub risk_provider: Option<RiskProvider>,
     /// Whom policies may tell, by name.
     pub webhooks: BTreeMap<Arc<str>, Webhook>,
     /// Budgets; each call is charged to all that concern it.
@@ -470,6 +472,17 @@ pub struct Pdp {
     pub timeout_ms: u64,
     /// It decides alone, the bundle's policies do not.
     pub is_sole: bool,
+    /// Its name may resolve to loopback and private addresses.
+    pub allow_private_network: bool,
+}
+
+/// An outside provider of risk.
+#[derive(Clone, Debug)]
+pub struct RiskProvider {
+    /// Where it is asked.
+    pub url: Uri,
+    /// The value of its `Authorization` header, if any.
+    pub authorization: Option<Secret>,
     /// Its name may resolve to loopback and private addresses.
     pub allow_private_network: bool,
 }

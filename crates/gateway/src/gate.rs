@@ -7,7 +7,8 @@ use crate::{
     keys::ReceiptSigner,
     prove::{
         Evidence, definitions::Definitions, evidence, identity::Verifier, metadata, nonce::Nonces,
-        past::Past, payment::Rails, pdp::Pdp, policy::Live, standing::Standing, state::StateKey,
+        past::Past, payment::Rails, pdp::Pdp, policy::Live, provider::Provider, standing::Standing,
+        state::StateKey,
     },
     session::Sessions,
     upstream::Upstream,
@@ -45,6 +46,8 @@ pub struct Gate {
     pub policy: Live,
     /// Who else must say yes.
     pub pdp: Option<Pdp>,
+    /// Who may add to a call's risk.
+    pub risk_provider: Option<Provider>,
     /// What happened lately.
     pub past: Past,
     /// How far everybody is trusted.

@@ -20,6 +20,7 @@ pub mod past;
 pub mod payment;
 pub mod pdp;
 pub mod policy;
+pub mod provider;
 mod signals;
 pub(crate) mod siwx;
 pub mod standing;

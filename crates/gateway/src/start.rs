@@ -18,6 +18,7 @@ use crate::{
         payment::{Rails, VERIFYING_MAX, X402Rail},
         pdp::Pdp,
         policy::{Live, shadow},
+        provider::Provider,
         standing::Standing,
         state::StateKey,
     },
@@ -73,6 +74,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     let unread = |refusal| anyhow!("the store cannot be read: {refusal}");
     let gate = Arc::new(Gate {
         pdp: config.pdp.as_ref().map(Pdp::new),
+        risk_provider: config.risk_provider.as_ref().map(Provider::new),
         past: Past::default(),
         standing: Standing::load(&store).map_err(unread)?,
         definitions: Definitions::load(&store).map_err(unread)?,

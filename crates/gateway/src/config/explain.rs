@@ -69,6 +69,9 @@ fn whole(config: &Config) -> Vec<String> {
         };
         lines.push(format!("Policy: {} {says}, within {} ms.", pdp.url, pdp.timeout_ms));
     }
+    if let Some(provider) = &config.risk_provider {
+        lines.push(format!("Risk: {} may raise it, within 50 ms.", provider.url));
+    }
     if let Some(console) = &config.console {
         lines.push(format!(
             "Console: listens on {}; browsers reach it at {}; {} signs people in.",

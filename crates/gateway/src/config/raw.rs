@@ -486,6 +486,21 @@ pub(super) struct RawPdp {
     pub(super) allow_private_network: bool,
 }
 
+/// A service that adds points to the risk of a call. It only raises: one that does not answer
+/// within 50 ms, or nonsense, adds 10.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "RiskProvider")]
+pub(super) struct RawRiskProvider {
+    /// Where the question is posted: `https`, or `http` on loopback. It answers `{"points": 12}`.
+    pub(super) url: String,
+    /// Value of the `Authorization` header, whole: `Bearer ...`. Default: none.
+    pub(super) authorization: Option<SecretRef>,
+    /// Its name may resolve to loopback and private addresses. Default: `false`.
+    #[serde(default)]
+    pub(super) allow_private_network: bool,
+}
+
 /// Policies.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -495,6 +510,8 @@ pub(super) struct RawPolicy {
     pub(super) dir: Option<String>,
     /// An external policy decision point that must say yes as well, or that decides alone.
     pub(super) pdp: Option<RawPdp>,
+    /// An outside provider of risk, which only raises it. Default: none.
+    pub(super) risk_provider: Option<RawRiskProvider>,
     /// Public key of whoever signs bundles, as `countersign policy key` prints it. With it only
     /// signed bundles are accepted. Default: unsigned ones are accepted too.
     pub(super) key: Option<String>,

@@ -11,12 +11,12 @@ mod servers;
 mod terms;
 
 use super::{
-    Audit, Config, Console, Limits, Pdp, PolicySource, Push, Secret, Webhook,
+    Audit, Config, Console, Limits, Pdp, PolicySource, Push, RiskProvider, Secret, Webhook,
     finding::nearest,
     raw::{
         RawAudit, RawBudget, RawCalendar, RawConfig, RawDefault, RawDefaultWord, RawEvery,
-        RawLimits, RawOnExceed, RawPdp, RawPolicy, RawPush, RawScope, RawServer, RawWebhook,
-        RawWindow, RawWindowWord,
+        RawLimits, RawOnExceed, RawPdp, RawPolicy, RawPush, RawRiskProvider, RawScope, RawServer,
+        RawWebhook, RawWindow, RawWindowWord,
     },
     report::{At, Report},
     scalar::{Place, SecretRef, Size, Span, show_size, show_span},
@@ -84,6 +84,7 @@ pub(super) fn resolve(
     let policy_key = policy_key(&raw.policy, report);
     let policy = policy(&raw.policy, dir, report);
     let pdp = pdp(raw.policy.pdp.as_ref(), &vault, report);
+    let risk_provider = risk_provider(raw.policy.risk_provider.as_ref(), &vault, report);
     let webhooks = webhooks(&raw.webhooks, &vault, report);
     let limits = limits(&raw.limits, report);
     let audit = audit(&raw.audit, public_host.as_ref(), report);
@@ -106,6 +107,7 @@ pub(super) fn resolve(
         policy,
         policy_key,
         pdp,
+        risk_provider,
         webhooks,
         budgets,
         limits,
@@ -483,6 +485,30 @@ fn pdp(raw: Option<&RawPdp>, vault: &Vault<'_>, report: &mut Report) -> Option<P
     }
     // INVARIANT: what is written and cannot be used ends the configuration, it is not left out.
     Some(Pdp { url: url?, bearer: bearer.flatten(), timeout_ms, is_sole, allow_private_network })
+}
+
+fn risk_provider(
+    raw: Option<&RawRiskProvider>,
+    vault: &Vault<'_>,
+    report: &mut Report,
+) -> Option<RiskProvider> {
+    let raw = raw?;
+    let at = At::top().key("policy").key("risk_provider");
+    let url = secure_url(&raw.url, &at.key("url"), report);
+    let opened = raw.authorization.as_ref().map(|value| {
+        let value = vault.open(value, &at.key("authorization"), report);
+        value.filter(|value| is_header(value.expose(), &at.key("authorization"), report))
+    });
+    let allow_private_network = raw.allow_private_network;
+    Some(RiskProvider { url: url?, authorization: opened.flatten(), allow_private_network })
+}
+
+fn is_header(value: &str, at: &At, report: &mut Report) -> bool {
+    let fits = http::HeaderValue::from_str(value).is_ok();
+    if !fits {
+        report.problem(at, "not the value of a header", "write `Bearer` and the token in one line");
+    }
+    fits
 }
 
 fn policy_key(raw: &RawPolicy, report: &mut Report) -> Option<VerifierKey> {

@@ -76,6 +76,7 @@ impl Gate {
             _ => ProofState::Valid,
         };
         let mut question = self.question(&picture, consented, has_paid);
+        self.raise_risk(&mut question, &attempt.policy).await;
         // Once a call: asking again while people look at it is no second one.
         if approvals.is_empty() && attempt.policy.tables().tiers.is_anomaly(question.risk.score) {
             self.behaved(principal, Behaviour::Anomaly).await;
@@ -163,6 +164,13 @@ impl Gate {
         }
     }
 
+    /// Adds what an outside provider says, where there is one.
+    pub(super) async fn raise_risk(&self, question: &mut Question, policy: &Engine) {
+        if let Some(provider) = &self.risk_provider {
+            provider.raise(question, policy.tables()).await;
+        }
+    }
+
     fn timed(&self, policy: &Engine, question: &Question) -> Decision {
         let before = self.world.now();
         let decision = policy.decide(question);
@@ -215,6 +223,7 @@ impl Gate {
         let risk = self.question(&picture, ProofState::Missing, has_paid).risk;
         let picture = Picture { is_judged: true, ..picture };
         let mut question = self.question(&picture, ProofState::Valid, has_paid);
+        self.raise_risk(&mut question, &attempt.policy).await;
         let (decision, _) = self.put(&attempt.policy, &mut question, identity.principal()).await?;
         self.ask_outside(&decision, &question).await?;
         let why = decision.reasons.iter().map(|reason| reason.code.clone());

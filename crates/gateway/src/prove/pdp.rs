@@ -151,7 +151,7 @@ fn read(reply: &Reply, id: &str) -> Result<bool, Unusable> {
 
 /// The question as AuthZEN puts it. Policies of some services see no `context` (Cerbos), so it
 /// stands among the resource's properties too; some look for the tenant there (Permit.io).
-fn request(question: &Question) -> Value {
+pub(super) fn request(question: &Question) -> Value {
     let context = context(question);
     json!({
         "subject": {

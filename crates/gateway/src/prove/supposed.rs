@@ -97,6 +97,7 @@ impl Gate {
         };
         let consent = if grant.is_some() { ProofState::Valid } else { ProofState::NotRequired };
         let mut question = self.question(&picture, consent, false);
+        self.raise_risk(&mut question, &policy).await;
         let (decision, _) = self.put(&policy, &mut question, &it.principal).await?;
         self.ask_outside(&decision, &question).await?;
         let over = self.over(&charges, &quote, Default::default(), now);
