@@ -23,20 +23,25 @@ pub(crate) fn role() -> Result<()> {
     let many = bundle(1_000, 20)?;
     let one_tenant = bundle(1_000, 1)?;
     let naming = naming(1_000)?;
+    let (firm, large_firm) = (firm(50)?, firm(1_000)?);
     let mut times = Vec::new();
     for (name, engine) in [
         ("default bundle and 50 policies, 20 tenants", &few),
         ("default bundle and 1,000 policies, 20 tenants", &many),
         ("default bundle and 1,000 policies, one tenant", &one_tenant),
         ("the same, each naming a tool in its condition", &naming),
+        ("one firm's 50 rules on roles, teams, agents, tools and servers", &firm),
+        ("one firm's 1,000", &large_firm),
     ] {
         let best = best_of(engine, &question(Intent::Read));
         println!("{name}: {:.1} µs", best.as_secs_f64() * 1e6);
         times.push(best);
     }
-    let challenged = best_of(&many, &question(Intent::Delete));
-    println!("the second, with a challenge: {:.1} µs", challenged.as_secs_f64() * 1e6);
-    if let [few, many, one, naming] = times.as_slice() {
+    for (name, engine) in [("the first", &few), ("the second", &many)] {
+        let challenged = best_of(engine, &question(Intent::Delete));
+        println!("{name}, with a challenge: {:.1} µs", challenged.as_secs_f64() * 1e6);
+    }
+    if let [few, many, one, naming, firm, large_firm] = times.as_slice() {
         let ratio = |time: &Duration| time.as_secs_f64() / few.as_secs_f64();
         println!(
             "1,000 take {:.2} times as long as 50; in one tenant {:.2}, naming tools {:.2}",
@@ -44,6 +49,8 @@ pub(crate) fn role() -> Result<()> {
             ratio(one),
             ratio(naming)
         );
+        let grown = large_firm.as_secs_f64() / firm.as_secs_f64();
+        println!("one firm's 1,000 take {grown:.2} times as long as its 50");
     }
     Ok(())
 }
@@ -61,7 +68,8 @@ fn best_of(engine: &Engine, question: &Question) -> Duration {
 }
 
 fn question(intent: Intent) -> Question {
-    Question { tenant: "t0".into(), intent, ..Engine::sample_question() }
+    let roles = vec!["finance-0".into(), "team:t-0".into()];
+    Question { tenant: "t0".into(), roles, intent, ..Engine::sample_question() }
 }
 
 /// Policies of one tenant about any intent, each about one tool by its condition alone.
@@ -72,6 +80,28 @@ fn naming(count: usize) -> Result<Engine> {
             text,
             "@id(\"named.r{n}\") @reason(\"R\") forbid (principal, action, resource) \
              when {{ context.price.micros > {} && resource == Tool::\"server/tool-{n}\" }};",
+            n + 1_000,
+        )?;
+    }
+    Engine::load(Engine::BUILTIN_SCHEMA, &text).map_err(|error| anyhow!("{error}"))
+}
+
+/// Policies of one tenant as a firm writes them: each on a price or a state, for a role, a team, an
+/// agent, a tool or a server, named in its scope or in its condition.
+fn firm(count: usize) -> Result<Engine> {
+    let mut text = Engine::BUILTIN_POLICIES.to_owned();
+    for n in 0..count {
+        let whom = match n % 5 {
+            0 => format!("principal.acting_for in Role::\"t0/finance-{n}\""),
+            1 => format!("principal.acting_for in Team::\"t0/t-{n}\""),
+            2 => format!("principal == Agent::\"t0/agent-{n}\""),
+            3 => format!("resource == Tool::\"server/tool-{n}\""),
+            _ => format!("resource in Server::\"server-{n}\""),
+        };
+        write!(
+            text,
+            "@id(\"firm.r{n}\") @reason(\"R\") forbid (principal, action, resource) \
+             when {{ principal in Tenant::\"t0\" && {whom} && context.price.micros > {} }};",
             n + 1_000,
         )?;
     }

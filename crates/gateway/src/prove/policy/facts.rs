@@ -122,13 +122,13 @@ impl Known {
     }
 }
 
-/// The entities of a question, and the names of four of them.
+/// The entities of a question, and the names of some of them.
 #[derive(Debug)]
 struct Stage {
     agent: EntityUid,
-    tenant: EntityUid,
     tool: EntityUid,
-    server: EntityUid,
+    /// Those, whom the agent acts for, and all that they are in.
+    scopes: Vec<EntityUid>,
     entities: Entities,
 }
 
@@ -219,6 +219,8 @@ impl Stage {
             None => Vec::new(),
         };
         let bare = bare.into_iter().map(Entity::with_uid);
+        let of_all = [&agent, &tool, &tenant, &server, &human].into_iter();
+        let scopes = of_all.chain(&roles).cloned().collect();
         let human_in = roles.into_iter().chain([tenant.clone()]).collect();
 
         let agent_attributes = HashMap::from([
@@ -246,7 +248,7 @@ impl Stage {
                 .map_err(unusable)?,
         ];
         let entities = Entities::from_entities(own.into_iter().chain(action).chain(bare), schema);
-        Ok(Self { agent, tenant, tool, server, entities: entities.map_err(unusable)? })
+        Ok(Self { agent, tool, scopes, entities: entities.map_err(unusable)? })
     }
 }
 
@@ -286,9 +288,10 @@ impl<'a> Scene<'a> {
         self.question.intent
     }
 
-    /// The principal, the resource and all that they are in: what a scope can name and match.
-    pub(super) fn scopes(&self) -> [&EntityUid; 4] {
-        [&self.stage.agent, &self.stage.tenant, &self.stage.tool, &self.stage.server]
+    /// The principal, the resource, whom the principal acts for, and all that they are in: what a
+    /// policy can name and match.
+    pub(super) fn scopes(&self) -> &[EntityUid] {
+        &self.stage.scopes
     }
 
     pub(super) fn request(

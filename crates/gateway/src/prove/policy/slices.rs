@@ -1,13 +1,13 @@
 //! The index: which policies a question needs to be put to.
 //!
-//! A policy is stored once, under the rarest entity that it names (an agent, a tenant, a tool, a
-//! server) or under none, and there by the intents its scope is about. A question is put to what
-//! is stored under none and under its own four entities.
+//! A policy is stored once, under the rarest entity that it names (an agent, a person, a role, a
+//! team, a tenant, a tool, a server) or under none, and there by the intents its scope is about. A
+//! question is put to what is stored under none and under its own entities.
 //!
 //! INVARIANT: a policy that matches is looked at. Its scope names an entity `e` as `== e`, `in e`
-//! or `is T in e`, or a part of its `when` that must hold does so of principal or resource; that
-//! is so only if `e` is the principal, the resource or what they are in, and those are the four
-//! that are looked up. What is passed over could not fail either: linted conditions cannot.
+//! or `is T in e`, or a part of its `when` that must hold does so of the principal, the resource,
+//! or whom the principal acts for; that is so only if `e` is one of them or what they are in, and
+//! those are the ones that are looked up. What is passed over could not fail either: linted conditions cannot.
 
 use super::{
     explain::conjuncts,
@@ -63,7 +63,7 @@ impl Slices {
     /// The non-empty sets that the question needs to be put to.
     pub(super) fn looked_at(&self, scene: &Scene<'_>) -> impl Iterator<Item = &PolicySet> {
         let intent = scene.intent();
-        let own = scene.scopes().into_iter().filter_map(|entity| self.scoped.get(entity));
+        let own = scene.scopes().iter().filter_map(|entity| self.scoped.get(entity));
         let shelves = std::iter::once(&self.anywhere).chain(own);
         shelves.filter_map(move |shelf| shelf.get(&intent)).map(Arc::as_ref)
     }
@@ -118,13 +118,24 @@ fn required(policy: &Policy) -> Vec<EntityUid> {
     parts.filter(|(kind, _)| *kind == "when").filter_map(|(_, part)| entity_of(part)).collect()
 }
 
-/// The entity in `principal == e`, `principal in e`, and the same of the resource.
+/// The entity in `principal == e`, `principal in e`, and the same of the resource and of
+/// `principal.acting_for` and `principal.tenant`.
 fn entity_of(part: &Value) -> Option<EntityUid> {
     let sides = part.get("==").or_else(|| part.get("in"))?;
-    let variable = sides.get("left")?.get("Var")?.as_str()?;
     let named = sides.get("right")?.get("Value")?.get("__entity")?;
-    let is_looked_up = matches!(variable, "principal" | "resource");
+    let is_looked_up = is_looked_up(sides.get("left")?);
     is_looked_up.then(|| EntityUid::from_json(named.clone()).ok()).flatten()
+}
+
+fn is_looked_up(left: &Value) -> bool {
+    let variable = |of: &Value| of.get("Var").and_then(Value::as_str).map(str::to_owned);
+    if let Some(variable) = variable(left) {
+        return matches!(&*variable, "principal" | "resource");
+    }
+    let Some(member) = left.get(".") else { return false };
+    let of = member.get("left").and_then(variable);
+    let name = member.get("attr").and_then(Value::as_str);
+    of.as_deref() == Some("principal") && matches!(name, Some("acting_for" | "tenant"))
 }
 
 fn is_about(policy: &Policy, intent: Intent, vocabulary: &Vocabulary) -> bool {

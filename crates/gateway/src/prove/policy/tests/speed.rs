@@ -93,3 +93,45 @@ fn what_a_condition_names_is_indexed_too() {
     assert_eq!(asked("files", "other", "acme", 60_000), found(2, "either"), "an alternative");
     assert_eq!(asked("files", "other", "rival", 7), found(3, "tenant"));
 }
+
+/// So is one that names for whom the agent acts: the person, or a role or team of theirs.
+#[test]
+fn whom_an_agent_acts_for_is_indexed_too() {
+    let engine = with(
+        r#"
+        @id("allow") @reason("A") permit (principal, action, resource);
+        @id("role") @reason("B") forbid (principal, action, resource)
+        when { principal.acting_for in Role::"acme/finance" && context.price.micros > 5 };
+        @id("team") @reason("C") forbid (principal, action, resource)
+        when { principal.acting_for in Team::"acme/red" };
+        @id("person") @reason("D") forbid (principal, action, resource)
+        when { principal.acting_for == Human::"https://id.acme.example|bob" };
+        @id("tenant") @reason("E") forbid (principal, action, resource)
+        when { principal.tenant == Tenant::"rival" };
+        @id("not") @reason("F") forbid (principal, action, resource)
+        when { !(principal.acting_for in Role::"acme/finance") && context.price.micros > 50000 };"#,
+    );
+    let asked = |tenant: &str, human: &str, role: &str, price: u64| {
+        let question = Question {
+            tenant: tenant.into(),
+            human: human.into(),
+            roles: vec![role.into()],
+            price: Micros(price),
+            ..question()
+        };
+        let scene =
+            super::super::facts::Scene::new(&engine.vocabulary, &question, None).ok().unwrap();
+        let seen: usize = engine.slices.looked_at(&scene).map(|set| set.policies().count()).sum();
+        let reasons = engine.decide(&question).reasons;
+        (seen, reasons.into_iter().map(|reason| reason.policy).collect::<Vec<_>>().join(" "))
+    };
+    let found = |seen: usize, policies: &str| (seen, policies.to_owned());
+    let (alice, bob) = ("https://id.acme.example|alice", "https://id.acme.example|bob");
+    assert_eq!(asked("acme", alice, "finance", 7), found(3, "role"));
+    assert_eq!(asked("acme", alice, "finance", 1), found(3, "allow"));
+    assert_eq!(asked("acme", alice, "sales", 7), found(2, "allow"));
+    assert_eq!(asked("acme", alice, "sales", 60_000), found(2, "not"));
+    assert_eq!(asked("acme", alice, "team:red", 7), found(3, "team"));
+    assert_eq!(asked("acme", bob, "sales", 7), found(3, "person"));
+    assert_eq!(asked("rival", alice, "sales", 7), found(3, "tenant"));
+}
