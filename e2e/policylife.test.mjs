@@ -42,6 +42,8 @@ function author(name, { policies = '', tests = TESTS } = {}) {
   const at = path.join(dir, name);
   cpSync(builtin, at, { recursive: true });
   appendFileSync(path.join(at, 'policies.cedar'), policies);
+  // Its tests are of the policies as they were.
+  rmSync(path.join(at, 'tests'), { recursive: true, force: true });
   mkdirSync(path.join(at, 'tests'), { recursive: true });
   writeFileSync(path.join(at, 'tests', 'own.json'), JSON.stringify(tests));
   return at;

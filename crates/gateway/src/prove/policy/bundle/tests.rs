@@ -99,6 +99,23 @@ fn bad_policies_data_and_tests_are_told_apart() {
     assert!(test(r#"{"version":2,"tests":[]}"#).contains("version 2 is unknown"));
 }
 
+/// The default bundle answers its own tests, and each of its rules decides one of them.
+#[test]
+fn the_default_bundle_answers_its_tests_and_each_rule_decides_one() {
+    let mut files = Bundle::builtin().to_files();
+    let tests = include_str!("../../../../policy/tests/default.json");
+    files.insert("tests/default.json".to_owned(), tests.to_owned());
+    let bundle = Bundle::of_files(files).unwrap();
+    let engine = Engine::of(&bundle).unwrap();
+    let trials = crate::prove::policy::run_trials(&bundle, &engine).unwrap();
+    let failed: Vec<_> = trials.iter().filter(|trial| trial.failure.is_some()).collect();
+    assert!(failed.is_empty(), "{failed:#?}");
+    let decided: Vec<&String> = trials.iter().flat_map(|trial| &trial.decided_by).collect();
+    let untried: Vec<&str> =
+        engine.rule_ids().filter(|id| !decided.iter().any(|by| by == id)).collect();
+    assert!(untried.is_empty(), "decided no test: {untried:?}");
+}
+
 #[test]
 fn out_of_its_time_a_bundle_denies() {
     let engine = Engine::of(&signed(1, Some(NOW))).unwrap();
