@@ -76,7 +76,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         pdp: config.pdp.as_ref().map(Pdp::new),
         risk_provider: config.risk_provider.as_ref().map(Provider::new),
         past: Past::default(),
-        standing: Standing::load(&store).map_err(unread)?,
+        standing: Standing::load(&store, world.now()).map_err(unread)?,
         definitions: Definitions::load(&store).map_err(unread)?,
         sessions: Sessions::new(world.clone(), SESSIONS_MAX),
         receipts: ReceiptSigner::of(&keys.log)?,

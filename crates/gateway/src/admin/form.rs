@@ -682,4 +682,12 @@ pub struct RuleView {
     pub policy: String,
     /// How often.
     pub refused: u64,
+    /// Of how many calls that policy was asked about.
+    pub decisions: u64,
+    /// The same in percent, rounded down.
+    pub percent: u64,
+    /// It refused ten times at least, and one call in ten: a rule to be looked at.
+    pub too_often: bool,
+    /// Since when that is counted: the start of the gateway.
+    pub since: String,
 }

@@ -13,6 +13,10 @@ use countersign_core::refusal::{Code, Refusal};
 use serde_json::Value;
 use std::sync::Arc;
 
+/// From how many refusals on, and from which part of all decisions, a rule refuses too often.
+const TOO_OFTEN: u64 = 10;
+const TOO_MANY_PERCENT: u64 = 10;
+
 /// Tiers that people set, and falls that hold.
 pub(super) async fn list(
     State(gate): State<Arc<Gate>>,
@@ -69,7 +73,14 @@ pub(super) async fn report(
 ) -> Result<Json<Items<RuleView>>, Denied> {
     local(&actor)?;
     let rules = gate.standing.refusals().into_iter();
-    let keyed = rules.map(|(policy, refused)| (policy.clone(), RuleView { policy, refused }));
+    let (decisions, since) = gate.standing.decisions();
+    let since = since.rfc3339();
+    let keyed = rules.map(|(policy, refused)| {
+        let percent = refused.saturating_mul(100).checked_div(decisions).unwrap_or(0);
+        let too_often = refused >= TOO_OFTEN && percent >= TOO_MANY_PERCENT;
+        let (key, since) = (policy.clone(), since.clone());
+        (key, RuleView { policy, refused, decisions, percent, too_often, since })
+    });
     Ok(Json(page.cut(Order::Rising, keyed, |view| view)))
 }
 

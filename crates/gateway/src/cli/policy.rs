@@ -1,6 +1,7 @@
 //! `policy`: the life of a bundle, from its check to its activation.
 //!
-//! What looks at files works offline; `show`, `activate` and `rollback` ask the running gateway.
+//! What looks at files works offline; `show`, `report`, `activate` and `rollback` ask the running
+//! gateway.
 
 mod fmt;
 mod prove;
@@ -13,6 +14,7 @@ use super::{
     link::Link,
     out::{Out, facts, note, table},
     stop::Stop,
+    trust,
 };
 use crate::{
     admin::form::{BundleFiles, GoBack, PolicyView},
@@ -123,6 +125,9 @@ pub(super) enum Policy {
     },
     /// Show what is in force, and what is kept to go back to.
     Show,
+    /// Rules that refuse, and which of them do so too often; grants that nobody uses; agents that
+    /// drift.
+    Report,
     /// Put a bundle in force.
     Activate {
         /// The bundle's directory.
@@ -185,6 +190,7 @@ impl Policy {
                 sealed(&bundle, out)
             }
             Self::Show => shown(out, &shared.link()?.get("/v1/policy").await?),
+            Self::Report => trust::report(&shared.link()?, out).await,
             Self::Activate { dir } => activate(&shared.link()?, &dir, out).await,
             Self::Rollback { revision, reason } => {
                 let back = GoBack { revision, reason };

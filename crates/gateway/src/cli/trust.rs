@@ -29,7 +29,7 @@ pub(super) enum Trust {
         #[arg(value_parser = tier)]
         tier: Wanted,
     },
-    /// Rules that refuse, grants that nobody uses, agents that drift.
+    /// What `policy report` prints.
     Report,
 }
 
@@ -63,17 +63,21 @@ impl Trust {
                 let _said: SetTier = link.post("/v1/trust", &SetTier { party, name, tier }).await?;
                 out.show(&standing(link).await?, shown)
             }
-            Self::Report => {
-                let rules: Items<RuleView> = link.list("/v1/policy/report", None).await?;
-                let mut rules = rules.items;
-                rules.sort_by_key(|rule| Reverse(rule.refused));
-                let unused: Items<GrantView> = link.list("/v1/grants?unused=true", None).await?;
-                let unused_grants = unused.items.iter().map(|grant| grant.id.to_string()).collect();
-                let drifting = standing(link).await?.fallen;
-                out.show(&Report { rules, unused_grants, drifting }, told)
-            }
+            Self::Report => report(link, out).await,
         }
     }
+}
+
+/// Rules that refuse, and which of them do so too often; grants that nobody uses; agents that
+/// drift.
+pub(super) async fn report(link: &Link, out: Out) -> Result<(), Stop> {
+    let rules: Items<RuleView> = link.list("/v1/policy/report", None).await?;
+    let mut rules = rules.items;
+    rules.sort_by_key(|rule| Reverse(rule.refused));
+    let unused: Items<GrantView> = link.list("/v1/grants?unused=true", None).await?;
+    let unused_grants = unused.items.iter().map(|grant| grant.id.to_string()).collect();
+    let drifting = standing(link).await?.fallen;
+    out.show(&Report { rules, unused_grants, drifting }, told)
 }
 
 /// Tiers that differ from the bundle's.
@@ -133,8 +137,12 @@ fn fallen(all: &[Fallen]) -> String {
 }
 
 fn told(report: &Report) -> String {
-    let rules = report.rules.iter().map(|r| vec![r.policy.clone(), r.refused.to_string()]);
-    let rules = table(&["rule", "refused"], &rules.collect::<Vec<_>>());
+    let rules = report.rules.iter().map(|rule| {
+        let part = format!("{} of {} ({} %)", rule.refused, rule.decisions, rule.percent);
+        let often = if rule.too_often { "too often" } else { "" };
+        vec![rule.policy.clone(), part, rule.since.clone(), often.to_owned()]
+    });
+    let rules = table(&["rule", "refused", "since", ""], &rules.collect::<Vec<_>>());
     let grants = report.unused_grants.iter().map(|grant| vec![grant.clone()]);
     let grants = table(&["never used"], &grants.collect::<Vec<_>>());
     [rules, grants, fallen(&report.drifting)].join("\n\n")

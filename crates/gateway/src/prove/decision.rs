@@ -83,6 +83,7 @@ impl Gate {
         }
         let (mut decision, tighter) =
             self.put(&attempt.policy, &mut question, identity.principal()).await?;
+        self.standing.asked();
         self.note(&mut decision, attempt, &question, known);
         self.ask_outside(&decision, &question).await?;
         let over = self.over(&charges, quote, held, now);

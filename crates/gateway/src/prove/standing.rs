@@ -70,6 +70,9 @@ struct Inner {
     fallen: BTreeMap<String, Fallen>,
     events: HashMap<(String, Behaviour), VecDeque<UnixMs>>,
     refusals: BTreeMap<String, u64>,
+    /// Calls that policy was asked about, since when.
+    decisions: u64,
+    since: UnixMs,
 }
 
 impl Standing {
@@ -77,9 +80,9 @@ impl Standing {
     ///
     /// # Errors
     /// `StoreFault`.
-    pub fn load(store: &Store) -> Result<Self, Refusal> {
+    pub fn load(store: &Store, now: UnixMs) -> Result<Self, Refusal> {
         let fault = |_| Refusal::new(Code::StoreFault);
-        let mut inner = Inner::default();
+        let mut inner = Inner { since: now, ..Inner::default() };
         for (key, body) in store.notes(SET)? {
             inner.set.insert(key, serde_json::from_str(&body).map_err(fault)?);
         }
@@ -186,6 +189,19 @@ impl Standing {
             }
         }
         Ok(())
+    }
+
+    /// Counts a call that policy was asked about.
+    pub fn asked(&self) {
+        let mut inner = self.lock();
+        inner.decisions = inner.decisions.saturating_add(1);
+    }
+
+    /// How many calls policy was asked about, and since when that is counted: since the start.
+    #[must_use]
+    pub fn decisions(&self) -> (u64, UnixMs) {
+        let inner = self.lock();
+        (inner.decisions, inner.since)
     }
 
     /// Counts the rules that refused a call.
