@@ -23,8 +23,10 @@ import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient } from './lib/mcpclients.mjs';
 import { freePort, until } from './lib/process.mjs';
 import { startSandbox } from './lib/sandbox.mjs';
+import { callPaid } from './lib/x402http.mjs';
 
 const PAYEE = '0x90F79bf6EB2c4f870365E785982E1f101E93b906';
+const KEY = `0x${'11'.repeat(32)}`;
 const IBAN = 'DE89370400440532013000';
 const SECRET = 'a secret of at least 24 bytes';
 const BUILTIN = fileURLToPath(new URL('../crates/gateway/policy', import.meta.url));
@@ -57,7 +59,7 @@ const names = [
   ...Object.keys(answers),
   'get_masked', 'get_noted', 'get_rated', 'get_confirmed', 'get_two', 'get_stepped',
   'get_signed_in', 'get_spent', 'get_unknown_webhook', 'get_secret', 'get_public', 'send_note',
-  'remove_it', 'run_it', 'get_pinned', 'search_db',
+  'remove_it', 'run_it', 'get_pinned', 'search_db', 'get_over', 'get_within',
 ];
 
 /** An MCP server of the official SDK over these tools. */
@@ -144,6 +146,7 @@ function policyDir(...more) {
     rule('get_stepped', 'step_up', { acr_values: ['hardware'], max_age_s: 600 }),
     rule('get_signed_in', 'step_up', { acr_values: ['urn:example:acr:mfa'], max_age_s: 600 }),
     rule('get_spent', 'tighter_budget', { micros: 5000, window_s: 3600 }),
+    rule('get_within', 'tighter_budget', { micros: 25000, window_s: 3600 }),
     rule('get_public', 'enhanced_audit', {}),
     ...more,
   ];
@@ -180,10 +183,18 @@ before(() =>
             ...Object.fromEntries(names.map((name) => [name, free])),
             get_secret: { ...free, sensitivity: 2 },
             get_spent: { price: '0.01 USDC', consent: 'none' },
+            get_over: { price: '0.01 USDC', consent: 'none', intent: 'read' },
+            get_within: { price: '0.01 USDC', consent: 'none', intent: 'read' },
             get_pinned: { ...free, consent: 'required' },
           },
         },
       },
+      budgets: [
+        {
+          name: 'asked', limit: '0.015 USD', window: '24h', on_exceed: 'confirm',
+          scope: { tool: 'desk/get_over' },
+        },
+      ],
     };
     const env = { E2E_WEBHOOK: SECRET };
     gateway = await parts.keep('gateway', startGateway({ port, config, env }));
@@ -257,6 +268,10 @@ describe('obligations happen', () => {
     assert.equal(textOf(await ask('get_rated')), 'get_rated ran');
     assert.equal(textOf(await ask('get_rated')), 'get_rated ran');
     assert.equal(codeOf(await ask('get_rated')), 'BUD-003');
+    await gateway.restart();
+    await client.close();
+    client = await legacyClient(url, { token: alice });
+    assert.equal(codeOf(await ask('get_rated')), 'BUD-003', 'a restart makes no room');
   });
 
   test('a person confirms one very call', async () => {
@@ -292,6 +307,27 @@ describe('obligations happen', () => {
     const answer = await ask('get_spent');
     assert.equal(codeOf(answer), 'BUD-001');
     assert.equal(problemOf(answer).proofs.payment, 'not_reached');
+  });
+
+  test('a tighter budget lets through what fits, and no more', async () => {
+    const paid = () => callPaid(client, KEY, { name: 'get_within', arguments: {} });
+    assert.equal(textOf((await paid()).result), 'get_within ran');
+    assert.equal(textOf((await paid()).result), 'get_within ran');
+    const third = await ask('get_within');
+    assert.equal(codeOf(third), 'BUD-001', 'two of three fit');
+    assert.equal(problemOf(third).proofs.payment, 'not_reached');
+  });
+
+  test('a budget that asks: beyond it a person decides, and each call anew', async () => {
+    const params = { name: 'get_over', arguments: {} };
+    assert.equal(textOf((await callPaid(client, KEY, params)).result), 'get_over ran', 'within it');
+    assert.equal(codeOf(await ask('get_over')), 'CNS-008', 'nothing is paid before a yes');
+    const { items } = await gateway.cli('approvals', 'list');
+    const asked = items.find(({ tool }) => tool.endsWith('get_over'));
+    assert.ok(JSON.stringify(asked).includes('asked'), JSON.stringify(asked));
+    await gateway.cli('approvals', 'approve', asked.id);
+    assert.equal(textOf((await callPaid(client, KEY, params)).result), 'get_over ran', 'agreed');
+    assert.equal(codeOf(await ask('get_over')), 'CNS-008', 'a yes is for one call');
   });
 
   test('the record says what the decision was made of', async () => {

@@ -4,6 +4,7 @@
 import assert from 'node:assert/strict';
 import { spawnSync } from 'node:child_process';
 import { appendFileSync, cpSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, test } from 'node:test';
@@ -447,4 +448,54 @@ test('a directory with a higher revision is activated at start, a wrong one stop
   const { code, stderr } = await gateway.cliRaw('serve');
   assert.equal(code, 2);
   assert.match(stderr, /policy bundle is not accepted.*not signed/s);
+});
+
+/** A policy service that says yes when it is told to. */
+async function startHeld() {
+  const waiting = [];
+  const listener = http.createServer((request, response) => {
+    request.resume().on('end', () => {
+      waiting.push(() => {
+        response.setHeader('content-type', 'application/json');
+        response.end('{"decision":true}');
+      });
+    });
+  });
+  await new Promise((resolve) => listener.listen(0, '127.0.0.1', resolve));
+  return {
+    url: `http://127.0.0.1:${listener.address().port}/access/v1/evaluation`,
+    waiting,
+    release: () => waiting.splice(0).forEach((answer) => answer()),
+    async stop() {
+      listener.closeAllConnections();
+      await new Promise((resolve) => listener.close(resolve));
+    },
+  };
+}
+
+test('an attempt that is held while another bundle comes is decided by the one it began with', async () => {
+  const held = await parts.keep('held', startHeld());
+  const pdp = { url: held.url, timeout: '5s', allow_private_network: true };
+  const config = ({ port }) => configuration(port, { pdp });
+  const slow = await parts.keep('slow', startGateway({ config }));
+  const was = (await slow.cli('policy', 'show')).digest;
+  const client = await legacyClient(`${slow.url}/own/mcp`);
+  const call = thing(client);
+  await until('the service is asked', async () => held.waiting.length === 1);
+  const at = await sealed('while-held', 40, { policies: STOPPED });
+  const shown = await slow.cli('policy', 'activate', at);
+  assert.equal(shown.revision, 40);
+  assert.equal((await slow.cli('policy', 'show')).digest, shown.digest, 'it is in force');
+  held.release();
+  assert.equal((await call).content[0].text, 'ran', 'by the bundle that it began with');
+  assert.match(reasonsOf(await thing(client)), /STOPPED_HERE/, 'the next one by the new bundle');
+  assert.equal(held.waiting.length, 0, 'what is denied is not asked about');
+  const { stdout } = await slow.cliRaw('audit', 'tail', '--limit', '100', '--from', '0');
+  const lines = stdout.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
+  const decided = lines.filter(({ kind }) => kind === 'decision');
+  assert.deepEqual(
+    decided.map(({ policy, detail }) => [policy, detail.answer]),
+    [[was, 'allow'], [shown.digest, 'deny']],
+  );
+  await client.close();
 });
