@@ -132,6 +132,9 @@ pub struct Ask {
     pub server: Arc<str>,
     /// Tool.
     pub tool: Arc<str>,
+    /// Digest of the tool's definition, as approved.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub definition: Option<Digest>,
     /// What it does.
     pub intent: Intent,
     /// What the agent says it is for.
@@ -335,6 +338,7 @@ mod tests {
             agent: "bot".into(),
             server: "weather".into(),
             tool: "forecast".into(),
+            definition: None,
             intent: Intent::Read,
             purpose: None,
             price: "free".into(),

@@ -17,7 +17,7 @@ use crate::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Where a grant stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -299,6 +299,22 @@ pub struct Brought {
     pub signer: Option<Arc<str>>,
 }
 
+/// How people here agreed to a grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Agreed {
+    /// How many had to.
+    pub m: u8,
+    /// The roles of those whose answers counted; empty for anybody who may answer.
+    pub eligible: Vec<Arc<str>>,
+    /// Who did.
+    pub got: Vec<String>,
+    /// Digest of the content that they were shown.
+    pub shown: Digest,
+    /// Digests of the definitions that the named tools had then, as far as they were known.
+    pub definitions: BTreeMap<Arc<str>, Digest>,
+}
+
 /// A grant as stored.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Grant {
@@ -317,6 +333,9 @@ pub struct Grant {
     /// The evidence that it was made of; `None` for one that a person made here.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub brought: Option<Brought>,
+    /// How people agreed to it here; `None` for one made of evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<Agreed>,
     /// Spent and held so far.
     pub used: Micros,
     /// Calls so far.
@@ -329,6 +348,20 @@ impl Grant {
     pub fn without(&self, held: Micros) -> Self {
         let used = self.used.minus(held).unwrap_or_default();
         Self { used, calls: self.calls.saturating_sub(1), ..self.clone() }
+    }
+
+    /// Where it stands at `now`, in a word: time and use end one that nobody has ended.
+    #[must_use]
+    pub fn standing(&self, now: UnixMs) -> &'static str {
+        match self.status {
+            GrantStatus::Revoked => "revoked",
+            GrantStatus::Active | GrantStatus::Suspended if now >= self.terms.expires_at => {
+                "expired"
+            }
+            GrantStatus::Suspended => "suspended",
+            GrantStatus::Active if self.leaves_room(Micros(1)).is_err() => "exhausted",
+            GrantStatus::Active => "active",
+        }
     }
 
     /// Where it comes from: `page` for a person here, else the form of the evidence.
@@ -491,6 +524,7 @@ mod tests {
             approved_by: String::new(),
             approved_at: UnixMs(0),
             brought: None,
+            agreed: None,
             used: Micros(used),
             calls,
         }
@@ -531,6 +565,37 @@ mod tests {
 
         /// Whatever a child that is not wider covers, its parent covers.
         #[test]
+    fn time_and_use_end_a_grant_that_nobody_ended() {
+        let terms = GrantTerms {
+            tenant: "acme".into(),
+            issuer: "https://idp.example/".into(),
+            subject: "alice".into(),
+            agent: "bot".into(),
+            server: "weather".into(),
+            tools: vec!["forecast".into()],
+            intents: vec![Intent::Read],
+            per_call: Micros(10),
+            windows: Vec::new(),
+            total: Some(Micros(100)),
+            max_calls: Some(3),
+            bounds: Bounds::default(),
+            purpose: String::new(),
+            not_before: UnixMs(0),
+            expires_at: UnixMs(1_000),
+        };
+        let (end, live) = (terms.expires_at, grant(terms.clone(), 99, 2));
+        let before = UnixMs(999);
+        assert_eq!(live.standing(before), "active");
+        assert_eq!(live.standing(end), "expired");
+        assert_eq!(grant(terms.clone(), 100, 2).standing(before), "exhausted");
+        assert_eq!(grant(terms.clone(), 0, 3).standing(before), "exhausted");
+        let of = |status| Grant { status, ..live.clone() };
+        assert_eq!(of(GrantStatus::Suspended).standing(before), "suspended");
+        assert_eq!(of(GrantStatus::Suspended).standing(end), "expired");
+        assert_eq!(of(GrantStatus::Revoked).standing(end), "revoked");
+    }
+
+    #[test]
         fn a_child_never_exceeds_its_parent(
             (mut child, parent) in (terms(), terms()),
             keep in proptest::collection::vec(proptest::bool::weighted(0.75), 14),

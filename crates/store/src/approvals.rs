@@ -17,7 +17,7 @@ use crate::{
 use countersign_core::{
     approval::{Approval, ApprovalStatus, Approver, Ask, AskKind, Given, offers_digest},
     digest::Digest,
-    grant::GrantTerms,
+    grant::{Agreed, GrantTerms},
     ids::{ApprovalId, CallId, GrantId},
     policy::Risk,
     proof::Permit,
@@ -494,8 +494,10 @@ fn conclude(
     let is_agreed = approval.status == ApprovalStatus::Approved;
     if let Some(terms) = approval.proposal.clone().filter(|_| is_agreed) {
         let approved_by: Vec<String> = approval.yes.iter().map(|g| g.by.to_string()).collect();
+        let agreed = agreed(&approval, approved_by.clone());
         let approved_by = approved_by.join(", ");
-        let new = grants::NewGrant { id: grant, terms, approved_by, brought: None };
+        let new =
+            grants::NewGrant { id: grant, terms, approved_by, brought: None, agreed: Some(agreed) };
         if let Err(refusal) = grants::create(batch, new)? {
             return Ok(Err(refusal));
         }
@@ -506,6 +508,22 @@ fn conclude(
     note(batch, &approval, action, &by)?;
     keep(batch, approval.clone())?;
     Ok(Ok(approval))
+}
+
+/// What people agreed to, as the grant's row keeps it.
+fn agreed(approval: &Approval, got: Vec<String>) -> Agreed {
+    let ask = &approval.ask;
+    Agreed {
+        m: ask.quorum.needed,
+        eligible: ask.quorum.roles.clone(),
+        got,
+        shown: approval.content,
+        definitions: ask
+            .definition
+            .map(|digest| (Arc::clone(&ask.tool), digest))
+            .into_iter()
+            .collect(),
+    }
 }
 
 fn deny(approval: &mut Approval, given: Given) {

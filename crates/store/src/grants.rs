@@ -16,7 +16,7 @@ use crate::{
 use countersign_core::{
     audit::record::{Kind, Outcome, RecordDraft, Subject},
     digest::Digest,
-    grant::{Brought, Grant, GrantStatus, GrantTerms},
+    grant::{Agreed, Brought, Grant, GrantStatus, GrantTerms},
     ids::GrantId,
     ledger::{Charge, OnExceed},
     money::Micros,
@@ -45,6 +45,8 @@ pub struct NewGrant {
     pub approved_by: String,
     /// The evidence that it is made of, where it came along with a call.
     pub brought: Option<Brought>,
+    /// How people agreed to it here.
+    pub agreed: Option<Agreed>,
 }
 
 /// All grants.
@@ -394,6 +396,7 @@ pub(crate) fn create(
         approved_by: new.approved_by,
         approved_at: batch.now,
         brought: new.brought,
+        agreed: new.agreed,
         used: Micros(0),
         calls: 0,
     };

@@ -5,6 +5,7 @@ mod support;
 
 use countersign_core::{
     approval::{Approval, ApprovalStatus, Approver, Ask, AskKind, Quorum, offers_digest},
+    digest::Digest,
     grant::{GrantStatus, GrantTerms},
     ids::ApprovalId,
     ledger::{CallState, Charge, OnExceed, Window},
@@ -35,6 +36,7 @@ fn ask(kind: &Kind, quote: &Quote, now: UnixMs, needed: u8) -> Ask {
         agent: principal.agent.clone(),
         server: kind.terms.tool.server.clone(),
         tool: kind.terms.tool.tool.clone(),
+        definition: Some(Digest::of(b"definition")),
         intent: Intent::Read,
         purpose: None,
         price: "0.01 USDC".into(),
@@ -247,6 +249,14 @@ async fn a_grant_comes_of_a_request_once_enough_agreed_to_the_same_terms() {
     let grant = store.grant(done.grant.unwrap()).unwrap();
     assert_eq!((grant.status, grant.terms.total), (GrantStatus::Active, Some(Micros(9_000_000))));
     assert_eq!(grant.approved_by, "https://idp.example/|carol, https://idp.example/|bob");
+    let agreed = grant.agreed.clone().unwrap();
+    assert_eq!((agreed.m, agreed.shown), (2, done.content));
+    assert_eq!(agreed.got, ["https://idp.example/|carol", "https://idp.example/|bob"]);
+    let pinned: Vec<_> = agreed.definitions.into_iter().collect();
+    assert_eq!(pinned, [("forecast".into(), Digest::of(b"definition"))]);
+    store.close().await;
+    let store = open(&dir, &clock);
+    assert_eq!(store.grant(grant.id).unwrap().agreed, grant.agreed, "durable");
     assert_sound(&store);
 }
 

@@ -18,7 +18,7 @@ use super::schema::{BoundsForm, Hex, Id, Money, Word};
 use crate::prove::standing::Party;
 use countersign_core::{
     approval::{Approval, ApprovalStatus, AskKind},
-    grant::{Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
+    grant::{Agreed, Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
     ids::{ApprovalId, GrantId},
     money::Micros,
     policy::{Intent, Point, Risk, Tier},
@@ -27,7 +27,10 @@ use countersign_core::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, value::RawValue};
-use std::{collections::BTreeSet, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// Money as it is written: a number, a unit of the reference currency or of an asset.
 pub(super) const MONEY: &str = r"^(0|[1-9][0-9]{0,17})(\.[0-9]{1,18})? [A-Za-z0-9._-]{1,32}$";
@@ -171,6 +174,10 @@ pub struct GrantView {
     pub status: GrantStatus,
     /// Its time is over.
     pub is_expired: bool,
+    /// The same with what time and use did: `active`, `suspended`, `revoked`, `expired`,
+    /// `exhausted`.
+    #[serde(default)]
+    pub state: String,
     /// Tenant.
     pub tenant: Arc<str>,
     /// Delegator's issuer.
@@ -220,6 +227,37 @@ pub struct GrantView {
     #[serde(default)]
     #[schemars(with = "BoundsForm")]
     pub bounds: Bounds,
+    /// How people agreed to it here; absent for one made of evidence.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agreed: Option<AgreedView>,
+}
+
+/// How people agreed to a grant.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct AgreedView {
+    /// How many had to.
+    pub m: u8,
+    /// The roles of those whose answers counted; empty for anybody who may answer.
+    pub eligible: Vec<Arc<str>>,
+    /// Who did.
+    pub got: Vec<String>,
+    /// SHA-256 of the content that they were shown.
+    pub shown: String,
+    /// SHA-256 of the definitions that the named tools had then.
+    pub definitions: BTreeMap<String, String>,
+}
+
+impl AgreedView {
+    fn of(agreed: &Agreed) -> Self {
+        let definitions = agreed.definitions.iter();
+        Self {
+            m: agreed.m,
+            eligible: agreed.eligible.clone(),
+            got: agreed.got.clone(),
+            shown: agreed.shown.to_hex(),
+            definitions: definitions.map(|(tool, d)| (tool.to_string(), d.to_hex())).collect(),
+        }
+    }
 }
 
 impl GrantView {
@@ -232,6 +270,7 @@ impl GrantView {
             version: grant.version,
             status: grant.status,
             is_expired: now >= terms.expires_at,
+            state: grant.standing(now).to_owned(),
             tenant: Arc::clone(&terms.tenant),
             issuer: Arc::clone(&terms.issuer),
             subject: Arc::clone(&terms.subject),
@@ -253,6 +292,7 @@ impl GrantView {
             calls: grant.calls,
             is_exhausted: grant.leaves_room(Micros(1)).is_err(),
             bounds: terms.bounds.clone(),
+            agreed: grant.agreed.as_ref().map(AgreedView::of),
         }
     }
 }

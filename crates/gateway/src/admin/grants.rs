@@ -12,7 +12,8 @@ use super::{
 use crate::gate::Gate;
 use axum::{Extension, Json, extract::State, http::StatusCode};
 use countersign_core::{
-    grant::{Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
+    digest::Digest,
+    grant::{Agreed, Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
     ids::GrantId,
     money::{Micros, parse_micros},
     policy::Intent,
@@ -48,6 +49,20 @@ pub(super) struct Filter {
     unused: bool,
 }
 
+/// What one person agrees to who writes the terms: those, and the tools as they are.
+fn agreed(gate: &Gate, terms: &GrantTerms, by: &str) -> Agreed {
+    let known = gate.definitions.list().into_iter();
+    let named =
+        known.filter(|(tool, _)| tool.server == terms.server && terms.tools.contains(&tool.tool));
+    Agreed {
+        m: 1,
+        eligible: Vec::new(),
+        got: vec![by.to_owned()],
+        shown: Digest::of(&serde_json::to_vec(terms).unwrap_or_default()),
+        definitions: named.map(|(tool, known)| (tool.tool, known.pinned.digest)).collect(),
+    }
+}
+
 /// Makes a grant.
 pub(super) async fn create(
     State(gate): State<Arc<Gate>>,
@@ -62,7 +77,9 @@ pub(super) async fn create(
     let now = gate.world.now();
     let id = GrantId::new(now, gate.world.random());
     let approved_by = actor.text();
-    let grant = gate.store.grant_create(NewGrant { id, terms, approved_by, brought: None }).await?;
+    let agreed = Some(agreed(&gate, &terms, &approved_by));
+    let new = NewGrant { id, terms, approved_by, brought: None, agreed };
+    let grant = gate.store.grant_create(new).await?;
     let made = GrantMade {
         grant: GrantView::of(&grant, now),
         receipt: receipt::sign(&grant, &gate.signer, now)?,

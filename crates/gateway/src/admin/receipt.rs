@@ -142,7 +142,8 @@ pub fn verify(token: &str, key: &VerifierKey) -> Result<GrantReceipt, NotAGrantR
 mod tests {
     use super::*;
     use countersign_core::{
-        grant::{Bounds, GrantStatus, GrantTerms, WindowLimit},
+        digest::Digest,
+        grant::{Agreed, Bounds, GrantStatus, GrantTerms, WindowLimit},
         ids::GrantId,
         money::Micros,
         policy::Intent,
@@ -177,6 +178,13 @@ mod tests {
             approved_by: "os:1000:ada".into(),
             approved_at: UnixMs(1_798_000_000_000),
             brought: None,
+            agreed: Some(Agreed {
+                m: 1,
+                eligible: Vec::new(),
+                got: vec!["os:1000:ada".to_owned()],
+                shown: Digest::of(b"shown"),
+                definitions: [("get_forecast".into(), Digest::of(b"definition"))].into(),
+            }),
             used: Micros(0),
             calls: 0,
         }

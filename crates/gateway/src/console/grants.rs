@@ -17,6 +17,7 @@ use axum::{
 use countersign_core::{
     grant::{Grant, GrantStatus, Source},
     ids::GrantId,
+    time::UnixMs,
 };
 use http::Uri;
 use maud::{Markup, html};
@@ -89,7 +90,7 @@ fn grant_table(console: &Console, visitor: &Visitor, grants: &[&Arc<Grant>]) -> 
                                 br; span.small { (grant.calls) " calls" }
                             }
                             td { (moment(terms.expires_at)) }
-                            td { (grant_state(grant, now >= terms.expires_at)) }
+                            td { (grant_state(grant, now)) }
                             td { (grant_acts(visitor, grant)) }
                         }
                     }
@@ -107,13 +108,13 @@ fn source(grant: &Grant) -> Option<&'static str> {
     })
 }
 
-fn grant_state(grant: &Grant, is_over: bool) -> Markup {
-    let word = format!("{:?}", grant.status).to_lowercase();
-    let (class, shape, word) = match grant.status {
-        GrantStatus::Active if is_over => ("badge off", "–", "expired".to_owned()),
-        GrantStatus::Active => ("badge yes", "✓", word),
-        GrantStatus::Revoked => ("badge no", "✕", word),
-        _other => ("badge wait", "◔", word),
+fn grant_state(grant: &Grant, now: UnixMs) -> Markup {
+    let word = grant.standing(now);
+    let (class, shape) = match word {
+        "active" => ("badge yes", "✓"),
+        "revoked" => ("badge no", "✕"),
+        "suspended" => ("badge wait", "◔"),
+        _over => ("badge off", "–"),
     };
     html! { span class=(class) { (icon(shape)) (word) } }
 }

@@ -248,7 +248,8 @@ async fn grant(parts: &Parts, gate: &Gate, subject: &str) -> Result<()> {
         expires_at: now.plus_ms(3_600_000),
     };
     let id = GrantId::new(now, gate.world.random());
-    let grant = NewGrant { id, terms, approved_by: OPERATOR.to_owned(), brought: None };
+    let grant =
+        NewGrant { id, terms, approved_by: OPERATOR.to_owned(), brought: None, agreed: None };
     gate.store.grant_create(grant).await.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
     Ok(())
 }

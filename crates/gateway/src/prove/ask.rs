@@ -120,6 +120,7 @@ impl Gate {
             agent: Arc::clone(&principal.agent),
             server: Arc::clone(&call.terms.tool.server),
             tool: Arc::clone(&call.terms.tool.tool),
+            definition: self.pinned(&call.terms).digest,
             intent: call.intent(),
             purpose: call.purpose.as_deref().map(Arc::from),
             price: self.price_text(quote),

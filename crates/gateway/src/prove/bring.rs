@@ -110,7 +110,7 @@ impl Gate {
         (terms.not_before, terms.expires_at) = (now, expires_at);
         let id = GrantId::new(now, self.world.random());
         let approved_by = format!("{}|{}", delegator.issuer, delegator.subject);
-        let new = NewGrant { id, terms, approved_by, brought: Some(brought) };
+        let new = NewGrant { id, terms, approved_by, brought: Some(brought), agreed: None };
         self.store.grant_bring(new).await.map(drop)
     }
 

@@ -148,7 +148,7 @@ impl Gate {
         let approved_by = link.person.to_string();
         let terms = self.mandate_terms(mandate)?;
         let id = GrantId::new(now, self.world.random());
-        let new = NewGrant { id, terms, approved_by, brought: Some(brought) };
+        let new = NewGrant { id, terms, approved_by, brought: Some(brought), agreed: None };
         self.store.grant_bring(new).await.map(drop)
     }
 

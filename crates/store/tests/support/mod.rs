@@ -477,6 +477,7 @@ pub(crate) fn new_grant(terms: GrantTerms, now: UnixMs) -> NewGrant {
         terms,
         approved_by: "alice@acme.example".into(),
         brought: None,
+        agreed: None,
     }
 }
 
