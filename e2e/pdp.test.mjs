@@ -327,6 +327,13 @@ describe('agents and tools: what the gateway itself would say', () => {
     const said = await call('delete_report', same);
     assert.equal(said.decision, false);
     assert.equal(said.context.reason, doomed.problem.code, JSON.stringify([said, doomed.problem]));
+    // The denial carries the real request, which the agent's own attempt opened.
+    const { access_request: open } = said.context;
+    assert.equal(open.status, 'pending', JSON.stringify(said.context));
+    assert.equal(open.endpoint, doomed.problem.next.url);
+    assert.ok(open.endpoint.endsWith(open.id) && Date.parse(open.expires_at) > Date.now());
+    const unasked = await call('delete_report', agent('somebody-else'));
+    assert.deepEqual([unasked.decision, unasked.context.access_request], [false, undefined]);
     assert.equal((await call('get_report', same)).decision, true);
     const real = await callTool(gateway, 'weather', 'get_report', {}, { headers });
     assert.ok(real.result, JSON.stringify(real.problem));

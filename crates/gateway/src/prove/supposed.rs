@@ -12,6 +12,7 @@ use super::{
 };
 use crate::gate::Gate;
 use countersign_core::{
+    approval::{Approval, ApprovalStatus},
     call::{Call, Era},
     grant::Asked,
     ids::{CallId, GrantId},
@@ -102,6 +103,15 @@ impl Gate {
         self.ask_outside(&decision, &question).await?;
         let over = self.over(&charges, &quote, Default::default(), now);
         Ok(Outlook { decision, price: self.price_text(&quote), over })
+    }
+
+    /// The request for approval that is open about this very call: the agent's own attempt opened
+    /// it.
+    pub(crate) fn open_request(&self, it: &Supposed) -> Option<Approval> {
+        let call = self.supposed_call(&self.policy.engine(), it).ok()?;
+        let (digest, now) = (call.digest(&it.principal), self.world.now());
+        let found = self.store.approvals_for(it.principal.key(), digest, now);
+        found.into_iter().find(|approval| approval.status == ApprovalStatus::Pending)
     }
 
     fn supposed_call(&self, policy: &Engine, it: &Supposed) -> Result<Call, Refusal> {

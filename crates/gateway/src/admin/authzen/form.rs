@@ -1,7 +1,7 @@
 //! What AuthZEN sends and gets.
 
 use super::super::object::{maybe, object, whole};
-use crate::gate::Gate;
+use crate::{gate::Gate, prove::supposed::Supposed};
 use countersign_core::{
     ids::DecisionId,
     policy::{Obligation, Reason, Tables},
@@ -255,6 +255,25 @@ pub(super) struct Why {
     /// Who can change a no, and how.
     #[serde(skip_serializing_if = "Option::is_none")]
     ask: Option<Ask>,
+    /// The request that is open about this very call, after the Access Request and Approval
+    /// profile (draft): the agent's own attempt opened it, and its retry goes on once it is
+    /// approved.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    access_request: Option<AccessRequest>,
+}
+
+/// An open request.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+struct AccessRequest {
+    /// The page where people answer it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    /// Its identifier.
+    id: String,
+    /// `pending`.
+    status: String,
+    /// Until when it can be answered.
+    expires_at: String,
 }
 
 /// A rule behind an answer.
@@ -311,6 +330,17 @@ impl Why {
         let form_url = console.filter(|_| actor == "human").map(|c| format!("{}/", c.public_url));
         let ask = Ask { actor, action: row.next.to_owned(), form_url };
         Self { reason: Some(code.text().to_owned()), ask: Some(ask), ..self }
+    }
+
+    /// With the request that is open about this very call, if one is.
+    pub(super) fn requested(self, gate: &Gate, supposed: &Supposed) -> Self {
+        let access_request = gate.open_request(supposed).map(|approval| AccessRequest {
+            endpoint: gate.approval_url(approval.id),
+            id: approval.id.to_string(),
+            status: "pending".to_owned(),
+            expires_at: approval.expires_at.rfc3339(),
+        });
+        Self { access_request, ..self }
     }
 
     pub(super) fn with(mut self, name: &str, value: String) -> Self {

@@ -11,6 +11,7 @@ use countersign_core::{
     proof::{Delegator, Principal, SignIn},
     refusal::Code,
     terms::ToolRef,
+    wire::json,
 };
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -40,7 +41,10 @@ pub(super) async fn decide(gate: &Gate, actor: &Actor, asked: &Evaluation) -> De
     };
     let outlook = match gate.suppose(&supposed).await {
         Ok(outlook) => outlook,
-        Err(refusal) => return Decided::no(gate, Why::of_refusal(gate, &refusal)),
+        Err(refusal) => {
+            let why = Why::of_refusal(gate, &refusal).requested(gate, &supposed);
+            return Decided::no(gate, why);
+        }
     };
     let engine = gate.policy.engine();
     let decision = &outlook.decision;
@@ -51,10 +55,11 @@ pub(super) async fn decide(gate: &Gate, actor: &Actor, asked: &Evaluation) -> De
         Answer::Allow(_) => {
             let over = outlook.over.join(", ");
             let why = why.asking(gate, Code::ApprovalPending).with("over_budgets", over);
-            Decided::no(gate, why)
+            Decided::no(gate, why.requested(gate, &supposed))
         }
         Answer::Challenge(duties) => {
-            Decided::no(gate, why.wanting(duties).asking(gate, Code::ApprovalPending))
+            let why = why.wanting(duties).asking(gate, Code::ApprovalPending);
+            Decided::no(gate, why.requested(gate, &supposed))
         }
         Answer::Deny(_) => Decided::no(gate, why),
     }
@@ -71,7 +76,12 @@ fn supposed(gate: &Gate, asked: &Evaluation) -> Result<Supposed, &'static str> {
     };
     let arguments = match asked.context.as_ref().and_then(|context| context.get("arguments")) {
         None => "{}".to_owned(),
-        Some(Value::Object(arguments)) => Value::Object(arguments.clone()).to_string(),
+        Some(Value::Object(arguments)) => {
+            let text = Value::Object(arguments.clone()).to_string();
+            let canonical = json::canonical(text.as_bytes(), &gate.json_limits());
+            let canonical = canonical.map_err(|_| "FACTS_UNUSABLE")?;
+            String::from_utf8_lossy(&canonical).into_owned()
+        }
         Some(_) => return Err("FACTS_UNUSABLE"),
     };
     let unusable = "FACTS_UNUSABLE";
