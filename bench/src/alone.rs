@@ -255,7 +255,9 @@ impl Caller {
             answer: Answer::Allow(Vec::new()),
             reasons: Vec::new(),
             bundle: Digest::from_bytes([1; 32]),
+            revision: None,
             at: now,
+            took_ms: 0,
             input: Default::default(),
         };
         let authorization = Authorization::of(decision, Vec::new())?;

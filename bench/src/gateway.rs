@@ -285,7 +285,7 @@ pub(crate) async fn grant(
         not_before: UnixMs(now.0.saturating_sub(1_000)),
         expires_at: now.plus_ms(86_400_000),
     };
-    let new = NewGrant { id, terms, approved_by: "bench".to_owned(), brought: None };
+    let new = NewGrant { id, terms, approved_by: "bench".to_owned(), brought: None, agreed: None };
     store.grant_create(new).await.map_err(|refusal| anyhow!("granting: {refusal}"))?;
     Ok(id)
 }

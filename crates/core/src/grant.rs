@@ -556,15 +556,7 @@ mod tests {
         }
     }
 
-    proptest! {
-        #![proptest_config(ProptestConfig {
-            cases: 1_000,
-            max_global_rejects: 200_000,
-            ..ProptestConfig::default()
-        })]
-
-        /// Whatever a child that is not wider covers, its parent covers.
-        #[test]
+    #[test]
     fn time_and_use_end_a_grant_that_nobody_ended() {
         let terms = GrantTerms {
             tenant: "acme".into(),
@@ -595,7 +587,15 @@ mod tests {
         assert_eq!(of(GrantStatus::Revoked).standing(end), "revoked");
     }
 
-    #[test]
+    proptest! {
+        #![proptest_config(ProptestConfig {
+            cases: 1_000,
+            max_global_rejects: 200_000,
+            ..ProptestConfig::default()
+        })]
+
+        /// Whatever a child that is not wider covers, its parent covers.
+        #[test]
         fn a_child_never_exceeds_its_parent(
             (mut child, parent) in (terms(), terms()),
             keep in proptest::collection::vec(proptest::bool::weighted(0.75), 14),

@@ -1,5 +1,5 @@
-//! Telling somebody about a call: the messages that its reservation writes down, and the queue of signed webhooks (Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`,
-//! `webhook-signature`).
+//! Telling somebody about a call: the messages that its reservation writes down, and the queue of
+//! signed webhooks (Standard Webhooks 1.0: `webhook-id`, `webhook-timestamp`, `webhook-signature`).
 //!
 //! INVARIANT: what is to be told becomes durable with the call's reservation, never without it; a
 //! queue that is full, or a name that nobody configured, refuses the call.

@@ -237,7 +237,12 @@ fn row(record: &Record) -> Markup {
                 }
                 @if let Some(code) = &draft.refusal { " " code { (code) } }
             }
-            td { @match call.and_then(|c| c.agent.as_deref()) { Some(agent) => (name(agent)), None => "–" } }
+            td {
+                @match call.and_then(|c| c.agent.as_deref()) {
+                    Some(agent) => (name(agent)),
+                    None => "–",
+                }
+            }
             td {
                 @match call.and_then(|call| call.tool.as_ref()) {
                     Some(tool) => { code { (tool.server) "/" (tool.name) } }

@@ -192,7 +192,11 @@ fn warnings(records: &[Record]) -> Markup {
                                 td { (moment(record.draft.time)) }
                                 th scope="row" { (detail(record, "budget")) }
                                 td.num { (detail(record, "percent")) " %" }
-                                td.num { a href={ "/log?before=" (record.seq.saturating_add(1)) } { (record.seq) } }
+                                td.num {
+                                    a href={ "/log?before=" (record.seq.saturating_add(1)) } {
+                                        (record.seq)
+                                    }
+                                }
                             }
                         }
                     }

@@ -58,14 +58,9 @@ impl Gate {
         let grant = consent.grant().map(|(id, _)| id);
         let charges = self.charges(call, identity, grant, &attempt.evidence);
         let held = begun.map_or(Micros(0), |begun| begun.micros);
-        let (remaining, tightest) = self.store.tightest(&charges, grant, now).unzip();
-        let remaining = with_own(remaining, held);
         // An offer that pays for several calls asks for them all at once.
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
-        if let Some(left) = remaining.filter(|left| *left < wanted) {
-            let refusal = Refusal::new(Code::BudgetExceeded);
-            return Err(refusal.with("remaining", left).with("price", wanted));
-        }
+        let (remaining, tightest) = self.afford(wanted, (&charges, grant), held, now)?;
         let approvals = self.approvals(principal, quote, begun, now);
         refuse_denied(&approvals)?;
         let picture = self.picture(attempt, identity, quote, (grant, remaining, &charges), now);
@@ -125,6 +120,23 @@ impl Gate {
         }
         let approval = self.open_approval(call, principal, ask, wanted).await?;
         Err(self.pending(Code::ApprovalPending.into(), &approval))
+    }
+
+    /// What the budgets and the grant leave, and which of them leaves least, if it is enough.
+    fn afford(
+        &self,
+        wanted: Micros,
+        (charges, grant): (&[Charge], Option<GrantId>),
+        held: Micros,
+        now: UnixMs,
+    ) -> Result<(Option<Micros>, Option<Arc<str>>), Refusal> {
+        let (remaining, tightest) = self.store.tightest(charges, grant, now).unzip();
+        let remaining = with_own(remaining, held);
+        if let Some(left) = remaining.filter(|left| *left < wanted) {
+            let refusal = Refusal::new(Code::BudgetExceeded);
+            return Err(refusal.with("remaining", left).with("price", wanted));
+        }
+        Ok((remaining, tightest))
     }
 
     /// Whether a payment came along that is still to be used. A credential that is used up pays

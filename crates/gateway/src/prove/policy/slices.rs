@@ -7,7 +7,8 @@
 //! INVARIANT: a policy that matches is looked at. Its scope names an entity `e` as `== e`, `in e`
 //! or `is T in e`, or a part of its `when` that must hold does so of the principal, the resource,
 //! or whom the principal acts for; that is so only if `e` is one of them or what they are in, and
-//! those are the ones that are looked up. What is passed over could not fail either: linted conditions cannot.
+//! those are the ones that are looked up. What is passed over could not fail either: linted
+//! conditions cannot.
 
 use super::{
     explain::conjuncts,

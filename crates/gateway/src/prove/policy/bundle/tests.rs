@@ -107,7 +107,7 @@ fn the_default_bundle_answers_its_tests_and_each_rule_decides_one() {
     files.insert("tests/default.json".to_owned(), tests.to_owned());
     let bundle = Bundle::of_files(files).unwrap();
     let engine = Engine::of(&bundle).unwrap();
-    let trials = crate::prove::policy::run_trials(&bundle, &engine).unwrap();
+    let trials = run_trials(&bundle, &engine).unwrap();
     let failed: Vec<_> = trials.iter().filter(|trial| trial.failure.is_some()).collect();
     assert!(failed.is_empty(), "{failed:#?}");
     let decided: Vec<&String> = trials.iter().flat_map(|trial| &trial.decided_by).collect();
