@@ -190,6 +190,14 @@ impl Node {
         }
     }
 
+    /// No invoice of the node lapses sooner.
+    const fn shortest_expiry_s(&self) -> u64 {
+        match self.backend {
+            Backend::Ldk(_) => 60,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => 1,
+        }
+    }
+
     /// Makes an invoice.
     ///
     /// # Errors
@@ -198,6 +206,7 @@ impl Node {
         if ask.hold.is_some() && !self.capabilities().has_hold {
             return Err(NodeError::Unsupported);
         }
+        let ask = &Ask { expiry_s: ask.expiry_s.max(self.shortest_expiry_s()), ..*ask };
         let bolt11 = match &self.backend {
             Backend::Sandbox(node) | Backend::Ldk(node) => node.create(ask).await,
             Backend::Lnd(node) => node.create(ask).await,
