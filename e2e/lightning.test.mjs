@@ -7,7 +7,8 @@ import { readFileSync, statSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 
 import {
-  atRest, balances, event, kill, lightningBinary, moved, now, pay, restart, secret, startLightning, usable,
+  atRest, balances, event, kill, lightningBinary, moved, now, pay, restart, secret,
+  startLightning, usable,
 } from './lib/lightning.mjs';
 import { start, until } from './lib/process.mjs';
 
@@ -329,25 +330,26 @@ describe('the door', () => {
   });
 });
 
-describe('a node without inbound channels', () => {
+describe('through a provider', () => {
   let lsp;
   before(async () => {
     lsp = await startLightning({
       nodes: [
         ['provider', () => ({ lsps2_service: { opening_fee_ppm: 10_000, opening_fee_min_msat: 0 } })],
         'buyer',
+        'shop',
         ['fresh', ({ provider: { node_id, address } }) => ({
           liquidity: { lsps2: { node_id, address } },
           anchor_reserve_sat: 0,
         })],
       ],
-      channels: [['buyer', 'provider', { capacity_sat: 2_000_000 }]],
+      channels: [['buyer', 'provider', { capacity_sat: 2_000_000 }], ['provider', 'shop']],
       poor: ['fresh'],
     });
   });
   after(() => lsp?.stop());
 
-  test('is paid through a channel that is opened just in time, for a fee', async () => {
+  test('a node without channels is paid through one that is opened just in time, for a fee', async () => {
     const { fresh, buyer } = lsp.nodes;
     assert.deepEqual((await balances(fresh)).channels, []);
     const asked = { amount_msat: 100_000_000, jit: true };
@@ -368,7 +370,7 @@ describe('a node without inbound channels', () => {
     assert.ok(inbound_msat > 0 && outbound_msat > 0, JSON.stringify({ inbound_msat, outbound_msat }));
   });
 
-  test('holds such a payment too', async () => {
+  test('such a payment can be held too', async () => {
     const { fresh, buyer } = lsp.nodes;
     const { preimage, payment_hash } = secret();
     const asked = { amount_msat: 50_000_000, jit: true, payment_hash };
@@ -378,5 +380,21 @@ describe('a node without inbound channels', () => {
       { timeout_ms: 40_000 });
     assert.equal((await settle(fresh, payment_hash, preimage)).body.state, 'settled');
     assert.equal((await paying).preimage, preimage);
+  });
+
+  test('a routed payment costs its fee, and no more than is allowed', async () => {
+    const { shop, buyer } = lsp.nodes;
+    const [got, gave] = await atRest(shop, buyer);
+    const { bolt11, payment_hash } = await invoice(shop, { amount_msat: 7_000_000 });
+    const tight = await pay(buyer, bolt11, { max_fee_msat: 0 });
+    assert.equal(tight.state, 'failed', JSON.stringify(tight));
+    assert.deepEqual(await pay(buyer, bolt11), tight, 'a repeat starts nothing');
+    const asked = { bolt11, max_fee_msat: 10_000, wait_s: 30, retry: true };
+    const paid = await buyer.call('POST', '/v1/payments', asked);
+    assert.equal(paid.state, 'succeeded', JSON.stringify(paid));
+    assert.ok(paid.fee_msat > 0 && paid.fee_msat <= 10_000, JSON.stringify(paid));
+    assert.equal((await lookUp(shop, payment_hash)).amount_received_msat, 7_000_000);
+    await moved(shop, got, 7_000_000);
+    await moved(buyer, gave, -7_000_000 - paid.fee_msat);
   });
 });

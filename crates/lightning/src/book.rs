@@ -321,6 +321,12 @@ impl Book {
         self.keys.get(payment_id)
     }
 
+    /// The invoices whose money never came.
+    pub(crate) fn unpaid(&self) -> impl Iterator<Item = &String> {
+        let all = self.invoices.iter();
+        all.filter(|(_, invoice)| !matches!(invoice.end, End::Settled(_))).map(|(hash, _)| hash)
+    }
+
     /// Events after the cursor, oldest first.
     pub(crate) fn events(&self, cursor: u64, limit: usize) -> Vec<Entry> {
         let from = self.events.partition_point(|entry| entry.n <= cursor);

@@ -137,6 +137,7 @@ impl Desk {
         }
         self.node.event_handled().map_err(|why| format!("event: {why}"))?;
         self.seen.send_replace(journal.book.last);
+        self.forget(&mut journal);
         Ok(())
     }
 
@@ -194,7 +195,6 @@ impl Desk {
     pub(crate) fn events(&self, cursor: u64, limit: usize) -> Answer<Vec<Entry>> {
         let journal = self.journal()?;
         let gone = journal.book.gone_through;
-        // From the beginning means from what there is, if nobody has read any of it.
         if cursor < gone {
             return Err(crate::answer::cursor_gone(gone));
         }
@@ -226,7 +226,17 @@ impl Desk {
     fn append(&self, journal: &mut Journal, fact: Fact) -> Answer<()> {
         journal.append(fact)?;
         self.seen.send_replace(journal.book.last);
+        self.forget(journal);
         Ok(())
+    }
+
+    /// Lets the node forget the invoices that nobody paid and the journal no longer has: it holds
+    /// all it knows in memory.
+    fn forget(&self, journal: &mut Journal) {
+        for id in journal.dropped.drain(..).filter_map(|hash| bytes(&hash)).map(PaymentId) {
+            // What stays costs memory, no more.
+            let _tried = self.node.remove_payment(&id);
+        }
     }
 }
 

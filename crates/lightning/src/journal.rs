@@ -24,9 +24,13 @@ const KEPT: u64 = 20_000;
 
 pub(crate) struct Journal {
     pub(crate) book: Book,
+    /// Invoices that were never paid and are no longer in the book.
+    pub(crate) dropped: Vec<String>,
     folder: PathBuf,
     file: File,
     facts: usize,
+    /// When it is shortened next: far enough off that this is rare, whatever has to stay.
+    facts_most: usize,
     broken: bool,
 }
 
@@ -58,7 +62,8 @@ impl Journal {
         }
         file.sync_all().map_err(says)?;
         disk::sync_dir(folder).map_err(says)?;
-        Ok(Journal { book, folder: folder.to_owned(), file, facts, broken: false })
+        let (folder, dropped) = (folder.to_owned(), Vec::new());
+        Ok(Journal { book, dropped, folder, file, facts, facts_most: MOST, broken: false })
     }
 
     /// Makes a fact durable, then applies it.
@@ -72,7 +77,7 @@ impl Journal {
         self.file.sync_data()?;
         self.facts = self.facts.saturating_add(1);
         self.book.apply(entry);
-        if self.facts >= MOST {
+        if self.facts >= self.facts_most {
             self.shorten(KEPT)?;
         }
         self.broken = false;
@@ -105,7 +110,10 @@ impl Journal {
         fs::rename(&new, &path)?;
         disk::sync_dir(&self.folder)?;
         self.file = disk::private().append(true).open(&path)?;
+        let unpaid = self.book.unpaid().filter(|hash| !book.invoices.contains_key(*hash));
+        self.dropped.extend(unpaid.cloned());
         (self.book, self.facts) = (book, facts);
+        self.facts_most = MOST.max(facts.saturating_mul(2));
         Ok(())
     }
 }
@@ -197,6 +205,7 @@ mod tests {
             assert_eq!((book.gone_through, book.last), (3, 5));
             assert_eq!(book.events(3, 10).len(), 1);
         }
+        assert_eq!(journal.dropped, ["over"]);
         drop(journal);
         again.append(cancelled("open")).unwrap();
         assert_eq!(Journal::open(&dir).unwrap().book.last, 6);

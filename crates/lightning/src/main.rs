@@ -30,7 +30,8 @@ const USAGE: &str = "usage: countersign-lightning FILE.yaml   (docs/guides/light
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args_os().skip(1);
-    let (Some(file), None) = (arguments.next(), arguments.next()) else {
+    let file = arguments.next().filter(|file| !file.as_encoded_bytes().starts_with(b"-"));
+    let (Some(file), None) = (file, arguments.next()) else {
         say(USAGE);
         return ExitCode::from(2);
     };
