@@ -3,7 +3,7 @@
 
 import assert from 'node:assert/strict';
 import { createHash } from 'node:crypto';
-import { readFileSync, statSync } from 'node:fs';
+import { appendFileSync, readFileSync, statSync } from 'node:fs';
 import { after, before, describe, test } from 'node:test';
 
 import {
@@ -217,6 +217,7 @@ describe('crashes', () => {
     const [ours, theirs] = await both();
     const { preimage, payment_hash, accepted } = await held(33_000);
     const before = await gateway.call('GET', '/v1/events?limit=1000');
+    await both();
     await kill(gateway);
     await restart(gateway);
     const after = await gateway.call('GET', '/v1/events?limit=1000');
@@ -230,22 +231,30 @@ describe('crashes', () => {
     await moved(payer, theirs, -33_000);
   });
 
-  test('a settlement that was begun is ended after kill -9', async () => {
-    const [ours, theirs] = await both();
-    const { preimage, payment_hash } = await held(12_000);
-    const asked = settle(gateway, payment_hash, preimage).catch(() => undefined);
-    await until('the decision is on disk', () =>
-      readFileSync(`${gateway.data_dir}/journal.jsonl`, 'utf8').includes(preimage),
-    { every_ms: 1 });
-    await kill(gateway);
-    await asked;
-    await restart(gateway);
-    await until('it is settled', async () =>
-      (await lookUp(gateway, payment_hash)).state === 'settled');
-    assert.equal((await ended(payment_hash)).state, 'succeeded');
-    await moved(gateway, ours, 12_000);
-    await moved(payer, theirs, -12_000);
-  });
+  // The crash comes after the decision and before the node acts on it: what is then on disk is
+  // written there while the daemon is down.
+  for (const [fact, state, outcome] of [
+    ['settling', 'settled', 'succeeded'], ['cancelled', 'cancelled', 'failed'],
+  ]) {
+    test(`what was decided before a crash is done after it: ${fact}`, async () => {
+      const [ours, theirs] = await both();
+      const { preimage, payment_hash } = await held(12_000);
+      await both();
+      await kill(gateway);
+      const journal = `${gateway.data_dir}/journal.jsonl`;
+      const { n, at_ms } = JSON.parse(readFileSync(journal, 'utf8').trim().split('\n').at(-1));
+      const decided = { n: n + 1, at_ms, fact, payment_hash };
+      if (fact === 'settling') decided.preimage = preimage;
+      appendFileSync(journal, `${JSON.stringify(decided)}\n`);
+      await restart(gateway);
+      await until(`it is ${state}`, async () =>
+        (await lookUp(gateway, payment_hash)).state === state);
+      assert.equal((await ended(payment_hash)).state, outcome);
+      const msat = state === 'settled' ? 12_000 : 0;
+      await moved(gateway, ours, msat);
+      await moved(payer, theirs, -msat);
+    });
+  }
 
   test('a payment made while the daemon was down is told after the restart', async () => {
     const [ours] = await both();
@@ -268,6 +277,7 @@ describe('crashes', () => {
   test('a payer that crashes pays once', async () => {
     const [ours, theirs] = await both();
     const { preimage, payment_hash, bolt11 } = await held(6_000);
+    await both();
     await kill(payer);
     await restart(payer);
     assert.equal((await begin(bolt11)).state, 'pending');

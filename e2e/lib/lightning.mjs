@@ -211,7 +211,10 @@ export const moved = (node, before, msat) =>
     return outbound_msat - before.outbound_msat === msat;
   });
 
-/** Ends the daemon as a crash would. */
+/**
+ * Ends the daemon as a crash would. Let it be at rest: killed while a channel changes, the node can
+ * find itself behind that channel, and closes it.
+ */
 export const kill = (node) => node.kill9();
 
 /** Starts it again, and finds its peers. */
