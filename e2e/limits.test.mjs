@@ -3,15 +3,19 @@
 
 import assert from 'node:assert/strict';
 import { randomBytes } from 'node:crypto';
+import { mkdtempSync, rmSync } from 'node:fs';
 import { createServer, request } from 'node:http';
 import net from 'node:net';
+import os from 'node:os';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import { startIssuer } from './lib/issuer.mjs';
 import { freePort, until } from './lib/process.mjs';
 import {
-  MERCHANT, admin, callTool, calls, published, receiptOf, startBefore, startParts, x402Challenge,
+  MERCHANT, admin, callTool, calls, published, receiptOf, startBefore, startParts, toolCall,
+  x402Challenge,
 } from './lib/rig.mjs';
 import { bearer } from './lib/wire.mjs';
 import { payer } from './lib/x402http.mjs';
@@ -137,6 +141,35 @@ describe('a facilitator that stalls', () => {
     } finally {
       facilitator.closeAllConnections();
       facilitator.close();
+      await gateway.stop();
+    }
+  });
+});
+
+describe('connections', () => {
+  test('of one address are so many; those beyond are closed, and a place is had again', async () => {
+    const gateway = await startBefore(parts, {
+      servers: anybodys, limits: { connections_per_address: 8 },
+    });
+    const sockets = [];
+    try {
+      const closed = new Set();
+      for (let n = 0; n < 16; n++) {
+        const socket = net.connect(gateway.port, '127.0.0.1');
+        await new Promise((resolve) => socket.once('connect', resolve).on('error', resolve));
+        socket.on('close', () => closed.add(socket)).on('error', () => closed.add(socket));
+        socket.resume();
+        sockets.push(socket);
+      }
+      // What asked whether it is healthy holds a place, or has given it back.
+      await until('those beyond are closed', () => closed.size >= 8);
+      await sleep(300);
+      assert.ok(closed.size === 8 || closed.size === 9, `${closed.size} of 16 were closed`);
+      sockets.forEach((socket) => socket.destroy());
+      const isHealthy = async () => (await fetch(`${gateway.url}/healthz`)).status === 200;
+      await until('there is room again', isHealthy);
+    } finally {
+      sockets.forEach((socket) => socket.destroy());
       await gateway.stop();
     }
   });

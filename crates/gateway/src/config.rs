@@ -509,6 +509,8 @@ pub struct Limits {
     pub header_bytes: usize,
     /// Open connections.
     pub connections: usize,
+    /// Open connections from one address.
+    pub connections_per_address: usize,
     /// Calls being worked on; more are refused, not queued.
     pub calls: usize,
     /// Unpaid quotes of one principal.

@@ -16,6 +16,7 @@ pub mod keys;
 pub mod mcp;
 pub mod notify;
 pub mod oblige;
+pub mod places;
 pub mod problem;
 pub mod prove;
 mod push;

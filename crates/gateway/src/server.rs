@@ -3,12 +3,17 @@
 //! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
 //! not reachable from here.
 
-use crate::{body::Body, gate::Gate, mcp, problem, push};
+use crate::{body::Body, gate::Gate, mcp, places::Places, problem, push};
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, header};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -33,7 +38,8 @@ pub async fn serve(
     let limits = &gate.config.limits;
     let header_timeout = Duration::from_millis(limits.header_timeout_ms);
     let header_bytes = limits.header_bytes;
-    let places = Arc::new(Semaphore::new(gate.config.limits.connections));
+    let places = Arc::new(Semaphore::new(limits.connections));
+    let (mut peers, each_most) = (Places::default(), limits.connections_per_address);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -42,11 +48,12 @@ pub async fn serve(
             Some(_) = connections.join_next() => continue,
         };
         // A failed accept (too many open files, a peer gone) must not end the server.
-        let Ok((stream, _)) = accepted else {
+        let Ok((stream, peer)) = accepted else {
             tokio::time::sleep(Duration::from_millis(10)).await;
             continue;
         };
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Some(own_place) = peers.take(network(peer.ip()), each_most) else { continue };
         let _best_effort = stream.set_nodelay(true);
         let (gate, mut stop) = (Arc::clone(&gate), stop.clone());
         connections.spawn(async move {
@@ -67,13 +74,24 @@ pub async fn serve(
                     connection.await
                 }
             };
-            drop(place);
+            drop((place, own_place));
         });
     }
     drop(listener);
     let drained = async { while connections.join_next().await.is_some() {} };
     let _late = tokio::time::timeout(Duration::from_secs(10), drained).await;
     Ok(())
+}
+
+/// The part of an IPv6 address that is one customer's.
+const IPV6_NETWORK: u128 = !0 << 64;
+
+/// Whom an address belongs to: an IPv6 network has as many addresses as it likes.
+fn network(peer: IpAddr) -> IpAddr {
+    match peer.to_canonical() {
+        IpAddr::V4(address) => address.into(),
+        IpAddr::V6(address) => Ipv6Addr::from(u128::from(address) & IPV6_NETWORK).into(),
+    }
 }
 
 async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
@@ -131,4 +149,21 @@ fn json_answer(json: String) -> Response<Body> {
     let kind = http::HeaderValue::from_static("application/json");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
     answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ip(text: &str) -> IpAddr {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn an_address_is_one_however_it_is_written_and_an_ipv6_network_too() {
+        assert_eq!(network(ip("::ffff:192.0.2.1")), network(ip("192.0.2.1")));
+        assert_ne!(network(ip("192.0.2.2")), network(ip("192.0.2.1")));
+        assert_eq!(network(ip("2001:db8::1")), network(ip("2001:db8::ffff:2")));
+        assert_ne!(network(ip("2001:db8:0:1::1")), network(ip("2001:db8::1")));
+    }
 }

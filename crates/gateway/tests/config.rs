@@ -158,7 +158,7 @@ limits: { body: 1 MB, colour: red }
               line 28: budgets[0].limit: `10` is not an amount in USD; write it as `10 USD` or `0.50 USD`
               line 28: budgets[0].window: `forever` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
               line 29: limits.body: `1 MB` is not a size; write it as `512 B`, `64 KiB` or `1 MiB`
-              line 29: limits.colour: unknown member `colour`; known here: `approval_ttl`, `asks_per_agent_per_hour`, `body`, `body_timeout`, `calls`, `connections`, `depth`, `header_timeout`, `headers`, `open_quotes_per_principal`, `pending_approvals_per_principal`, `quote_ttl`, `result`"#]],
+              line 29: limits.colour: unknown member `colour`; known here: `approval_ttl`, `asks_per_agent_per_hour`, `body`, `body_timeout`, `calls`, `connections`, `connections_per_address`, `depth`, `header_timeout`, `headers`, `open_quotes_per_principal`, `pending_approvals_per_principal`, `quote_ttl`, `result`"#]],
     );
 }
 

@@ -715,6 +715,9 @@ pub(super) struct RawLimits {
     /// Open connections. Default: 4096.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) connections: Option<usize>,
+    /// Open connections from one address; an IPv6 network of 64 bits counts as one. Default: 512.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) connections_per_address: Option<usize>,
     /// Calls being worked on. Default: 1024.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) calls: Option<usize>,

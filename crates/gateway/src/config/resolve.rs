@@ -416,6 +416,7 @@ fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
         json_depth: raw.depth.unwrap_or(64),
         header_bytes: size(raw.headers, 32 * KIB, [8 * KIB, 256 * KIB], &at("headers"), report),
         connections: raw.connections.unwrap_or(4096),
+        connections_per_address: raw.connections_per_address.unwrap_or(512),
         calls: raw.calls.unwrap_or(1024),
         open_quotes_per_principal: raw.open_quotes_per_principal.unwrap_or(64),
         pending_approvals_per_principal: raw.pending_approvals_per_principal.unwrap_or(16),
