@@ -38,15 +38,16 @@ import { callPaid, challengeOf, payer, payingFetch, signTransfer } from './lib/x
 // A payer whose account is empty, and a payee other than the chain's merchant.
 const POOR = `0x${'11'.repeat(32)}`;
 const OTHER_PAYEE = '0x9965507D1a55bcC2695C58ba16FB37d819B0A4dc';
+const THIRD_PAYEE = '0x976EA74026E726554dB657fA54763abd0C3a0aa9';
 const CENT = 10_000n;
 
 const parts = new Parts();
 let chain, sandbox, tap, own, issuer, reference;
-let builtin, remote;
+let builtin, remote, checked;
 
 before(() =>
   parts.starting(async () => {
-    const ports = [await freePort(), await freePort()];
+    const ports = [await freePort(), await freePort(), await freePort()];
     const everything = await parts.keep('everything', startEverything());
     chain = await parts.keep('chain', startChain());
     sandbox = await parts.keep('sandbox', startSandbox());
@@ -75,6 +76,8 @@ before(() =>
     issuer = await parts.keep('issuer', startIssuer({ resources }));
     builtin = await open(ports[0], builtinFacilitator(chain), chain.merchant.address);
     remote = await open(ports[1], { url: reference.url }, OTHER_PAYEE);
+    const more = { rpc: chain.rpc };
+    checked = await open(ports[2], { url: reference.url }, THIRD_PAYEE, more);
   }),
 );
 
@@ -83,7 +86,7 @@ after(() => parts.stop());
 const resource = (port, server) => `http://127.0.0.1:${port}/${server}/mcp`;
 
 // A gateway with alice's tokens and her grant: what is missing is payment alone.
-async function open(port, facilitator, payTo) {
+async function open(port, facilitator, payTo, more = {}) {
   const gateway = await parts.keep(
     `gateway ${port}`,
     startGateway({
@@ -96,7 +99,7 @@ async function open(port, facilitator, payTo) {
         assets,
         limits: { open_quotes_per_principal: 1000 },
         rails: {
-          x402: { pay_to: payTo, facilitator },
+          x402: { pay_to: payTo, facilitator, ...more },
           l402: { source: { sandbox: sandbox.lightning }, hold: false },
         },
         servers: {
@@ -918,6 +921,34 @@ describe('a facilitator that cannot be trusted', () => {
     reference.misbehave();
     assert.equal(problemOf(answer)?.code, 'PAY-011', answer.text);
     assert.equal(own.calls(), runs);
+  });
+});
+
+describe('a facilitator whose word a node checks', () => {
+  after(() => reference.misbehave());
+
+  test('it dies after it sent the payment: the chain says that it is settled, and the call runs once', async () => {
+    const { url, token } = checked.own;
+    const args = { dies: 1 };
+    const asked = await call(url, { token, name: 'get_a', args });
+    const payment = await payer(chain.payer.key).createPaymentPayload(
+      challengeOf(asked.json.result),
+    );
+    const pay = () => call(url, { token, name: 'get_a', args, meta: { 'x402/payment': payment } });
+    let isDead = false;
+    reference.misbehave((endpoint, body) => {
+      isDead ||= endpoint === 'settle';
+      return isDead ? { status: 503, body: {} } : { status: 200, body };
+    });
+    const runs = own.calls();
+    const answer = await moves(CENT, checked, pay);
+    assert.equal(textOf(answer), 'ran get_a', answer.text);
+    assert.ok(isDead, 'it was asked to settle');
+    await settledTo(checked, answer.json.result._meta['x402/payment-response'], payment);
+    const again = await moves(0n, checked, pay);
+    assert.equal(textOf(again), 'ran get_a', again.text);
+    assert.ok(again.json.result._meta['countersign/replay-of'], again.text);
+    assert.equal(own.calls() - runs, 1);
   });
 });
 

@@ -3,7 +3,7 @@
 //! Golden texts, and `docs/config.schema.json`, are renewed with `UPDATE_EXPECT=1 cargo test`.
 
 use countersign_gateway::config::{
-    Config, ConfigErrors, Format, Surroundings, Warning, explain, init_template, load_text,
+    Config, ConfigErrors, Facilitator, Format, Surroundings, Warning, explain, init_template, load_text,
     load_with, schema,
 };
 use expect_test::{Expect, expect, expect_file};
@@ -75,7 +75,11 @@ audit: { origin: "a b" }
 "#;
 
 fn load(text: &str, format: Format) -> Loaded {
-    let surroundings = Surroundings::default().with("TOKEN", "hunter2").with("EMPTY", "");
+    let surroundings = Surroundings::default()
+        .with("TOKEN", "hunter2")
+        .with("EMPTY", "")
+        .with("LINES", "one\ntwo")
+        .with("KEY", &"1".repeat(64));
     load_text(text, format, Path::new("/etc/countersign"), &surroundings)
 }
 
@@ -281,6 +285,52 @@ fn single_mistakes() {
           line 17: servers.We_ather: `We_ather` is not a name; use `a` to `z`, `0` to `9` and `-`, at most 63 characters
         configuration: 1 problem
           line 15: servers.weather: callers need a token, and nobody may issue one; add an issuer to `issuers`, or write `identity: anonymous` on each tool and `relay: { anonymous: true }`"#]].assert_eq(&all.join("\n"));
+}
+
+const REMOTE: &str = "{ url: \"https://facilitator.example.com\" }";
+
+/// [`GOOD`] with a member beside its facilitator, and maybe another facilitator.
+fn beside_facilitator(facilitator: &str, member: &str) -> String {
+    varied(REMOTE, &format!("{facilitator}\n    {member}"))
+}
+
+#[test]
+fn a_facilitators_word_is_checked_by_one_node() {
+    let rpc = "rpc: https://node.example.com";
+    let two = beside_facilitator(REMOTE, rpc).replace(
+        "assets:\n",
+        "assets:\n  EURC: { network: \"eip155:1\", \
+         address: \"0x1aBaEA1f7C830bD89Acc67eC4af516284b1bC33c\", decimals: 6, name: EURC, \
+         version: \"2\", rate: 1 USD }\n",
+    );
+    let cases = [
+        beside_facilitator(REMOTE, "rpc: http://node.example.com"),
+        beside_facilitator(REMOTE, "rpc: node"),
+        beside_facilitator("{ sandbox: \"http://127.0.0.1:9740\" }", rpc)
+            .replace("issuers:", "sandbox: true\nissuers:"),
+        beside_facilitator("{ builtin: { rpc: \"https://x.example\", key: \"env:KEY\" } }", rpc),
+        two,
+    ];
+    let all: Vec<String> = cases.iter().map(|text| said(text, Format::Yaml)).collect();
+    expect![[r#"
+        configuration: 1 problem
+          line 16: rails.x402.rpc: plain http is accepted on loopback only; write `https://`
+        configuration: 1 problem
+          line 16: rails.x402.rpc: `node` is not an http or https URL; write it as `https://host.example.com/path`
+        configuration: 1 problem
+          line 17: rails.x402.rpc: this facilitator has no word to check; remove it: it is for a facilitator's `url`
+        configuration: 1 problem
+          line 16: rails.x402.rpc: this facilitator has no word to check; remove it: it is for a facilitator's `url`
+        configuration: 1 problem
+          line 17: rails.x402.rpc: one node cannot speak for several networks; keep the tokens of one network in `assets`"#]].assert_eq(&all.join("\n"));
+    let (config, _) = load(&beside_facilitator(REMOTE, rpc), Format::Yaml).unwrap();
+    let Some(Facilitator::Remote { rpc: Some(node), .. }) =
+        config.rails.x402.as_ref().map(|x402| &x402.facilitator)
+    else {
+        panic!("{:?}", config.rails.x402);
+    };
+    assert_eq!(node, "https://node.example.com/");
+    assert!(explain(&config).concat().contains("https://node.example.com/ must show it"));
 }
 
 #[test]
