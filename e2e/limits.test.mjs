@@ -174,3 +174,74 @@ describe('connections', () => {
     }
   });
 });
+
+describe('a stop in mid-call', () => {
+  /** A paid call of a slow tool, under way. */
+  async function underWay(gateway, ms) {
+    const args = { ms, of: randomBytes(4).toString('hex') };
+    const paid = await payFor(gateway, 'slow', 'get_slow', args);
+    const answer = callTool(gateway, 'slow', 'get_slow', args, paid);
+    answer.catch(() => {});
+    await until('the tool runs', async () =>
+      (await calls(gateway)).some(({ state }) => state === 'starting'));
+    return { answer, show: () => callTool(gateway, 'slow', 'get_slow', args, paid) };
+  }
+
+  test('the caller gets its answer, however long the tool may take; then the process ends well', async () => {
+    const gateway = await startBefore(parts, { servers: anybodys });
+    try {
+      const { answer } = await underWay(gateway, 14_000);
+      process.kill(gateway.pid, 'SIGTERM');
+      const { status, result, text } = await answer;
+      assert.equal(status, 200, text);
+      assert.ok(receiptOf(result), text);
+      await until('the process is gone', () => !gateway.isRunning());
+    } finally {
+      const { code, signal } = await gateway.stop();
+      assert.deepEqual([code, signal], [0, null], gateway.stderr());
+    }
+  });
+
+  test('a caller that hung up: the call is ended all the same', async () => {
+    const gateway = await startBefore(parts, { servers: anybodys });
+    try {
+      const args = { ms: 4_000, of: 'hung up' };
+      const paid = await payFor(gateway, 'slow', 'get_slow', args);
+      const gone = new AbortController();
+      const { url, init } = toolCall(gateway, 'slow', 'get_slow', args, paid);
+      const lost = assert.rejects(fetch(url, { ...init, signal: gone.signal }));
+      await until('the tool runs', async () =>
+        (await calls(gateway)).some(({ state }) => state === 'starting'));
+      gone.abort();
+      await lost;
+      process.kill(gateway.pid, 'SIGTERM');
+      await until('the process is gone', () => !gateway.isRunning());
+      assert.equal((await gateway.stop()).code, 0, gateway.stderr());
+    } finally {
+      await gateway.stop();
+    }
+  });
+
+  test('a second signal ends it at once; what ran is in doubt, and said so', async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-limits-'));
+    const gateway = await startBefore(parts, { servers: anybodys }, { dir });
+    let second;
+    try {
+      const { answer, show } = await underWay(gateway, 20_000);
+      process.kill(gateway.pid, 'SIGTERM');
+      await sleep(500);
+      assert.ok(gateway.isRunning(), 'it waits for the call');
+      process.kill(gateway.pid, 'SIGTERM');
+      await until('the process is gone', () => !gateway.isRunning(), { timeout_ms: 3_000 });
+      await assert.rejects(answer);
+      assert.notEqual((await gateway.stop()).code, 0);
+      second = await startBefore(parts, { servers: anybodys }, { dir, port: gateway.port });
+      const again = await show();
+      assert.deepEqual([again.code, again.problem?.charged], ['UPS-002', 'yes'], again.text);
+    } finally {
+      await gateway.stop();
+      await second?.stop();
+      rmSync(dir, { recursive: true, force: true });
+    }
+  });
+});

@@ -404,6 +404,16 @@ pub struct Server {
 }
 
 impl Server {
+    /// The longest that a call of one of its tools may take, in milliseconds.
+    #[must_use]
+    pub fn longest_deadline_ms(&self) -> u64 {
+        let default = match &self.default {
+            DefaultTool::Refuse => None,
+            DefaultTool::Terms(terms) => Some(terms.deadline_ms),
+        };
+        self.tools.values().map(|terms| terms.deadline_ms).chain(default).max().unwrap_or(0)
+    }
+
     /// The terms of a tool, or `None` when it is not offered.
     #[must_use]
     pub fn terms(&self, tool: &str) -> Option<Arc<Terms>> {

@@ -27,6 +27,7 @@ use countersign_core::{
 use countersign_store::Store;
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
 use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use tokio::sync::watch;
 
 /// An L402 credential that was brought: verified, or why paying anew would mend it.
 pub type Presented = Result<VerifiedCredential, Refusal>;
@@ -58,6 +59,8 @@ pub struct Gate {
     pub rails: Rails,
     /// Legacy sessions.
     pub sessions: Sessions,
+    /// Each call under way holds a receiver of it, until its answer is made.
+    pub calling: watch::Sender<()>,
     /// Servers behind, by name.
     pub upstreams: HashMap<Arc<str>, Upstream>,
     /// Seals request states.

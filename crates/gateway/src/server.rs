@@ -18,6 +18,7 @@ use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
     task::JoinSet,
+    time::timeout,
 };
 
 /// The most header lines of a request; more are answered 431 by the HTTP library.
@@ -26,7 +27,14 @@ const HEADERS_MAX: usize = 64;
 /// we can say why.
 const BUFFER_SPARE: usize = 16 << 10;
 
-/// Serves until `stop` becomes true, then lets running requests end for at most ten seconds.
+/// How long connections may go on once the gateway stops, whatever they are doing.
+const DRAIN: Duration = Duration::from_secs(10);
+/// What a call may take besides its tool: its payment is verified and settled.
+const AROUND_A_TOOL: Duration = Duration::from_secs(90);
+/// How long the last answers have to leave.
+const LAST_ANSWERS: Duration = Duration::from_secs(2);
+
+/// Serves until `stop` becomes true, then lets calls end, for as long as a tool may take.
 ///
 /// # Errors
 /// The listener broke.
@@ -78,9 +86,25 @@ pub async fn serve(
         });
     }
     drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _late = tokio::time::timeout(Duration::from_secs(10), drained).await;
+    drain(&gate, connections).await;
     Ok(())
+}
+
+/// Lets what runs end: connections for a while, calls until the longest deadline of a tool is over,
+/// also those whose client has gone.
+async fn drain(gate: &Gate, mut connections: JoinSet<()>) {
+    let deadlines = gate.config.servers.values().map(|server| server.longest_deadline_ms());
+    let longest = Duration::from_millis(deadlines.max().unwrap_or(0)) + AROUND_A_TOOL;
+    let drained = async {
+        let _late = timeout(DRAIN, emptied(&mut connections)).await;
+        gate.calling.closed().await;
+        let _late = timeout(LAST_ANSWERS, emptied(&mut connections)).await;
+    };
+    let _late = timeout(longest, drained).await;
+}
+
+async fn emptied(connections: &mut JoinSet<()>) {
+    while connections.join_next().await.is_some() {}
 }
 
 /// The part of an IPv6 address that is one customer's.

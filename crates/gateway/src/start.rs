@@ -79,6 +79,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         standing: Standing::load(&store, world.now()).map_err(unread)?,
         definitions: Definitions::load(&store).map_err(unread)?,
         sessions: Sessions::new(world.clone(), SESSIONS_MAX),
+        calling: watch::Sender::new(()),
         receipts: ReceiptSigner::of(&keys.log)?,
         nonces: Nonces::of(&keys.challenge),
         state_key: StateKey::of(&keys.challenge).context("the key of request states")?,
@@ -161,8 +162,8 @@ pub async fn serve_on(
     served
 }
 
-/// Waits for calls that go on without their client, then closes the store: last checkpoint, last
-/// counts. Whatever does not end in ten seconds is recovered at the next start.
+/// Waits for what still holds the gate, then closes the store: last checkpoint, last counts.
+/// Calls have ended by now, or have had their time; those are recovered at the next start.
 async fn close(mut gate: Arc<Gate>) {
     for _ in 0..500 {
         gate = match Arc::try_unwrap(gate) {

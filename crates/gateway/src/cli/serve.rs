@@ -9,7 +9,7 @@ use tokio::{
 
 /// Runs the gateway until SIGINT or SIGTERM, or until its store can no longer be trusted.
 pub(super) async fn run(config: Config) -> Result<(), Stop> {
-    let stop = stop_on_signal()?;
+    let Signals { stop, at_once } = signals()?;
     super::out::note(&format!(
         "countersign {} listens on {}, reached at {}{}",
         env!("CARGO_PKG_VERSION"),
@@ -18,27 +18,55 @@ pub(super) async fn run(config: Config) -> Result<(), Stop> {
         if config.sandbox { " (sandbox: play money)" } else { "" },
     ));
     let gate = start::open(config, world::system())?;
-    Ok(start::serve(gate, stop).await?)
+    ended(start::serve(gate, stop), at_once).await
 }
 
 /// Shows the proofs at work.
 pub(super) async fn demo(once: bool) -> Result<(), Stop> {
-    Ok(crate::demo::run(once, stop_on_signal()?).await?)
+    let Signals { stop, at_once } = signals()?;
+    ended(crate::demo::run(once, stop), at_once).await
+}
+
+/// What runs ends in good order, or at once.
+async fn ended(
+    running: impl Future<Output = anyhow::Result<()>>,
+    mut at_once: watch::Receiver<bool>,
+) -> Result<(), Stop> {
+    tokio::select! {
+        ended = running => Ok(ended?),
+        Ok(_) = at_once.wait_for(|now| *now) => {
+            // Nothing is lost that was acknowledged.
+            Err(Stop::internal("ended at once: calls under way are recovered at the next start"))
+        }
+    }
 }
 
 /// Becomes true at the first SIGINT or SIGTERM.
 pub(super) fn stop_on_signal() -> Result<watch::Receiver<bool>, Stop> {
+    Ok(signals()?.stop)
+}
+
+/// What SIGINT and SIGTERM ask for.
+struct Signals {
+    /// True from the first one on: let what runs end.
+    stop: watch::Receiver<bool>,
+    /// True from the second one on.
+    at_once: watch::Receiver<bool>,
+}
+
+fn signals() -> Result<Signals, Stop> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Stop::internal)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(Stop::internal)?;
-    let (stop, stopped) = watch::channel(false);
+    let (first, stop) = watch::channel(false);
+    let (second, at_once) = watch::channel(false);
     tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
+        for asked in [&first, &second] {
+            tokio::select! {
+                _ = interrupt.recv() => {}
+                _ = terminate.recv() => {}
+            }
+            asked.send_replace(true);
         }
-        stop.send_replace(true);
-        // A second signal ends the process at once: nothing is lost that was acknowledged.
-        stop.closed().await;
     });
-    Ok(stopped)
+    Ok(Signals { stop, at_once })
 }
