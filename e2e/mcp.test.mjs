@@ -27,6 +27,13 @@ import { challengeOf } from './lib/x402http.mjs';
 const PAYEE = '0x90F79bf6EB2c4f870365E785982E1f101E93b906';
 const free = { price: 'free', identity: 'anonymous' };
 const schema = { type: 'object' };
+const routed = {
+  type: 'object',
+  properties: {
+    region: { type: 'string', 'x-mcp-header': 'Region' },
+    other: { type: 'string' },
+  },
+};
 
 const parts = new Parts();
 let everything, sandbox, tap, own, issuer, gateway, url, alice, bob;
@@ -44,9 +51,9 @@ before(() =>
     own = await parts.keep(
       'own',
       startOwnServer({
-        tools: ['plain', 'guarded', 'priced'].map((name) => ({
+        tools: ['plain', 'guarded', 'priced', 'routed'].map((name) => ({
           name,
-          inputSchema: schema,
+          inputSchema: name === 'routed' ? routed : schema,
           'x-own': 1,
         })),
       }),
@@ -102,6 +109,7 @@ const configuration = ({ port }) => ({
       relay: { anonymous: true },
       tools: {
         plain: free,
+        routed: free,
         guarded: { price: 'free', scopes: ['mcp:call'] },
         priced: { price: '0.01 USDC', identity: 'anonymous' },
       },
@@ -390,6 +398,31 @@ describe('the modern era', () => {
         assert.equal(own.seen.length, earlier);
       });
     }
+
+    test('an argument that the schema has mirrored, by that argument alone', async () => {
+      await post(url('own'), { jsonrpc: '2.0', id: 1, method: 'tools/list' });
+      const ask = (headers, args = { region: 'eu', other: 'us' }) =>
+        post(url('own'), callOf('routed', args, meta), { ...right, 'mcp-name': 'routed', ...headers });
+      for (const value of ['eu', '=?base64?ZXU=?=']) {
+        const answer = await ask({ 'mcp-param-region': value });
+        assert.equal(answer.status, 200, answer.text);
+        assert.equal(own.seen.at(-1).headers['mcp-param-region'], value);
+      }
+      assert.equal((await ask({}, { other: 'us' })).status, 200, 'nothing to mirror');
+      const earlier = own.seen.length;
+      for (const [headers, args] of [
+        [{}, undefined],
+        [{ 'mcp-param-region': 'us' }, undefined],
+        [{ 'mcp-param-region': 'us' }, { other: 'us' }],
+        [{ 'mcp-param-region': 'eu', 'mcp-param-zone': 'xx' }, undefined],
+      ]) {
+        const answer = await ask(headers, args);
+        assert.equal(answer.status, 400, answer.text);
+        assert.equal(answer.json.error.code, -32020);
+        assert.equal(problemOf(answer).code, 'REQ-007');
+      }
+      assert.equal(own.seen.length, earlier);
+    });
 
     test('the free tool in the header, the priced one in the body', async () => {
       const earlier = own.seen.length;

@@ -115,18 +115,21 @@ impl Gate {
             return Err(Failure::NotExecuted);
         };
         let obligations = hold.permit().authorization().obligations();
-        let Ok(masked) = oblige::message(obligations, call) else {
+        let Ok(masked) = oblige::masked(obligations, &call.params) else {
             return Err(Failure::NotExecuted);
         };
-        // Headers that mirror arguments would say what is masked.
-        let headers = match masked {
-            Some(_) => Cow::Owned(oblige::without_mirrors(&attempt.headers)),
-            None => Cow::Borrowed(&attempt.headers),
+        let (headers, message) = match masked {
+            Some(params) => {
+                let schema = self.definitions.mirrored(&call.terms.tool);
+                let headers = oblige::mirrors_of(&params, &schema, &attempt.headers);
+                (Cow::Owned(headers), oblige::message(call, &params))
+            }
+            None => (Cow::Borrowed(&attempt.headers), attempt.message.clone()),
         };
         let relay = Relay {
             method: http::Method::POST,
             headers: &headers,
-            body: masked.unwrap_or_else(|| attempt.message.clone()),
+            body: message,
             session: session.as_ref(),
             principal: principal.key(),
         };

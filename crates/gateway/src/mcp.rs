@@ -20,9 +20,9 @@ use countersign_core::{
     call::{Call, Era},
     proof::Principal,
     refusal::{Charged, Code, Refusal},
-    terms::Terms,
+    terms::{Terms, ToolRef},
     wire::{
-        headers::{Mirrors, check_param},
+        headers::{Mirrored, Mirrors, check_param},
         json::{self, JsonError},
         jsonrpc::{self, EnvelopeError, Message},
         mcp::{self as wire, ClientCapabilities, Meta, Modern, ToolCall, ToolEdit},
@@ -153,8 +153,14 @@ fn refused_envelope(error: EnvelopeError) -> Refusal {
     Refusal::new(code).with("detail", error)
 }
 
-/// Which era the message speaks, with its mirrored headers checked against the body.
-fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<Era, Refusal> {
+/// Which era the message speaks, with its mirrored headers checked against the body; those of
+/// arguments against what `schema` says that they mirror.
+fn era(
+    head: &Parts,
+    request: &jsonrpc::Request<'_>,
+    meta: &Meta<'_>,
+    schema: &[Mirrored],
+) -> Result<Era, Refusal> {
     let modern = Modern::of(meta)
         .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
     let Some(modern) = modern else { return legacy(&head.headers, &request.method) };
@@ -165,7 +171,12 @@ fn era(head: &Parts, request: &jsonrpc::Request<'_>, meta: &Meta<'_>) -> Result<
     };
     let differs = |error| Refusal::new(Code::HeaderMismatch).with("detail", error);
     mirrors.check(&request.method, request.params, &modern.protocol_version).map_err(differs)?;
-    for name in head.headers.keys().filter(|name| is_param(name)) {
+    for mirrored in schema {
+        let said = single(&head.headers, &mirrored.header)?;
+        mirrored.check(said, request.params).map_err(differs)?;
+    }
+    let is_known = |name: &HeaderName| schema.iter().any(|known| known.header == name.as_str());
+    for name in head.headers.keys().filter(|name| is_param(name) && !is_known(name)) {
         let value = single(&head.headers, name.as_str())?.unwrap_or_default();
         check_param(value, request.params).map_err(differs)?;
     }
@@ -241,7 +252,8 @@ async fn attempt(
         .params
         .ok_or_else(|| Refusal::new(Code::NotJsonRpc).with("detail", "`params` is missing"))?;
     let tool = ToolCall::parse(params).map_err(refused_envelope)?;
-    let era = era(head, request, &tool.meta)?;
+    let named = ToolRef { server: Arc::clone(&server.name), tool: (*tool.name).into() };
+    let era = era(head, request, &tool.meta, &gate.definitions.mirrored(&named))?;
     if tool.other("task").is_some() {
         // Its result would be fetched by messages that are only relayed.
         let detail = "task-augmented calls are not accepted";
@@ -490,7 +502,7 @@ async fn relay(
     let mut headers = Cow::Borrowed(&head.headers);
     if let Some(request) = request {
         let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
-        headers = forwardable(&head.headers, era(head, request, &meta)?);
+        headers = forwardable(&head.headers, era(head, request, &meta, &[])?);
         if let Some(message) = without_credentials(request, &meta)? {
             forwarded = Bytes::from(message);
         }

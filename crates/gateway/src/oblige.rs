@@ -14,11 +14,14 @@ use countersign_core::{
     policy::Obligation,
     proof::Principal,
     refusal::Code,
-    wire::jsonrpc,
+    wire::{
+        headers::{Mirrored, encode},
+        jsonrpc,
+    },
 };
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName, HeaderValue};
 use regex::Regex;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, value::RawValue};
 use std::{
     collections::HashMap,
     fmt::Write as _,
@@ -108,21 +111,33 @@ pub fn masked(obligations: &[Obligation], params: &str) -> Result<Option<String>
     Ok(Some(params.to_string()))
 }
 
-/// The message to send in place of the call's own; `None` when nothing is to be masked.
-///
-/// # Errors
-/// As [`masked`].
-pub fn message(obligations: &[Obligation], call: &Call) -> Result<Option<Bytes>, Code> {
-    let params = masked(obligations, &call.params)?;
-    let whole = params.map(|p| jsonrpc::request(&call.request_id, "tools/call", Some(&p)));
-    Ok(whole.map(Bytes::from))
+/// The message to send in place of the call's own.
+#[must_use]
+pub fn message(call: &Call, masked: &str) -> Bytes {
+    Bytes::from(jsonrpc::request(&call.request_id, "tools/call", Some(masked)))
 }
 
-/// The headers but for those that mirror arguments.
+/// The headers of a message with these params: those that mirror arguments say what is left of
+/// them, by the tool's schema. One that the schema does not name stays here: it could say what is
+/// masked.
 #[must_use]
-pub fn without_mirrors(headers: &HeaderMap) -> HeaderMap {
-    let kept = headers.iter().filter(|(name, _)| !name.as_str().starts_with("mcp-param-"));
-    kept.map(|(name, value)| (name.clone(), value.clone())).collect()
+pub fn mirrors_of(masked: &str, schema: &[Mirrored], headers: &HeaderMap) -> HeaderMap {
+    let params: Option<&RawValue> = serde_json::from_str(masked).ok();
+    let is_mirror = |name: &HeaderName| name.as_str().starts_with("mcp-param-");
+    let kept = headers.iter().filter(|(name, _)| !is_mirror(name));
+    let mut own: HeaderMap = HeaderMap::with_capacity(headers.len());
+    own.extend(kept.map(|(name, value)| (name.clone(), value.clone())));
+    for mirrored in schema {
+        let text = mirrored.text(params);
+        let value = text.and_then(|text| HeaderValue::from_str(&encode(&text)).ok());
+        let name = HeaderName::from_bytes(mirrored.header.as_bytes());
+        if let (Some(value), Ok(name)) = (value, name)
+            && headers.contains_key(&name)
+        {
+            own.insert(name, value);
+        }
+    }
+    own
 }
 
 /// The counter of a tighter budget: one for each limit and window of an agent.

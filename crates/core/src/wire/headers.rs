@@ -9,7 +9,8 @@ use super::{
     base64,
     object::{Members, unquote},
 };
-use serde_json::value::RawValue;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, value::RawValue};
 use std::{borrow::Cow, fmt};
 
 /// JSON-RPC code for headers that do not mirror the body.
@@ -113,20 +114,95 @@ fn equal(header: &'static str, found: Option<&str>, expected: &str) -> Result<()
     if found == expected { Ok(()) } else { Err(MirrorError::Differs { header }) }
 }
 
+/// An argument that a header mirrors, as the tool's input schema says it (`x-mcp-header`).
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Mirrored {
+    /// The header, in lower case.
+    pub header: String,
+    /// The names of members that lead to it, from the arguments down.
+    pub path: Vec<String>,
+}
+
+/// What an input schema has mirrored, along its `properties`. An annotation that is none counts
+/// for nothing.
+#[must_use]
+pub fn mirrored(input_schema: &Value) -> Vec<Mirrored> {
+    let mut found = Vec::new();
+    collect(input_schema, &mut Vec::new(), &mut found);
+    found
+}
+
+/// Its depth was limited when it was read.
+fn collect(schema: &Value, path: &mut Vec<String>, found: &mut Vec<Mirrored>) {
+    for (name, schema) in schema.get("properties").and_then(Value::as_object).into_iter().flatten()
+    {
+        path.push(name.clone());
+        let header = schema.get("x-mcp-header").and_then(Value::as_str);
+        let is_token = |text: &&str| {
+            let good = |b: u8| b.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&b);
+            !text.is_empty() && text.bytes().all(good)
+        };
+        if let Some(header) = header.filter(is_token) {
+            let header = format!("{PARAM}{header}").to_ascii_lowercase();
+            found.push(Mirrored { header, path: path.clone() });
+        }
+        collect(schema, path, found);
+        path.pop();
+    }
+}
+
+impl Mirrored {
+    /// Compares what the header says, if it is there, with the argument, if that is.
+    ///
+    /// # Errors
+    /// See [`MirrorError`].
+    pub fn check(&self, said: Option<&str>, params: Option<&RawValue>) -> Result<(), MirrorError> {
+        match (said, self.text(params)) {
+            (None, None) => Ok(()),
+            (Some(_), None) => Err(MirrorError::Differs { header: PARAM }),
+            (said, Some(text)) => equal(PARAM, said, &text),
+        }
+    }
+
+    /// What the header has to say; `None` where the argument is not there, null, or no text,
+    /// number or boolean.
+    #[must_use]
+    pub fn text<'a>(&self, params: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+        let arguments = arguments(params)?;
+        let found = self.path.iter().try_fold(arguments, |at, name| member(at, name))?;
+        scalar(found)
+    }
+}
+
+fn arguments(params: Option<&RawValue>) -> Option<&RawValue> {
+    member(params?, "arguments")
+}
+
+fn member<'a>(object: &'a RawValue, name: &str) -> Option<&'a RawValue> {
+    let members = Members::of(object).ok().flatten()?.0;
+    members.into_iter().find(|member| member.key == name).map(|member| member.value)
+}
+
+/// The text of a string, number or boolean.
+fn scalar(json: &RawValue) -> Option<Cow<'_, str>> {
+    let text = json.get();
+    if text.starts_with(['{', '[']) || text == "null" {
+        return None;
+    }
+    Some(unquote(text).unwrap_or(Cow::Borrowed(text)))
+}
+
 /// Whether an `Mcp-Param-*` header says what some argument says: a text, a number or a boolean, at
-/// any depth. Which one it must be stands in the tool's schema (`x-mcp-header`) and is compared by
-/// the server; what no argument says is refused here.
+/// any depth. For a header of which no schema is known to say which argument it mirrors
+/// ([`Mirrored`]); the server knows.
 ///
 /// # Errors
 /// See [`MirrorError`].
 pub fn check_param(value: &str, params: Option<&RawValue>) -> Result<(), MirrorError> {
     let header = PARAM;
     let value = decode(value).ok_or(MirrorError::Malformed { header })?;
-    let arguments = params.and_then(|params| {
-        let members = Members::of(params).ok().flatten()?.0;
-        members.into_iter().find(|member| member.key == "arguments").map(|member| member.value)
-    });
-    let says = arguments.is_some_and(|arguments| says(arguments, &value));
+    let says = arguments(params).is_some_and(|arguments| says(arguments, &value));
     if says { Ok(()) } else { Err(MirrorError::Differs { header }) }
 }
 
@@ -141,7 +217,7 @@ fn says(json: &RawValue, wanted: &str) -> bool {
         let items: Vec<&RawValue> = serde_json::from_str(text).unwrap_or_default();
         return items.into_iter().any(|item| says(item, wanted));
     }
-    text != "null" && unquote(text).unwrap_or(Cow::Borrowed(text)) == wanted
+    scalar(json).is_some_and(|text| text == wanted)
 }
 
 /// The text that a mirrored header value stands for: itself, or what `=?base64?…?=` wraps
@@ -234,6 +310,47 @@ mod tests {
             assert!(check(value).is_err(), "{value}");
         }
         assert!(check_param("eu", None).is_err());
+    }
+
+    #[test]
+    fn a_schema_says_which_argument_a_header_mirrors() {
+        let schema = serde_json::json!({ "properties": {
+            "region": { "type": "string", "x-mcp-header": "Region" },
+            "count": { "type": "integer", "x-mcp-header": "N" },
+            "deep": { "properties": { "on": { "type": "boolean", "x-mcp-header": "On" } } },
+            "other": { "type": "string" },
+            "bad": { "x-mcp-header": "a b" },
+            "worse": { "x-mcp-header": 1 },
+            "empty": { "x-mcp-header": "" },
+            "list": { "items": { "properties": { "x": { "x-mcp-header": "Unreachable" } } } },
+        } });
+        let all = mirrored(&schema);
+        let mut headers: Vec<&str> = all.iter().map(|m| &*m.header).collect();
+        headers.sort_unstable();
+        assert_eq!(headers, ["mcp-param-n", "mcp-param-on", "mcp-param-region"]);
+        let of = |name: &str| all.iter().find(|m| m.header == name).unwrap();
+        let params = r#"{"arguments":{"region":"eu","count":42,"deep":{"on":true},"other":"us"}}"#;
+        let check = |header: &str, said: Option<&str>, params: &str| {
+            of(header).check(said, Some(serde_json::from_str(params).unwrap()))
+        };
+        let differs = Err(MirrorError::Differs { header: PARAM });
+        for (header, said) in
+            [("mcp-param-region", "eu"), ("mcp-param-n", "42"), ("mcp-param-on", "true")]
+        {
+            assert_eq!(check(header, Some(said), params), Ok(()), "{header}");
+            let missing = Err(MirrorError::Missing { header: PARAM });
+            assert_eq!(check(header, None, params), missing, "{header}");
+            // Another argument says it: that is not this one.
+            assert_eq!(check(header, Some("us"), params), differs, "{header}");
+        }
+        assert_eq!(check("mcp-param-region", Some("=?base64?ZXU=?="), params), Ok(()));
+        let malformed = Err(MirrorError::Malformed { header: PARAM });
+        assert_eq!(check("mcp-param-region", Some("=?base64?!?="), params), malformed);
+        for none in [r#"{"arguments":{"region":null}}"#, r#"{"arguments":{"region":["eu"]}}"#, "{}"]
+        {
+            assert_eq!(check("mcp-param-region", None, none), Ok(()), "{none}");
+            assert_eq!(check("mcp-param-region", Some("eu"), none), differs, "{none}");
+        }
     }
 
     proptest! {

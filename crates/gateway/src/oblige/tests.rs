@@ -90,6 +90,40 @@ fn masked_arguments_do_not_go_on() {
 }
 
 #[test]
+fn headers_mirror_what_is_left_of_the_arguments() {
+    let schema = countersign_core::wire::headers::mirrored(&json!({ "properties": {
+        "ssn": { "x-mcp-header": "Ssn" },
+        "region": { "x-mcp-header": "Region" },
+        "a": { "properties": { "b": { "x-mcp-header": "B" }, "c": { "x-mcp-header": "C" } } },
+        "more": { "x-mcp-header": "More" },
+    } }));
+    let duty = [Obligation::MaskArguments { pointers: vec!["/ssn".into(), "/a/b".into()] }];
+    let params =
+        r#"{"name":"t","arguments":{"ssn":"123","region":"Köln","a":{"b":"123","c":true}}}"#;
+    let sent = masked(&duty, params).unwrap().unwrap();
+    let mut headers = HeaderMap::new();
+    for (name, value) in [
+        ("mcp-name", "t"),
+        ("mcp-param-ssn", "123"),
+        ("mcp-param-region", "=?base64?S8O2bG4=?="),
+        ("mcp-param-b", "123"),
+        ("mcp-param-c", "true"),
+        ("mcp-param-unknown", "123"),
+    ] {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
+    let left = mirrors_of(&sent, &schema, &headers);
+    let mut left: Vec<(&str, &str)> =
+        left.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    left.sort_unstable();
+    assert_eq!(
+        left,
+        [("mcp-name", "t"), ("mcp-param-c", "true"), ("mcp-param-region", "=?base64?S8O2bG4=?="),]
+    );
+    assert_eq!(mirrors_of(&sent, &[], &headers).len(), 1, "nothing is known: nothing is said");
+}
+
+#[test]
 fn shapes_have_no_values() {
     assert_eq!(shape(r#"{"a":"secret","b":[1],"c":{}}"#), "a=string:6 b=array:1 c=object:0");
 }

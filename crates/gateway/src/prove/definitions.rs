@@ -13,7 +13,10 @@ use countersign_core::{
     refusal::{Code, Refusal},
     terms::{Terms, ToolRef},
     time::UnixMs,
-    wire::json::{self, Limits},
+    wire::{
+        headers::{self, Mirrored},
+        json::{self, Limits},
+    },
 };
 use countersign_store::{Note, Store};
 use serde::{Deserialize, Serialize};
@@ -60,6 +63,9 @@ pub struct Version {
     pub text: String,
     /// What it hints at.
     pub annotations: Annotations,
+    /// The arguments that its callers mirror in headers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub mirrored: Vec<Mirrored>,
 }
 
 /// All that is known of tools.
@@ -137,6 +143,15 @@ impl Definitions {
         };
         let version = &known.pinned;
         Pinned { pin, digest: Some(version.digest), annotations: version.annotations }
+    }
+
+    /// The arguments that callers of a tool mirror in headers: they go by the list that they saw
+    /// last, approved or not.
+    #[must_use]
+    pub fn mirrored(&self, tool: &ToolRef) -> Vec<Mirrored> {
+        let tools = self.lock();
+        let last = tools.get(tool).map(|known| known.changed.as_ref().unwrap_or(&known.pinned));
+        last.map(|version| version.mirrored.clone()).unwrap_or_default()
     }
 
     /// Every definition.
@@ -259,11 +274,12 @@ fn version(server: &Server, raw: &RawValue, now: UnixMs) -> Option<(ToolRef, Ver
     let terms = server.terms(members.get("name")?.as_str()?)?;
     let annotations = members.get("annotations").cloned().unwrap_or_default();
     let annotations = Annotations::deserialize(annotations).unwrap_or_default();
+    let mirrored = members.get("inputSchema").map(headers::mirrored).unwrap_or_default();
     members.insert("price".to_owned(), price(&terms).into());
     let mut text = said.to_string();
     let digest = Digest::of_parts(&[b"tool-definition/1", text.as_bytes()]);
     text.truncate(text.floor_char_boundary(SHOWN_MAX));
-    Some((terms.tool.clone(), Version { digest, at: now, text, annotations }))
+    Some((terms.tool.clone(), Version { digest, at: now, text, annotations, mirrored }))
 }
 
 /// The price terms, as text.
