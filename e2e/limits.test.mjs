@@ -175,6 +175,33 @@ describe('connections', () => {
   });
 });
 
+describe('a host that is not ours', () => {
+  test('is refused on loopback: a page whose name points here (DNS rebinding)', async () => {
+    const gateway = await startBefore(parts, { servers: anybodys });
+    const { port } = gateway;
+    const ask = (host, path = '/healthz') => new Promise((resolve, reject) => {
+      request({ host: '127.0.0.1', port, path, headers: { host } }, (answer) => {
+        let text = '';
+        answer.setEncoding('utf8').on('data', (part) => (text += part));
+        answer.on('end', () => resolve({ status: answer.statusCode, text }));
+      }).on('error', reject).end();
+    });
+    try {
+      for (const host of [`127.0.0.1:${port}`, `localhost:${port}`, `[::1]:${port}`, 'LOCALHOST']) {
+        assert.equal((await ask(host)).status, 200, host);
+      }
+      for (const host of [`evil.example:${port}`, '127.0.0.1.evil.example', '192.0.2.1']) {
+        for (const path of ['/healthz', '/open/mcp', '/.well-known/oauth-protected-resource/open/mcp']) {
+          const { status, text } = await ask(host, path);
+          assert.deepEqual([status, JSON.parse(text).code], [403, 'REQ-008'], `${host}${path}: ${text}`);
+        }
+      }
+    } finally {
+      await gateway.stop();
+    }
+  });
+});
+
 describe('a stop in mid-call', () => {
   /** A paid call of a slow tool, under way. */
   async function underWay(gateway, ms) {

@@ -18,7 +18,7 @@ import {
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient, modernClient } from './lib/mcpclients.mjs';
-import { freePort } from './lib/process.mjs';
+import { freePort, until } from './lib/process.mjs';
 import { startSandbox } from './lib/sandbox.mjs';
 import { startOwnServer, startTap } from './lib/tap.mjs';
 import { bearer, recordingFetch } from './lib/wire.mjs';
@@ -290,6 +290,14 @@ describe('the legacy era, in front of server-everything', () => {
       const answer = await fetch(url('strict'), { method: 'DELETE', headers });
       assert.equal(answer.status, 404);
     });
+    test('somebody else listens', async () => {
+      const headers = { ...bearer(bob.strict), 'mcp-session-id': session, accept: 'text/event-stream' };
+      const earlier = tap.seen.length;
+      const answer = await fetch(url('strict'), { headers });
+      assert.equal(answer.status, 404);
+      assert.equal((await answer.json()).error.data.code, 'REQ-012');
+      assert.equal(tap.seen.length, earlier);
+    });
     test('another server of the gateway', async () => {
       const headers = { ...bearer(alice.main), 'mcp-session-id': session };
       assert.equal((await post(url('main'), list, headers)).status, 404);
@@ -298,6 +306,42 @@ describe('the legacy era, in front of server-everything', () => {
       await client.transport.terminateSession();
       await refused(list, { ...bearer(alice.strict), 'mcp-session-id': session });
     });
+  });
+
+  test('one principal keeps so many event streams open', async () => {
+    const ended = new AbortController();
+    const carol = bearer(await issuer.userToken('carol', url('strict')));
+    const dave = bearer(await issuer.userToken('dave', url('strict')));
+    const listen = async (who) => {
+      const params = { protocolVersion: '2025-11-25', capabilities: {}, clientInfo: { name: 'x', version: '1' } };
+      const opened = await post(url('strict'), { jsonrpc: '2.0', id: 1, method: 'initialize', params }, who);
+      const headers = {
+        ...who,
+        'mcp-session-id': opened.headers.get('mcp-session-id'),
+        accept: 'text/event-stream',
+      };
+      return fetch(url('strict'), { headers, signal: ended.signal });
+    };
+    for (let n = 0; n < 16; n++) {
+      const stream = await listen(carol);
+      assert.equal(stream.status, 200, `${n}: ${stream.status}`);
+    }
+    const refused = await listen(carol);
+    assert.equal(refused.status, 429);
+    const { data } = (await refused.json()).error;
+    assert.deepEqual([data.code, data.facts.open_streams], ['BUD-003', '16']);
+    const another = await listen(dave);
+    assert.equal(another.status, 200, 'another one is not concerned');
+    ended.abort();
+    const later = new AbortController();
+    await until('there is room again', async () => {
+      const session = await legacyClient(url('strict'), { token: carol.authorization.slice(7) });
+      const headers = { ...carol, 'mcp-session-id': session.transport.sessionId, accept: 'text/event-stream' };
+      await session.close();
+      const stream = await fetch(url('strict'), { headers, signal: later.signal });
+      return stream.status === 200 || stream.status === 409;
+    });
+    later.abort();
   });
 
   test("the session id is not the server's own", async () => {

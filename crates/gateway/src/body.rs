@@ -1,5 +1,6 @@
 //! Bodies of our answers: whole, relayed from upstream as they arrive, or a stream of events.
 
+use crate::places::Place;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
@@ -16,6 +17,8 @@ pub enum Body {
     Full(Full<Bytes>),
     /// The upstream's own body.
     Relay(Incoming),
+    /// The same, while it holds its reader's place.
+    Stream(Incoming, Place),
     /// Server-sent events, ended by the sender's drop.
     Events(mpsc::Receiver<Bytes>),
 }
@@ -24,6 +27,15 @@ impl Body {
     /// A body from bytes.
     pub fn full(bytes: impl Into<Bytes>) -> Self {
         Self::Full(Full::new(bytes.into()))
+    }
+
+    /// Holds a place for as long as it is relayed.
+    #[must_use]
+    pub fn holding(self, place: Option<Place>) -> Self {
+        match (self, place) {
+            (Self::Relay(incoming), Some(place)) => Self::Stream(incoming, place),
+            (body, _) => body,
+        }
     }
 
     /// No bytes.
@@ -45,7 +57,7 @@ impl hyper::body::Body for Body {
             Self::Full(full) => Pin::new(full)
                 .poll_frame(cx)
                 .map_err(|never: std::convert::Infallible| match never {}),
-            Self::Relay(incoming) => Pin::new(incoming).poll_frame(cx),
+            Self::Relay(incoming) | Self::Stream(incoming, _) => Pin::new(incoming).poll_frame(cx),
             Self::Events(events) => {
                 events.poll_recv(cx).map(|event| event.map(|bytes| Ok(Frame::data(bytes))))
             }
@@ -55,7 +67,7 @@ impl hyper::body::Body for Body {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Full(full) => full.is_end_stream(),
-            Self::Relay(incoming) => incoming.is_end_stream(),
+            Self::Relay(incoming) | Self::Stream(incoming, _) => incoming.is_end_stream(),
             Self::Events(_) => false,
         }
     }
@@ -63,7 +75,7 @@ impl hyper::body::Body for Body {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Full(full) => full.size_hint(),
-            Self::Relay(incoming) => incoming.size_hint(),
+            Self::Relay(incoming) | Self::Stream(incoming, _) => incoming.size_hint(),
             Self::Events(_) => SizeHint::default(),
         }
     }

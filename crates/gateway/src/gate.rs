@@ -5,6 +5,7 @@
 use crate::{
     config::{Config, Server},
     keys::ReceiptSigner,
+    places::Places,
     prove::{
         Evidence, definitions::Definitions, evidence, identity::Verifier, metadata, nonce::Nonces,
         past::Past, payment::Rails, pdp::Pdp, policy::Live, provider::Provider, standing::Standing,
@@ -16,6 +17,7 @@ use crate::{
 use countersign_core::{
     audit::checkpoint::SignerKey,
     call::Call,
+    digest::Digest,
     ids::{GrantId, QuoteId},
     ledger::{Charge, Spender},
     proof::{Identity, Principal, VerifiedCredential},
@@ -26,7 +28,11 @@ use countersign_core::{
 };
 use countersign_store::Store;
 use http::{HeaderMap, HeaderValue, header::WWW_AUTHENTICATE};
-use std::{collections::HashMap, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::HashMap,
+    num::NonZeroU32,
+    sync::{Arc, Mutex},
+};
 use tokio::sync::watch;
 
 /// An L402 credential that was brought: verified, or why paying anew would mend it.
@@ -59,6 +65,8 @@ pub struct Gate {
     pub rails: Rails,
     /// Legacy sessions.
     pub sessions: Sessions,
+    /// Event streams that are open, by principal.
+    pub streams: Mutex<Places<Digest>>,
     /// Each call under way holds a receiver of it, until its answer is made.
     pub calling: watch::Sender<()>,
     /// Servers behind, by name.

@@ -9,6 +9,7 @@ use crate::{
     call::{self, Attempt, Original, Refused},
     config::Server,
     gate::Gate,
+    places::Place,
     problem,
     prove::{Evidence, evidence::META_MANDATE, state},
     session::Session,
@@ -34,7 +35,11 @@ use http::{
 };
 use hyper::body::Incoming;
 use serde_json::value::RawValue;
-use std::{borrow::Cow, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow,
+    sync::{Arc, PoisonError},
+    time::Duration,
+};
 use tokio::sync::mpsc;
 
 /// Answers one HTTP request to `/{server}/mcp`.
@@ -467,6 +472,7 @@ async fn relay_bodiless(
 ) -> Result<Response<Body>, Stopped> {
     let principal = gate.identify_relay(server, &head.headers).await?;
     let session = session(gate, server, &head.headers, &principal)?.ok_or(Code::UnknownSession)?;
+    let place = if head.method == Method::GET { Some(stream(gate, &principal)?) } else { None };
     let method = head.method.clone();
     if method == Method::DELETE
         && let Some(id) = single(&head.headers, SESSION.as_str())?
@@ -481,7 +487,24 @@ async fn relay_bodiless(
         principal: principal.key(),
     };
     let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
-    Ok(passed(answer))
+    Ok(passed(answer).map(|body| body.holding(place)))
+}
+
+/// The most event streams that one principal keeps open. Nobody in particular is many: they share
+/// half of all connections.
+const STREAMS_MAX: usize = 16;
+/// How the modern era opens an event stream.
+const LISTEN: &str = "subscriptions/listen";
+
+/// A place for one more event stream, which may stay open for as long as its reader likes.
+fn stream(gate: &Gate, principal: &Principal) -> Result<Place, Refusal> {
+    let most = match &principal.delegator {
+        Some(_) => STREAMS_MAX,
+        None => gate.config.limits.connections.div_ceil(2),
+    };
+    let mut streams = gate.streams.lock().unwrap_or_else(PoisonError::into_inner);
+    let place = streams.take(principal.key(), most);
+    place.ok_or_else(|| Refusal::new(Code::RateLimited).with("open_streams", most))
 }
 
 /// How long a list of tools may take to arrive.
@@ -511,6 +534,10 @@ async fn relay(
         return Err(Code::TooLarge.into());
     }
     let session = session(gate, server, &head.headers, &principal)?;
+    let place = match request.filter(|request| request.method == LISTEN) {
+        Some(_) => Some(stream(gate, &principal)?),
+        None => None,
+    };
     let relay = Relay {
         method: Method::POST,
         headers: &headers,
@@ -524,7 +551,7 @@ async fn relay(
         Some("tools/list") if answer.status().is_success() => {
             list_tools(gate, server, &principal, answer).await
         }
-        _ => Ok(passed(answer)),
+        _ => Ok(passed(answer).map(|body| body.holding(place))),
     }
 }
 

@@ -3,9 +3,9 @@
 //! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
 //! not reachable from here.
 
-use crate::{body::Body, gate::Gate, mcp, places::Places, problem, push};
+use crate::{body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push};
 use countersign_core::refusal::{Code, Refusal};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{Method, Request, Response, StatusCode, Uri, header, uri::Authority};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
@@ -128,7 +128,7 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
     if header_bytes > gate.config.limits.header_bytes {
         return Ok(refused(Code::HeadersTooLarge));
     }
-    if !is_own_origin(&gate, &request) {
+    if !is_own_origin(&gate, &request) || !is_own_host(&gate.config, &request) {
         return Ok(refused(Code::ForeignOrigin));
     }
     let path = request.uri().path();
@@ -162,6 +162,36 @@ fn is_own_origin(gate: &Gate, request: &Request<Incoming>) -> bool {
         || gate.config.public_url.trim_end_matches('/') == origin
 }
 
+/// A page that had its own name resolve to loopback (DNS rebinding) still sends that name: a
+/// gateway on loopback answers to loopback's names and to those that its operator wrote down.
+/// Elsewhere whoever sends requests is no browser's neighbour, and proxies say what they like.
+fn is_own_host<B>(config: &Config, request: &Request<B>) -> bool {
+    if !config.listen.ip().is_loopback() {
+        return true;
+    }
+    let written = request
+        .headers()
+        .get_all(header::HOST)
+        .iter()
+        .map(|host| host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()));
+    let target = request.uri().authority().cloned().map(Some);
+    written.chain(target).all(|host| host.is_some_and(|host| is_known_host(config, host.host())))
+}
+
+fn is_known_host(config: &Config, host: &str) -> bool {
+    let literal = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    if literal.is_ok_and(|ip| ip.to_canonical().is_loopback())
+        || host.eq_ignore_ascii_case("localhost")
+    {
+        return true;
+    }
+    let resources = config.servers.values().map(|server| &*server.resource);
+    let origins = config.allowed_origins.iter().map(|origin| &**origin);
+    let urls = std::iter::once(&*config.public_url).chain(resources).chain(origins);
+    let mut hosts = urls.filter_map(|url| url.parse::<Uri>().ok());
+    hosts.any(|url| url.host().is_some_and(|known| known.eq_ignore_ascii_case(host)))
+}
+
 fn text(status: StatusCode, text: &'static str) -> Response<Body> {
     let mut answer = Response::new(Body::full(text));
     *answer.status_mut() = status;
@@ -178,9 +208,56 @@ fn json_answer(json: String) -> Response<Body> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::config::{Format, Surroundings, load_text};
 
     fn ip(text: &str) -> IpAddr {
         text.parse().unwrap()
+    }
+
+    fn on(listen: &str) -> Config {
+        let text = format!(
+            "listen: {listen}:8402\npublic_url: https://gateway.example.com\n\
+             allowed_origins: [\"https://app.example.com\"]\n\
+             servers:\n  own:\n    upstream: http://127.0.0.1:1/mcp\n    \
+             resource: https://api.example.com/own\n    relay: {{ anonymous: true }}\n"
+        );
+        let (dir, around) = (std::path::Path::new("."), Surroundings::default());
+        load_text(&text, Format::Yaml, dir, &around).unwrap().0
+    }
+
+    fn is_answered(config: &Config, uri: &str, hosts: &[&str]) -> bool {
+        let request = hosts.iter().fold(Request::get(uri), |all, host| all.header("host", *host));
+        is_own_host(config, &request.body(()).unwrap())
+    }
+
+    #[test]
+    fn on_loopback_only_names_of_ours_are_answered() {
+        let local = on("127.0.0.1");
+        for host in [
+            "127.0.0.1:8402",
+            "127.0.0.2",
+            "[::1]:8402",
+            "localhost:8402",
+            "LOCALHOST",
+            "gateway.example.com",
+            "Gateway.Example.com:443",
+            "api.example.com",
+            "app.example.com",
+        ] {
+            assert!(is_answered(&local, "/healthz", &[host]), "{host}");
+        }
+        assert!(is_answered(&local, "/healthz", &[]), "no browser leaves it out");
+        for host in ["evil.example", "127.0.0.1.evil.example", "localhost.evil.example", "8.8.8.8"]
+        {
+            assert!(!is_answered(&local, "/healthz", &[host]), "{host}");
+            assert!(!is_answered(&local, "/healthz", &["localhost", host]), "a second {host}");
+            let target = format!("http://{host}/healthz");
+            assert!(!is_answered(&local, &target, &["localhost"]), "{target}");
+            assert!(is_answered(&on("0.0.0.0"), "/healthz", &[host]), "not on loopback");
+        }
+        for host in ["", "a b", "evil.example/localhost"] {
+            assert!(!is_answered(&local, "/healthz", &[host]), "`{host}`");
+        }
     }
 
     #[test]

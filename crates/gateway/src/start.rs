@@ -41,7 +41,11 @@ use countersign_core::{
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
 use http::Uri;
 use lightning_invoice::Currency;
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -79,6 +83,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         standing: Standing::load(&store, world.now()).map_err(unread)?,
         definitions: Definitions::load(&store).map_err(unread)?,
         sessions: Sessions::new(world.clone(), SESSIONS_MAX),
+        streams: Mutex::default(),
         calling: watch::Sender::new(()),
         receipts: ReceiptSigner::of(&keys.log)?,
         nonces: Nonces::of(&keys.challenge),
