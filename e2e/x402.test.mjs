@@ -44,6 +44,8 @@ const CENT = 10_000n;
 const parts = new Parts();
 let chain, sandbox, tap, own, issuer, reference;
 let builtin, remote, checked;
+// What the reference facilitator is shown by the gateway that checks its word.
+const SHOWN = 'canary-of-the-facilitator';
 
 before(() =>
   parts.starting(async () => {
@@ -76,7 +78,7 @@ before(() =>
     issuer = await parts.keep('issuer', startIssuer({ resources }));
     builtin = await open(ports[0], builtinFacilitator(chain), chain.merchant.address);
     remote = await open(ports[1], { url: reference.url }, OTHER_PAYEE);
-    const more = { rpc: chain.rpc };
+    const more = { rpc: chain.rpc, authorization: 'Bearer env:E2E_FACILITATOR_TOKEN' };
     checked = await open(ports[2], { url: reference.url }, THIRD_PAYEE, more);
   }),
 );
@@ -91,7 +93,7 @@ async function open(port, facilitator, payTo, more = {}) {
     `gateway ${port}`,
     startGateway({
       port,
-      env: facilitatorEnv(chain),
+      env: { ...facilitatorEnv(chain), E2E_FACILITATOR_TOKEN: SHOWN },
       config: {
         listen: `127.0.0.1:${port}`,
         sandbox: true,
@@ -949,6 +951,29 @@ describe('a facilitator whose word a node checks', () => {
     assert.equal(textOf(again), 'ran get_a', again.text);
     assert.ok(again.json.result._meta['countersign/replay-of'], again.text);
     assert.equal(own.calls() - runs, 1);
+  });
+
+  test('it is shown who asks; nobody else is', async () => {
+    reference.misbehave();
+    const { url, token } = checked.own;
+    const earlier = reference.asked.length;
+    const upstream = own.seen.length;
+    const { result } = await withClient(legacyClient(url, { token }), (client) =>
+      callPaid(client, chain.payer.key, { name: 'get_a', arguments: { shown: 1 } }),
+    );
+    assert.equal(textOf(result), 'ran get_a');
+    const asked = reference.asked.slice(earlier);
+    assert.deepEqual(
+      asked.map(({ endpoint, authorization }) => [endpoint, authorization]),
+      ['verify', 'settle'].map((endpoint) => [endpoint, `Bearer ${SHOWN}`]),
+    );
+    const said = JSON.stringify([result, own.seen.slice(upstream)]) + checked.gateway.stderr();
+    assert.ok(!said.includes(SHOWN));
+    const { stdout } = await checked.gateway.cliRaw('doctor');
+    assert.match(stdout, /x402 USDC/);
+    assert.equal(reference.asked.at(-1).endpoint, 'supported');
+    assert.equal(reference.asked.at(-1).authorization, `Bearer ${SHOWN}`);
+    assert.ok(!stdout.includes(SHOWN));
   });
 });
 

@@ -13,7 +13,8 @@ import { privateKeyToAccount } from 'viem/accounts';
 const KEY = '0x47e179ec197488593b187f80a00eb0da91f1b9d0b13f8733639f19c30a34926a';
 
 /**
- * @returns {url, asked, misbehave(change), stop()}. `asked` grows by {endpoint, body, answer}.
+ * @returns {url, asked, misbehave(change), stop()}. `asked` grows by {endpoint, body, answer,
+ * authorization}.
  * `misbehave(change)`: `change(endpoint, answer)` gives {status, body} in place of the honest
  * answer, which has taken its effect; without an argument it is honest again.
  */
@@ -28,7 +29,8 @@ export async function startFacilitator(chain) {
     const endpoint = request.url.split('/').at(-1);
     const body = text ? JSON.parse(text) : undefined;
     const answer = await answerOf(facilitator, endpoint, body);
-    asked.push({ endpoint, body, answer });
+    const { authorization } = request.headers;
+    asked.push({ endpoint, body, answer, authorization });
     const { status, body: said } = change(endpoint, answer);
     response.writeHead(status, { 'content-type': 'application/json' }).end(JSON.stringify(said));
   });

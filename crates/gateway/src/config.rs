@@ -30,7 +30,7 @@ use countersign_core::{
     proof::TenantRule,
     terms::Terms,
 };
-use http::{HeaderMap, Uri};
+use http::{HeaderMap, HeaderValue, Uri};
 use std::{collections::BTreeMap, net::SocketAddr, path::PathBuf, sync::Arc};
 
 pub use explain::explain;
@@ -280,6 +280,8 @@ pub enum Facilitator {
         url: Uri,
         /// JSON-RPC endpoint of a node to check its word by.
         rpc: Option<Uri>,
+        /// Sent as `Authorization`: a secret, in printable ASCII.
+        authorization: Option<HeaderValue>,
     },
     /// In process: needs a node and a funded key.
     Builtin {

@@ -162,7 +162,28 @@ impl Fetch {
     /// # Errors
     /// No answer under the rules.
     pub async fn get(&self, url: &str) -> Result<Reply, FetchError> {
-        self.send(Method::GET, url, HeaderMap::new(), Bytes::new()).await
+        self.get_with(url, HeaderMap::new()).await
+    }
+
+    /// `GET` with headers.
+    ///
+    /// # Errors
+    /// No answer under the rules.
+    pub async fn get_with(&self, url: &str, headers: HeaderMap) -> Result<Reply, FetchError> {
+        self.send(Method::GET, url, headers, Bytes::new()).await
+    }
+
+    /// `POST` with headers, the content type among them.
+    ///
+    /// # Errors
+    /// No answer under the rules.
+    pub async fn post_with(
+        &self,
+        url: &str,
+        headers: HeaderMap,
+        body: impl Into<Bytes>,
+    ) -> Result<Reply, FetchError> {
+        self.send(Method::POST, url, headers, body.into()).await
     }
 
     /// `POST`. Header values are treated as secrets.

@@ -39,7 +39,7 @@ use countersign_core::{
     world::World,
 };
 use countersign_store::{Durability, Limits, LogOptions, Options, Store};
-use http::Uri;
+use http::{HeaderValue, Uri};
 use lightning_invoice::Currency;
 use std::{
     collections::HashMap,
@@ -368,19 +368,21 @@ fn private_fetch(timeout_ms: u64) -> Fetch {
 /// A settlement waits for a block: longer than any other request.
 const SETTLE_TIMEOUT_MS: u64 = 40_000;
 
-fn remote(url: &Uri) -> Remote {
-    Remote::new(private_fetch(SETTLE_TIMEOUT_MS), &url.to_string(), None)
+fn remote(url: &Uri, authorization: Option<&HeaderValue>) -> Remote {
+    Remote::new(private_fetch(SETTLE_TIMEOUT_MS), &url.to_string(), authorization.cloned())
 }
 
 fn facilitator(x402: &config::X402) -> Result<Facilitator> {
     match &x402.facilitator {
-        config::Facilitator::Sandbox { url } => Ok(Facilitator::Remote(remote(url))),
-        config::Facilitator::Remote { url, rpc: None } => Ok(Facilitator::Remote(remote(url))),
-        config::Facilitator::Remote { url, rpc: Some(rpc) } => {
+        config::Facilitator::Sandbox { url } => Ok(Facilitator::Remote(remote(url, None))),
+        config::Facilitator::Remote { url, rpc: None, authorization } => {
+            Ok(Facilitator::Remote(remote(url, authorization.as_ref())))
+        }
+        config::Facilitator::Remote { url, rpc: Some(rpc), authorization } => {
             let network = x402.tokens.values().next().map(|token| token.chain_id);
             let network = network.context("no token is paid over x402")?;
             let chain = Chain::new(private_fetch(10_000), rpc.to_string(), network);
-            Ok(Facilitator::Remote(remote(url).checked_on(chain)))
+            Ok(Facilitator::Remote(remote(url, authorization.as_ref()).checked_on(chain)))
         }
         config::Facilitator::Builtin { rpc, key } => {
             let signer = Signer::from_secret(key.expose())

@@ -3,8 +3,8 @@
 //! Golden texts, and `docs/config.schema.json`, are renewed with `UPDATE_EXPECT=1 cargo test`.
 
 use countersign_gateway::config::{
-    Config, ConfigErrors, Facilitator, Format, Surroundings, Warning, explain, init_template, load_text,
-    load_with, schema,
+    Config, ConfigErrors, Facilitator, Format, Surroundings, Warning, explain, init_template,
+    load_text, load_with, schema,
 };
 use expect_test::{Expect, expect, expect_file};
 use proptest::prelude::*;
@@ -331,6 +331,43 @@ fn a_facilitators_word_is_checked_by_one_node() {
     };
     assert_eq!(node, "https://node.example.com/");
     assert!(explain(&config).concat().contains("https://node.example.com/ must show it"));
+}
+
+#[test]
+fn a_facilitators_authorization_is_a_reference_and_never_shown() {
+    let cases = [
+        beside_facilitator(REMOTE, "authorization: hunter2"),
+        beside_facilitator(REMOTE, "authorization: Bearer hunter2"),
+        beside_facilitator(REMOTE, "authorization: Bearer env:NOPE"),
+        beside_facilitator(REMOTE, "authorization: env:EMPTY"),
+        beside_facilitator(REMOTE, "authorization: env:LINES"),
+        beside_facilitator("{ sandbox: \"http://127.0.0.1:9740\" }", "authorization: env:TOKEN")
+            .replace("issuers:", "sandbox: true\nissuers:"),
+    ];
+    let all: Vec<String> = cases.iter().map(|text| said(text, Format::Yaml)).collect();
+    expect![[r#"
+        configuration: 1 problem
+          line 16: rails.x402.authorization: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
+        configuration: 1 problem
+          line 16: rails.x402.authorization: a secret must not stand in this file; refer to it as `env:NAME` or `file:PATH`
+        configuration: 1 problem
+          line 16: rails.x402.authorization: the environment variable `NOPE` is not set; a secret must be there when the gateway starts
+        configuration: 1 problem
+          line 16: rails.x402.authorization: the secret is empty; put the secret there
+        configuration: 1 problem
+          line 16: rails.x402.authorization: the secret cannot be a header's value; it must be one line of printable ASCII
+        configuration: 1 problem
+          line 17: rails.x402.authorization: nobody is shown this; remove it: it is for a facilitator's `url`"#]].assert_eq(&all.join("\n"));
+    let text = beside_facilitator(REMOTE, "authorization: Bearer env:TOKEN");
+    let (config, _) = load(&text, Format::Yaml).unwrap();
+    let Some(Facilitator::Remote { authorization: Some(value), .. }) =
+        config.rails.x402.as_ref().map(|x402| &x402.facilitator)
+    else {
+        panic!("no authorization");
+    };
+    assert_eq!(value, "Bearer hunter2");
+    assert!(!format!("{config:?}").contains("hunter2"));
+    assert!(!explain(&config).concat().contains("hunter2"));
 }
 
 #[test]

@@ -291,7 +291,11 @@ async fn facilitator(config: &Config) -> Vec<Line> {
         let what = format!("x402 {asset}");
         let (url, is_ready) = match &x402.facilitator {
             Facilitator::Remote { url, .. } | Facilitator::Sandbox { url } => {
-                let remote = Remote::new(fetch(true), &url.to_string(), None);
+                let authorization = match &x402.facilitator {
+                    Facilitator::Remote { authorization, .. } => authorization.clone(),
+                    Facilitator::Sandbox { .. } | Facilitator::Builtin { .. } => None,
+                };
+                let remote = Remote::new(fetch(true), &url.to_string(), authorization);
                 let Ok(address) = Address::from_hex(&token.address) else { continue };
                 let facilitator = x402::Facilitator::Remote(remote);
                 (url, facilitator.is_ready(&token.network, address).await)

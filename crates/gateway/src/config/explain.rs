@@ -128,8 +128,8 @@ fn rails(config: &Config) -> Vec<String> {
     let mut lines = Vec::new();
     if let Some(rail) = &config.rails.x402 {
         let who = match &rail.facilitator {
-            Facilitator::Remote { url, rpc: None } => format!("{url} verifies and settles"),
-            Facilitator::Remote { url, rpc: Some(rpc) } => {
+            Facilitator::Remote { url, rpc: None, .. } => format!("{url} verifies and settles"),
+            Facilitator::Remote { url, rpc: Some(rpc), .. } => {
                 format!("{url} verifies and settles, and {rpc} must show it")
             }
             Facilitator::Builtin { rpc, .. } => {

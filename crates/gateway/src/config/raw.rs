@@ -167,6 +167,8 @@ pub(super) struct RawX402 {
     /// JSON-RPC endpoint of a node of the tokens' network, to check the word of a facilitator by
     /// its `url`. The built-in one has its own.
     pub(super) rpc: Option<String>,
+    /// What is sent as `Authorization` to a facilitator by its `url`, by reference.
+    pub(super) authorization: Option<SecretRef>,
     /// Longest validity of a payment. Default: `60s`.
     pub(super) max_timeout: Option<Span>,
     /// When money is taken, for tools that do not say. Default: `upfront`.

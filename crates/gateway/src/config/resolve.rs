@@ -29,7 +29,7 @@ use countersign_core::{
     ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
     policy::Intent,
 };
-use http::Uri;
+use http::{HeaderValue, Uri};
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::{IpAddr, SocketAddr},
@@ -182,6 +182,28 @@ impl Vault<'_> {
             return None;
         }
         Some(Secret::new(value, &reference.place))
+    }
+
+    /// The same as a header's value, with its scheme.
+    fn open_header(
+        &self,
+        reference: &SecretRef,
+        at: &At,
+        report: &mut Report,
+    ) -> Option<HeaderValue> {
+        let secret = self.open(reference, at, report)?;
+        let text = match &reference.scheme {
+            Some(scheme) => format!("{scheme} {}", secret.expose()),
+            None => secret.expose().to_owned(),
+        };
+        let value = HeaderValue::try_from(text).ok().filter(|value| value.to_str().is_ok());
+        let Some(mut value) = value else {
+            let hint = "it must be one line of printable ASCII";
+            report.problem(at, "the secret cannot be a header's value", hint);
+            return None;
+        };
+        value.set_sensitive(true);
+        Some(value)
     }
 }
 

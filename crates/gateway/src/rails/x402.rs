@@ -14,6 +14,10 @@ use countersign_core::{
         x402::{PaymentPayload, SettleResponse, SupportedResponse, VerifyResponse},
     },
 };
+use http::{
+    HeaderMap, HeaderValue,
+    header::{AUTHORIZATION, CONTENT_TYPE},
+};
 use secp256k1::{
     Message, Secp256k1, VerifyOnly,
     ecdsa::{RecoverableSignature, RecoveryId},
@@ -336,7 +340,7 @@ pub struct Remote {
     fetch: Fetch,
     url: String,
     /// Sent as `Authorization`; a secret.
-    authorization: Option<String>,
+    authorization: Option<HeaderValue>,
     /// To check its word by.
     chain: Option<Chain>,
 }
@@ -350,7 +354,7 @@ impl fmt::Debug for Remote {
 impl Remote {
     /// A facilitator at `url`, below which `/verify` and `/settle` lie.
     #[must_use]
-    pub fn new(fetch: Fetch, url: &str, authorization: Option<String>) -> Self {
+    pub fn new(fetch: Fetch, url: &str, authorization: Option<HeaderValue>) -> Self {
         Self { fetch, url: url.trim_end_matches('/').to_owned(), authorization, chain: None }
     }
 
@@ -361,7 +365,8 @@ impl Remote {
     }
 
     async fn settles(&self, network: &str) -> bool {
-        let Ok(reply) = self.fetch.get(&format!("{}/supported", self.url)).await else {
+        let url = format!("{}/supported", self.url);
+        let Ok(reply) = self.fetch.get_with(&url, self.headers()).await else {
             return false;
         };
         let supported = SupportedResponse::parse(&reply.body);
@@ -403,10 +408,14 @@ impl Remote {
     /// An answer below 500, whatever it says.
     async fn post(&self, endpoint: &str, payment: &SignedPayment) -> Option<Reply> {
         let url = format!("{}/{endpoint}", self.url);
-        let headers = self.authorization.as_deref().map(|value| ("authorization", value));
-        let headers = headers.as_slice();
-        let sent = self.fetch.post(&url, "application/json", headers, payment.request()).await;
+        let mut headers = self.headers();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+        let sent = self.fetch.post_with(&url, headers, payment.request()).await;
         sent.ok().filter(|reply| reply.status < 500)
+    }
+
+    fn headers(&self) -> HeaderMap {
+        self.authorization.iter().map(|value| (AUTHORIZATION, value.clone())).collect()
     }
 }
 

@@ -9,7 +9,7 @@ use crate::config::{
     tree::printable,
 };
 use countersign_core::money::{Asset, AssetCode, Assets, Rate};
-use http::Uri;
+use http::{HeaderValue, Uri};
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
@@ -197,7 +197,12 @@ fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -
         let hint = "remove it: it is for a facilitator's `url`";
         report.problem(&at.key("rpc"), "this facilitator has no word to check", hint);
     }
-    let facilitator = facilitator(&raw.facilitator, rpc, &at.key("facilitator"), vault, report);
+    let authorization = authorization(raw, &at.key("authorization"), vault, report);
+    let facilitator = facilitator(&raw.facilitator, &at.key("facilitator"), vault, report);
+    let facilitator = facilitator.map(|facilitator| match facilitator {
+        Facilitator::Remote { url, .. } => Facilitator::Remote { url, rpc, authorization },
+        Facilitator::Builtin { .. } | Facilitator::Sandbox { .. } => facilitator,
+    });
     Some(X402 {
         pay_to: pay_to?.into(),
         facilitator: facilitator?,
@@ -206,16 +211,32 @@ fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -
     })
 }
 
+/// What a facilitator is shown; no other than one by its `url` asks who is there.
+fn authorization(
+    raw: &RawX402,
+    at: &At,
+    vault: &Vault<'_>,
+    report: &mut Report,
+) -> Option<HeaderValue> {
+    let reference = raw.authorization.as_ref()?;
+    if !matches!(raw.facilitator, RawFacilitator::Url(_)) {
+        let hint = "remove it: it is for a facilitator's `url`";
+        report.problem(at, "nobody is shown this", hint);
+        return None;
+    }
+    vault.open_header(reference, at, report)
+}
+
 fn facilitator(
     raw: &RawFacilitator,
-    rpc: Option<Uri>,
     at: &At,
     vault: &Vault<'_>,
     report: &mut Report,
 ) -> Option<Facilitator> {
     match raw {
         RawFacilitator::Url(url) => {
-            secure_url(url, &at.key("url"), report).map(|url| Facilitator::Remote { url, rpc })
+            let url = secure_url(url, &at.key("url"), report)?;
+            Some(Facilitator::Remote { url, rpc: None, authorization: None })
         }
         RawFacilitator::Sandbox(url) => {
             sandbox_url(url, &at.key("sandbox"), report).map(|url| Facilitator::Sandbox { url })

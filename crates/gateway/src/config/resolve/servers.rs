@@ -11,7 +11,7 @@ use crate::{
     fetch::Reachable,
 };
 use countersign_core::terms::{IdentityRule, Terms, ToolRef};
-use http::{HeaderMap, HeaderName, HeaderValue, Uri};
+use http::{HeaderMap, HeaderName, Uri};
 use std::{collections::BTreeMap, net::SocketAddr, sync::Arc};
 
 /// Headers that are never the operator's to set.
@@ -134,18 +134,9 @@ fn headers(raw: &RawServer, at: &At, vault: &Vault<'_>, report: &mut Report) -> 
             report.problem(&at, message, "use another header, for example `authorization`");
             continue;
         };
-        let Some(secret) = vault.open(reference, &at, report) else { continue };
-        let value = match &reference.scheme {
-            Some(scheme) => format!("{scheme} {}", secret.expose()),
-            None => secret.expose().to_owned(),
-        };
-        let Ok(mut value) = HeaderValue::try_from(value) else {
-            let hint = "it must be one line of printable ASCII";
-            report.problem(&at, "the secret cannot be a header's value", hint);
-            continue;
-        };
-        value.set_sensitive(true);
-        headers.insert(name, value);
+        if let Some(value) = vault.open_header(reference, &at, report) {
+            headers.insert(name, value);
+        }
     }
     headers
 }
