@@ -53,7 +53,7 @@ before(() =>
               tools: {
                 get_thing: needsConsent,
                 get_report: needsConsent,
-                ask_back: { price: 'free' },
+                ask_back: { price: 'free', intent: 'read' },
               },
             },
           },

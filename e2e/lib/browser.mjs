@@ -67,9 +67,13 @@ export async function atIssuer(page, origin, login) {
 /** Moves the focus by the Tab key until it is on what `selector` names. */
 export async function tabTo(page, selector) {
   for (let presses = 0; presses < 120; presses += 1) {
-    const isThere = await page.evaluate((wanted) => document.activeElement.matches(wanted), selector);
+    // A key can have led to another page: then it is looked for there.
+    const isThere = await page
+      .evaluate((wanted) => document.activeElement.matches(wanted), selector)
+      .catch((gone) => (/navigation/.test(gone.message) ? undefined : Promise.reject(gone)));
     if (isThere) return;
-    await page.keyboard.press('Tab');
+    if (isThere === undefined) await page.waitForLoadState();
+    else await page.keyboard.press('Tab');
   }
   throw new Error(`the Tab key never reaches ${selector}`);
 }

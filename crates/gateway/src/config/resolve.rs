@@ -527,7 +527,7 @@ fn risk_provider(
 }
 
 fn is_header(value: &str, at: &At, report: &mut Report) -> bool {
-    let fits = http::HeaderValue::from_str(value).is_ok();
+    let fits = HeaderValue::from_str(value).is_ok();
     if !fits {
         report.problem(at, "not the value of a header", "write `Bearer` and the token in one line");
     }
