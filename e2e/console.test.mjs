@@ -346,6 +346,7 @@ describe('a person answers an agent', () => {
     await agent.callTool(forecast('Pori'));
     await tabTo(page, 'nav a[href="/"]');
     await page.keyboard.press('Enter');
+    await page.waitForURL(`${at}/`);
     await page.getByText('for fred').first().waitFor();
     await tabTo(page, '[data-row]');
     await page.keyboard.press('Enter');
@@ -357,6 +358,7 @@ describe('a person answers an agent', () => {
 
     await tabTo(page, 'nav a[href="/grants"]');
     await page.keyboard.press('Enter');
+    await page.waitForURL(`${at}/grants`);
     await tabTo(page, '#q');
     await page.keyboard.type('fred');
     await page.keyboard.press('Enter');

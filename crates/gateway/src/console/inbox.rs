@@ -38,7 +38,7 @@ use countersign_core::{
     terms::ToolRef,
     time::UnixMs,
 };
-use http::{HeaderValue, header};
+use http::{HeaderValue, StatusCode, header};
 use maud::{Markup, html};
 use serde_json::{Map, Value};
 use std::sync::Arc;
@@ -596,7 +596,8 @@ async fn answer(
     if said == Said::Yes && !is_signed_in_for(console, &posted.visitor, &approval, grant.as_ref())?
     {
         actor.may_answer(&approval)?;
-        return Ok(anew(&step_up_to(&format!("/approvals/{}", approval.id))));
+        let to = step_up_to(&format!("/approvals/{}", approval.id));
+        return Ok(anew(&posted.visitor, &to));
     }
     let content = posted.get("content").map(str::to_owned);
     let content = content.ok_or_else(|| Denied::invalid("content", "expected what was shown"))?;
@@ -635,8 +636,16 @@ fn allowed(gate: &Gate, approval: &Approval, grant: Option<&Caps>) -> Result<Mic
 
 /// Leads to a sign-in. A form's answer may not redirect to another origin (`form-action`), so the
 /// page that it leads to goes on by itself.
-fn anew(to: &str) -> Response {
-    let mut response = Failed::from(Code::SignInNeeded).into_response();
+fn anew(visitor: &Visitor, to: &str) -> Response {
+    let content = html! {
+        div.empty {
+            h1 { "Sign in again" }
+            p { "A yes to this amount wants a fresh sign-in. Nothing was answered; from the sign-in you come back to the request." }
+            p { a.button href=(to) { "Sign in" } }
+        }
+    };
+    let mut response = framed(visitor, "/", "Sign in again", &content).into_response();
+    *response.status_mut() = StatusCode::UNAUTHORIZED;
     if let Ok(refresh) = HeaderValue::from_str(&format!("0; url={to}")) {
         response.headers_mut().insert(header::REFRESH, refresh);
     }
