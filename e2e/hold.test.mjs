@@ -147,19 +147,24 @@ describe('a payment that is held', { concurrency: 1 }, () => {
   });
 
   test('goes back when consent was revoked in between', async () => {
-    const { grant } = await gateway.cli(
+    const agreed = [
       'grant', 'create', '--issuer', issuer.url, '--subject', 'alice', '--agent', 'web-agent',
       '--server', 'granted', '--tool', 'get_forecast', '--intent', 'read', '--per-call', '1 USD',
       '--expires', '1h',
-    );
+    ];
+    const { grant } = await gateway.cli(...agreed);
     const options = { headers: bearer(token) };
     const did = await effect(parts, 'get_forecast', async () => {
       const offer = await challenge(gateway, 'granted', 'get_forecast', { city: 'Oslo' }, options);
       await gateway.cli('grant', 'revoke', grant.id);
-      return pays(parts, offer.invoice);
+      return [offer, await pays(parts, offer.invoice)];
     });
     assert.deepEqual([did.ran, money(did)], [0, isBack]);
-    assert.match(did.value.error, /payment_returned/);
+    const [first, paid] = did.value;
+    assert.match(paid.error, /payment_returned/);
+    await gateway.cli(...agreed);
+    const next = await challenge(gateway, 'granted', 'get_forecast', { city: 'Oslo' }, options);
+    assert.notEqual(next.invoice, first.invoice, 'the invoice that was given back');
     await isWhole(gateway);
   });
 

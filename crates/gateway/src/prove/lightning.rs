@@ -173,6 +173,15 @@ impl Gate {
         HeldPayment::verify(held.credential, &stored.minted, held.amount_msat)
     }
 
+    /// Whether the invoice of a credential waits for its payment still.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub(crate) fn can_be_paid(&self, credential: Digest) -> Result<bool, Refusal> {
+        let invoice = self.store.invoice_of(credential)?;
+        Ok(invoice.is_some_and(|open| open.request.is_none_or(|request| !request.is_empty())))
+    }
+
     /// A fresh invoice and the credential that paying it completes. Without a node that can make
     /// one, the rail is not in the challenge.
     pub(crate) async fn lightning_offer(

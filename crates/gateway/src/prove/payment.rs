@@ -184,9 +184,12 @@ impl Gate {
         let x402 = self.x402_offers(call, &quote);
         let now = self.world.now();
         let rail = self.rails.l402.as_ref();
-        let open = rail.and_then(|rail| rail.offered(quote.id(), now));
         let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
-        let is_open = open_now.is_some_and(|open| open.quote.id() == quote.id());
+        let open_now = open_now.filter(|open| open.quote.id() == quote.id());
+        let credential = open_now.as_ref().and_then(|open| open.credential);
+        let can_be_paid = credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
+        let open = rail.filter(|_| can_be_paid).and_then(|rail| rail.offered(quote.id(), now));
+        let is_open = open_now.is_some();
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
@@ -195,7 +198,8 @@ impl Gate {
             self.store.refuse(&stored, Some(&quote), refusal).await?;
             return Ok(Challenge { quote, x402, l402: open });
         }
-        // It is over, or its Lightning offer is gone (a restart): the same price under a new one.
+        // It is over, or its Lightning offer is gone (paid, given back, a restart): the same price
+        // under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
         let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
         let (l402, credential) = self.lightning_offer(attempt, &identity, &quote).await.unzip();
