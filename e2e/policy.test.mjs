@@ -183,6 +183,7 @@ before(() =>
             ...Object.fromEntries(names.map((name) => [name, free])),
             get_secret: { ...free, sensitivity: 2 },
             get_spent: { price: '0.01 USDC', consent: 'none' },
+            run_it: { ...free, intent: 'execute', open_world: false, sensitivity: 0 },
             get_over: { price: '0.01 USDC', consent: 'none', intent: 'read' },
             get_within: { price: '0.01 USDC', consent: 'none', intent: 'read' },
             get_pinned: { ...free, consent: 'required' },
@@ -351,6 +352,9 @@ describe('intent', () => {
   });
 
   test('too often, and the tier falls, restarts included, until a person raises it', async () => {
+    // A session of its own: what others saw is no risk of this one.
+    await client.close();
+    client = await legacyClient(url, { token: alice });
     assert.equal(textOf(await ask('run_it')), 'run_it ran');
     assert.equal(codeOf(await ask('remove_it', {}, declare('look at it'))), 'POL-004');
     assert.match(reasonOf(await ask('run_it')), /OUTSIDE_TIER/);
@@ -363,8 +367,11 @@ describe('intent', () => {
     await gateway.restart();
     client = await legacyClient(url, { token: alice });
     assert.match(reasonOf(await ask('run_it')), /OUTSIDE_TIER/);
-    const report = await gateway.cli('trust', 'report');
-    assert.ok(report.rules.some(({ policy }) => policy === 'tier.outside'), JSON.stringify(report));
+    const report = await gateway.cli('policy', 'report');
+    const outside = report.rules.find(({ policy }) => policy === 'tier.outside');
+    assert.ok(outside.refused <= outside.decisions && outside.decisions > 0, JSON.stringify(report));
+    assert.ok(Date.parse(outside.since) <= Date.now(), 'since when that is counted');
+    assert.deepEqual(await gateway.cli('trust', 'report'), report);
     await gateway.cli('trust', 'set', 'agent', 'org_acme/web-agent', 'bundle');
     assert.equal(textOf(await ask('run_it')), 'run_it ran');
   });

@@ -130,6 +130,7 @@ async fn race(store: &Store, clock: &Clock, charge: &Charge) {
                 let mut round = caller;
                 while spend(&store, &clock, vec![charge.clone()], round % 3 == 0).await {
                     round += 1;
+                    assert!(round < caller + 200, "{}: never refused", charge.name());
                 }
             })
         })

@@ -66,11 +66,7 @@ impl Gate {
         let picture = self.picture(attempt, identity, quote, (grant, remaining, &charges), now);
         let is_judged = consent.approval().is_some();
         let picture = Picture { is_judged, tightest, ..picture };
-        let consented = match (consent.grant(), consent.approval()) {
-            (None, None) => ProofState::NotRequired,
-            _ => ProofState::Valid,
-        };
-        let mut question = self.question(&picture, consented, has_paid);
+        let mut question = self.question(&picture, state_of(consent), has_paid);
         self.raise_risk(&mut question, &attempt.policy).await;
         // Once a call: asking again while people look at it is no second one.
         if approvals.is_empty() && attempt.policy.tables().tiers.is_anomaly(question.risk.score) {
@@ -484,6 +480,13 @@ impl Gate {
             now: *now,
         };
         question.by(picture.policy.tables())
+    }
+}
+
+fn state_of(consent: &Consent) -> ProofState {
+    match (consent.grant(), consent.approval()) {
+        (None, None) => ProofState::NotRequired,
+        _ => ProofState::Valid,
     }
 }
 

@@ -201,7 +201,7 @@ fn context(question: &Question) -> Value {
         "remaining": question.remaining,
         "tightest": question.tightest,
         "resource": question.resource,
-        "arguments": question.arguments,
+        "arguments_digest": question.arguments,
         "derived": question.derived,
         "declared": question.declared,
         "purpose": question.purpose,

@@ -188,6 +188,22 @@ mod default_bundle {
     }
 
     #[test]
+    fn nobody_in_particular_is_not_asked_about_risk() {
+        let answer = |score| {
+            let question = Question {
+                risk: Risk { score, ..Risk::default() },
+                identity: ProofState::NotRequired,
+                consent: ProofState::NotRequired,
+                intent: Intent::Execute,
+                ..question()
+            };
+            builtin().decide(&question).answer
+        };
+        assert!(matches!(answer(89), Answer::Allow(_)));
+        assert!(matches!(answer(90), Answer::Deny(_)));
+    }
+
+    #[test]
     fn several_rules_want_people_whom_all_of_them_admit() {
         let rule = |id: &str, params: &str| {
             format!(
