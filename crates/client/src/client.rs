@@ -7,6 +7,7 @@ use crate::{
     error::ClientError,
     http::{Http, parse_url},
     options::{EraChoice, Options},
+    passage::Passage,
     problem::Problem,
     rpc::{Answer, AnswerBody, Endpoint, Mirror, SESSION, object, set, set_mirrors, set_secret},
     secret::Secret,
@@ -26,13 +27,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{
     collections::BTreeMap,
-    sync::{PoisonError, RwLock},
+    sync::{Arc, PoisonError, RwLock},
 };
 
 /// The modern version.
 const MODERN: &str = "2026-07-28";
 /// Legacy versions, newest first.
-const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
+pub(crate) const LEGACY: [&str; 4] = ["2025-11-25", "2025-06-18", "2025-03-26", "2024-11-05"];
 /// `_meta` key of who the client is.
 const META_CLIENT_INFO: &str = "io.modelcontextprotocol/clientInfo";
 /// Most pages of a list.
@@ -65,6 +66,8 @@ pub struct ToolCall {
     pub members: Option<Box<RawValue>>,
     /// Headers that mirror arguments in the modern era: what follows `Mcp-Param-`, and the value.
     pub mirrored: Vec<(String, String)>,
+    /// The client behind us that makes it; `None` when it is our own.
+    pub(crate) passage: Option<Arc<Passage>>,
 }
 
 impl ToolCall {
@@ -80,7 +83,8 @@ impl ToolCall {
             return Err(ClientError::BadInput);
         }
         let name = name.to_owned();
-        Ok(Self { name, arguments, meta: None, members: None, mirrored: Vec::new() })
+        let (meta, members, mirrored) = (None, None, Vec::new());
+        Ok(Self { name, arguments, meta, members, mirrored, passage: None })
     }
 }
 
@@ -116,7 +120,7 @@ struct Annotation {
 }
 
 impl Tool {
-    fn read(raw: &RawValue) -> Option<Self> {
+    pub(crate) fn read(raw: &RawValue) -> Option<Self> {
         let parts: ToolParts = serde_json::from_str(raw.get()).ok()?;
         let ToolParts { name, description, .. } = parts;
         Some(Self { name, description, raw: raw.to_owned() })
@@ -173,6 +177,8 @@ pub(crate) struct Outgoing<'a> {
     pub(crate) mirrored: &'a [(String, String)],
     /// Headers whose values are secret.
     pub(crate) secret_headers: &'a [(HeaderName, String)],
+    /// The client behind us that sends it.
+    pub(crate) passage: Option<&'a Passage>,
 }
 
 impl Client {
@@ -181,6 +187,18 @@ impl Client {
     /// # Errors
     /// See [`ClientError`]; nothing has been paid.
     pub async fn connect(url: &str, options: Options) -> Result<Self, ClientError> {
+        let client = Self::unopened(url, options)?;
+        match client.options.era {
+            EraChoice::Modern if client.discover().await? => {}
+            EraChoice::Modern => return Err(ClientError::Version),
+            EraChoice::Auto if client.discover().await? => {}
+            EraChoice::Auto | EraChoice::Legacy => client.initialize().await?,
+        }
+        Ok(client)
+    }
+
+    /// A client that has sent nothing yet: those behind it open their own sessions.
+    pub(crate) fn unopened(url: &str, options: Options) -> Result<Self, ClientError> {
         let uri = parse_url(url, options.allow_plain_http)?;
         merged(&options.capabilities, &[])?;
         let http = Http::new(
@@ -189,14 +207,7 @@ impl Client {
             options.max_answer_bytes,
         );
         let endpoint = Endpoint::new(http, uri, options.bearer.clone(), options.observer.clone());
-        let client = Self { endpoint, options, session: RwLock::new(Session::Modern) };
-        match client.options.era {
-            EraChoice::Modern if client.discover().await? => {}
-            EraChoice::Modern => return Err(ClientError::Version),
-            EraChoice::Auto if client.discover().await? => {}
-            EraChoice::Auto | EraChoice::Legacy => client.initialize().await?,
-        }
-        Ok(client)
+        Ok(Self { endpoint, options, session: RwLock::new(Session::Modern) })
     }
 
     /// Which era the server speaks with us.
@@ -312,6 +323,9 @@ impl Client {
     /// Sends one request. A legacy session that has ended is opened again, once: the server has
     /// said that it did nothing.
     pub(crate) async fn send(&self, outgoing: &Outgoing<'_>) -> Result<Answer, ClientError> {
+        if let Some(passage) = outgoing.passage {
+            return self.send_for(outgoing, passage).await;
+        }
         let answer = self.send_once(outgoing).await?;
         let has_session = matches!(self.session(), Session::Legacy { id: Some(_), .. });
         if answer.status != 404 || !has_session {
@@ -362,6 +376,7 @@ impl<'a> Outgoing<'a> {
             own_meta: &[],
             mirrored: &[],
             secret_headers: &[],
+            passage: None,
         }
     }
 }

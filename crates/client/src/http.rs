@@ -1,4 +1,4 @@
-//! One HTTP exchange: a POST out, status, headers and body in.
+//! One HTTP exchange: a request out, status, headers and body in.
 //!
 //! Owns connections, the time limits and the size limits. Follows no redirect: a credential goes
 //! where it was meant to go or nowhere.
@@ -56,12 +56,24 @@ impl Http {
         headers: HeaderMap,
         body: String,
     ) -> Result<Response<Incoming>, TransportError> {
+        let mut headers = headers;
+        let json = http::HeaderValue::from_static("application/json");
+        headers.insert(header::CONTENT_TYPE, json);
+        self.send(Method::POST, uri, headers, body).await
+    }
+
+    /// Sends any request; the answer's body is still to be read.
+    pub(crate) async fn send(
+        &self,
+        method: Method,
+        uri: &Uri,
+        headers: HeaderMap,
+        body: String,
+    ) -> Result<Response<Incoming>, TransportError> {
         let mut request = Request::new(Full::new(Bytes::from(body)));
-        *request.method_mut() = Method::POST;
+        *request.method_mut() = method;
         *request.uri_mut() = uri.clone();
         *request.headers_mut() = headers;
-        let json = http::HeaderValue::from_static("application/json");
-        request.headers_mut().insert(header::CONTENT_TYPE, json);
         let sent = self.pool.request(request).await;
         sent.map_err(|error| match error.is_connect() {
             true => TransportError::Unreachable,

@@ -7,9 +7,12 @@
 //! INVARIANT: no call is paid twice. What is sent again after a lost or unknown answer is the same
 //! payment; a second challenge ends the call.
 //!
+//! [`Bridge`] puts all of that before clients that know nothing of it.
+//!
 //! Does not: follow redirects, obtain tokens, run stdio servers, verify receipts.
 #![deny(missing_docs)]
 
+mod bridge;
 mod cache;
 mod challenge;
 mod client;
@@ -20,6 +23,7 @@ mod lightning;
 mod means;
 mod options;
 mod outcome;
+mod passage;
 mod pay;
 mod problem;
 mod rpc;
@@ -29,12 +33,13 @@ mod verdict;
 mod wallet;
 
 pub use crate::{
+    bridge::{Bridge, BridgeOptions},
     cache::{CredentialCache, Paid},
     client::{Client, Tool, ToolCall},
     error::{ClientError, TransportError},
     evm::EvmWallet,
     lightning::{LightningWallet, OfferFault},
-    means::{Caps, DeclineReason, KnownAsset, Means, OfferSummary},
+    means::{Caps, DeclineReason, KnownAsset, Means, OfferSummary, show_amount},
     options::{EraChoice, Options},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused, exit, family_exit_code},
     problem::{Problem, REFUSAL_META},

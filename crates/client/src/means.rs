@@ -12,7 +12,7 @@ use crate::{
     wallet::Wallet,
 };
 use countersign_core::{
-    money::{Amount, Asset, AssetCode, Micros, Rate},
+    money::{Amount, Asset, AssetCode, Micros, Rate, decimal},
     quote::Rail,
     time::UnixMs,
     wire::{
@@ -292,13 +292,32 @@ impl Means {
     }
 }
 
+/// An amount as people write it, where its asset is known by its code or by its contract.
+#[must_use]
+pub fn show_amount(amount: &Amount) -> String {
+    let known = Means::default().assets;
+    let contract = format!("/erc20:{}", amount.asset).to_ascii_lowercase();
+    let asset = known.iter().find(|known| known.caip.to_ascii_lowercase().ends_with(&contract));
+    match &*asset.map_or(&amount.asset, |asset| &asset.code).0 {
+        "BTC" => format!("{} sat", decimal(amount.minor, 3)),
+        "USDC" => format!("{} USDC", decimal(amount.minor, 6)),
+        "USD" => format!("{} USD", decimal(amount.minor, 6)),
+        asset => format!("{} minor units of {asset}", amount.minor),
+    }
+}
+
 impl Choice<'_> {
-    /// Cheapest first; what has no reference value comes last.
-    fn rank(&self) -> (bool, Option<Micros>) {
-        let price = match self {
+    /// What it costs.
+    pub(crate) const fn price(&self) -> &Price {
+        match self {
             Self::X402(choice) => &choice.price,
             Self::L402(choice) => &choice.price,
-        };
+        }
+    }
+
+    /// Cheapest first; what has no reference value comes last.
+    fn rank(&self) -> (bool, Option<Micros>) {
+        let price = self.price();
         (price.micros.is_none(), price.micros)
     }
 }

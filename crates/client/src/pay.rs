@@ -12,7 +12,7 @@ use crate::{
     client::{Client, Outgoing, ToolCall, merged},
     error::{ClientError, TransportError},
     lightning::{MacaroonTerms, PayError, Payable},
-    means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice},
+    means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice, show_amount},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
     problem::Problem,
     verdict::{self, Verdict},
@@ -79,13 +79,20 @@ impl Client {
             Ok(challenge) => challenge,
             Err(fault) => return Ok(declined(unreadable(fault), problem, None)),
         };
+        if !begins_paying(call) {
+            return Ok(declined(Vec::new(), problem, None));
+        }
         let now = self.options.world.now();
-        match self.options.means.choose(&challenge, now) {
-            Err(offers) => Ok(declined(offers, problem, challenge.message.clone())),
-            Ok(Choice::X402(choice)) => self.pay_x402(call, &scope, &choice).await,
-            Ok(Choice::L402(choice)) => {
-                self.pay_l402(call, &scope, &choice, problem, &challenge).await
-            }
+        let choice = match self.options.means.choose(&challenge, now) {
+            Ok(choice) => choice,
+            Err(offers) => return Ok(declined(offers, problem, challenge.message.clone())),
+        };
+        if let Some(passage) = &call.passage {
+            passage.tell(&format!("paying {}", show_amount(&choice.price().amount))).await;
+        }
+        match choice {
+            Choice::X402(choice) => self.pay_x402(call, &scope, &choice).await,
+            Choice::L402(choice) => self.pay_l402(call, &scope, &choice, problem, &challenge).await,
         }
     }
 
@@ -136,6 +143,7 @@ impl Client {
             own_meta: &own_meta,
             mirrored: &call.mirrored,
             secret_headers: &secret_headers,
+            passage: call.passage.as_deref(),
         };
         Ok(verdict::read(self.send(&outgoing).await?))
     }
@@ -143,6 +151,10 @@ impl Client {
     /// Presents what an earlier call left.
     async fn replay(&self, call: &ToolCall, mut entry: Entry) -> Result<Replay, ClientError> {
         entry.paid.earlier = true;
+        if !begins_paying(call) {
+            self.options.credentials.release(&entry.key);
+            return Ok(Replay::Ended(declined(Vec::new(), None, None)));
+        }
         if let Proof::Invoice { token, invoice } = &entry.proof {
             match self.pay_again(token, invoice).await {
                 Ok(preimage) => {
@@ -400,6 +412,11 @@ impl Client {
     }
 }
 
+/// From here on the call runs to its end; `false` when its client has withdrawn it before.
+fn begins_paying(call: &ToolCall) -> bool {
+    call.passage.as_ref().is_none_or(|passage| passage.begins_paying())
+}
+
 /// Whether a refusal took the payment. What the server does not say: a signed transfer may have
 /// been settled; a preimage is ours to present again, unless an answer was lost before.
 fn charged(problem: &Problem, entry: &Entry, is_repeat: bool) -> Charged {
@@ -459,7 +476,7 @@ fn ended(verdict: Verdict) -> Outcome {
 }
 
 fn failed(error: crate::rpc::RpcError, paid: Option<Paid>) -> Outcome {
-    let crate::rpc::RpcError { code, message, data } = error;
+    let crate::rpc::RpcError { code, message, data, .. } = error;
     Outcome::Failed(Box::new(Failed { code, message, data, paid }))
 }
 

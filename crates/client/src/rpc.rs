@@ -1,8 +1,9 @@
 //! One MCP message over streamable HTTP: a request out, its answer in, as JSON or as the last
 //! event of a stream.
 //!
-//! Owns framing, mirrored headers and what a server may send before its answer: notifications go
-//! to the observer, a ping is answered, any other request is refused.
+//! Owns framing, mirrored headers and what a server may send before its answer: for ourselves,
+//! notifications go to the observer, a ping is answered, any other request is refused; for a
+//! client behind us, all of it is passed on as it came.
 //!
 //! Does not know of payments: those arrive as `_meta` or headers that the caller brings.
 
@@ -18,7 +19,7 @@ use countersign_core::wire::{
     json::quote,
     jsonrpc::{self, Message},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Deserialize;
@@ -30,11 +31,13 @@ use std::{
         atomic::{AtomicU64, Ordering},
     },
 };
+use tokio::sync::mpsc;
 
 /// The header that names a legacy session.
 pub(crate) const SESSION: &str = "mcp-session-id";
 
-/// Receives the notifications that a server sends before its answer, as JSON text.
+/// Receives texts: the notifications that a server sends before its answer, as JSON; what a person
+/// should read.
 #[derive(Clone)]
 pub struct Observer(Arc<dyn Fn(&str) + Send + Sync>);
 
@@ -43,6 +46,11 @@ impl Observer {
     #[must_use]
     pub fn new(see: impl Fn(&str) + Send + Sync + 'static) -> Self {
         Self(Arc::new(see))
+    }
+
+    /// Hands it a text.
+    pub(crate) fn see(&self, text: &str) {
+        (self.0)(text);
     }
 }
 
@@ -80,6 +88,18 @@ pub(crate) struct RpcError {
     #[serde(default)]
     pub(crate) message: String,
     pub(crate) data: Option<Box<RawValue>>,
+    /// The object, as it came.
+    #[serde(skip)]
+    pub(crate) raw: Option<Box<RawValue>>,
+}
+
+/// Who hears what a server sends before its answer.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Ear<'a> {
+    /// We, through the observer.
+    Own,
+    /// A client behind us: it gets each message, on one line.
+    Client(&'a mpsc::Sender<String>),
 }
 
 /// The headers that a modern request mirrors its body in.
@@ -142,7 +162,12 @@ impl Endpoint {
     ) -> Result<Answer, TransportError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed).to_string();
         let body = jsonrpc::request(&id, method, Some(params));
-        self.http.in_time(self.exchange(&id, headers, body)).await
+        self.http.in_time(self.exchange(&id, headers, body, Ear::Own)).await
+    }
+
+    /// An id that no client behind us uses, as JSON.
+    pub(crate) fn own_id(&self) -> String {
+        quote(&format!("countersign-{}", self.next_id.fetch_add(1, Ordering::Relaxed)))
     }
 
     /// Sends a notification or a response; the answer's body is of no interest.
@@ -158,11 +183,13 @@ impl Endpoint {
         self.http.in_time(sent).await
     }
 
-    async fn exchange(
+    /// Sends a message that is written already and reads the answer to this id.
+    pub(crate) async fn exchange(
         &self,
         id: &str,
         headers: HeaderMap,
         body: String,
+        ear: Ear<'_>,
     ) -> Result<Answer, TransportError> {
         let response = self.http.post(&self.uri, headers.clone(), body).await?;
         let (head, body) = response.into_parts();
@@ -170,16 +197,40 @@ impl Endpoint {
         let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
         let is_stream = content_type.to_ascii_lowercase().starts_with("text/event-stream");
         let body = match is_stream {
-            true => self.read_stream(id, &headers, body).await?,
+            true => self.read_stream((id, ear), &headers, body).await?,
             false => read_body(id, &self.http.read(body).await?),
         };
         Ok(Answer { status: head.status.as_u16(), headers: head.headers, body })
     }
 
+    /// Passes on what a server sends by itself, until it ends the stream; `false` when it has none.
+    pub(crate) async fn follow(
+        &self,
+        headers: HeaderMap,
+        client: &mpsc::Sender<String>,
+    ) -> Result<bool, TransportError> {
+        let response = self.http.send(Method::GET, &self.uri, headers.clone(), String::new());
+        let response = self.http.in_time(response).await?;
+        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+        let is_stream = kind.is_some_and(|kind| kind.starts_with(b"text/event-stream"));
+        if !response.status().is_success() || !is_stream {
+            return Ok(false);
+        }
+        // No answer has an empty id, so it ends with the stream.
+        let ended = self.read_stream(("", Ear::Client(client)), &headers, response.into_body());
+        ended.await.map(|_| true).or(Ok(true))
+    }
+
+    /// Ends a legacy session.
+    pub(crate) async fn end(&self, headers: HeaderMap) -> Result<(), TransportError> {
+        let ended = self.http.send(Method::DELETE, &self.uri, headers, String::new());
+        self.http.in_time(ended).await.map(drop)
+    }
+
     /// Reads events up to the answer. A stream that ends before it has lost it.
     async fn read_stream(
         &self,
-        id: &str,
+        wanted: (&str, Ear<'_>),
         headers: &HeaderMap,
         mut body: Incoming,
     ) -> Result<AnswerBody, TransportError> {
@@ -188,7 +239,7 @@ impl Endpoint {
             let frame = frame.map_err(|_| TransportError::Lost)?;
             let Ok(data) = frame.into_data() else { continue };
             for event in decoder.push(&data).map_err(|_| TransportError::TooLarge)? {
-                if let Some(answer) = self.event(id, headers, &event).await? {
+                if let Some(answer) = self.event(wanted, headers, &event).await? {
                     return Ok(answer);
                 }
             }
@@ -199,26 +250,31 @@ impl Endpoint {
     /// One event: the answer, or something on the way to it.
     async fn event(
         &self,
-        id: &str,
+        (id, ear): (&str, Ear<'_>),
         headers: &HeaderMap,
         event: &[u8],
     ) -> Result<Option<AnswerBody>, TransportError> {
         let message = Message::parse_relayed(event, self.http.max_answer_bytes)
             .map_err(|_| TransportError::NotMcp)?;
-        match message {
-            Message::Response(response) => {
+        match (message, ear) {
+            (Message::Response(response), _) => {
                 if response.id.is_some_and(|found| found.get() != id) {
                     return Ok(None);
                 }
                 read_outcome(response.outcome).map(Some)
             }
-            Message::Notification(_) => {
+            (Message::Notification(_) | Message::Request(_), Ear::Client(client)) => {
+                // Whoever has gone hears nothing more.
+                let _gone = client.send(one_line(event)).await;
+                Ok(None)
+            }
+            (Message::Notification(_), Ear::Own) => {
                 if let (Some(observer), Ok(text)) = (&self.observer, std::str::from_utf8(event)) {
-                    (observer.0)(text);
+                    observer.see(text);
                 }
                 Ok(None)
             }
-            Message::Request(request) => {
+            (Message::Request(request), Ear::Own) => {
                 let reply = match &*request.method {
                     "ping" => jsonrpc::result(request.id, "{}"),
                     _ => jsonrpc::error(Some(request.id), -32601, "not supported", None),
@@ -249,10 +305,18 @@ fn read_body(id: &str, body: &Bytes) -> AnswerBody {
 fn read_outcome(outcome: Result<&RawValue, &RawValue>) -> Result<AnswerBody, TransportError> {
     match outcome {
         Ok(result) => Ok(AnswerBody::Result(result.to_owned())),
-        Err(error) => serde_json::from_str(error.get())
-            .map(AnswerBody::Error)
-            .map_err(|_| TransportError::NotMcp),
+        Err(raw) => {
+            let error = serde_json::from_str::<RpcError>(raw.get());
+            let error = error.map_err(|_| TransportError::NotMcp)?;
+            Ok(AnswerBody::Error(RpcError { raw: Some(raw.to_owned()), ..error }))
+        }
     }
+}
+
+/// A JSON text on one line: in JSON a line break is white space between tokens, never a part of
+/// one.
+pub(crate) fn one_line(json: &[u8]) -> String {
+    String::from_utf8_lossy(json).replace(['\n', '\r'], " ")
 }
 
 /// Sets a header whose value must not be shown.

@@ -9,6 +9,7 @@ mod approvals;
 mod audit;
 mod budget;
 mod call;
+mod connect;
 mod doctor;
 mod grant;
 mod init;
@@ -85,6 +86,8 @@ enum Command {
     Check,
     /// Call a tool, and pay for it from a wallet when that is asked.
     Call(call::Call),
+    /// Serve a desktop MCP client over stdio: pass everything on to a server, and pay for calls.
+    Connect(connect::Connect),
     /// Ask what a call would cost, without paying.
     Quote(quote::Quote),
     /// People's standing consents.
@@ -163,6 +166,7 @@ impl Cli {
             Command::Sandbox(sandbox) => sandbox.run().await,
             Command::Check => about::check(&shared.config, out),
             Command::Call(call) => call.run(shared, out).await,
+            Command::Connect(connect) => connect.run().await,
             Command::Quote(quote) => quote.run(out).await,
             Command::Grant(grant) => grant.run(&shared.link()?, out).await,
             Command::People(people) => people.run(&shared.link()?, out).await,

@@ -7,6 +7,7 @@
     reason = "a test that meets what it did not expect fails"
 )]
 
+mod bridge;
 mod fixture;
 mod l402;
 mod opening;

@@ -96,6 +96,15 @@ impl Mirrors<'_> {
     }
 }
 
+/// What `Mcp-Name` says of a request with this method and these params.
+#[must_use]
+pub fn name_of<'a>(method: &str, params: Option<&'a RawValue>) -> Option<Cow<'a, str>> {
+    let (member, _) = named_by(method)?;
+    let members = Members::of(params?).ok().flatten()?.0;
+    let named = members.into_iter().find(|found| found.key == member)?;
+    unquote(named.value.get())
+}
+
 /// The member of `params` that `Mcp-Name` mirrors, and whether the header must be there. The
 /// specification asks for it on three methods; SDKs send it on more.
 fn named_by(method: &str) -> Option<(&'static str, bool)> {

@@ -9,11 +9,11 @@ use super::{
 use crate::world;
 use countersign_client::{
     Caps, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret, ToolCall,
-    Wallet,
+    Wallet, show_amount,
 };
 use countersign_core::{
     audit::receipt::Receipt,
-    money::{Amount, AssetCode, decimal, parse_decimal, parse_micros},
+    money::{AssetCode, parse_decimal, parse_micros},
     quote::Rail,
     refusal::Charged,
 };
@@ -69,19 +69,29 @@ enum EraArg {
     Legacy,
 }
 
-/// What to pay with.
+/// A call, and what to pay with.
 #[derive(Debug, clap::Args)]
 pub(super) struct Call {
     #[command(flatten)]
     target: Target,
+    #[command(flatten)]
+    purse: Purse,
+    /// Verify the receipt with this public key of the server's log, or a file with it.
+    #[arg(long, value_name = "FILE|KEY")]
+    key: Option<String>,
+}
+
+/// What to pay with.
+#[derive(Debug, clap::Args)]
+pub(super) struct Purse {
     /// Wallet: a file of mode 0600, or `env:NAME`, or `file:PATH`; repeat for several.
     #[arg(long = "wallet", value_name = "FILE|REFERENCE")]
     wallets: Vec<String>,
     /// Pass phrase of a sealed wallet: `env:NAME` or `file:PATH`.
     #[arg(long, value_name = "REFERENCE")]
     passphrase: Option<String>,
-    /// The most to pay: `0.10 USD`, or in an asset, `0.05 USDC`, `100 sat`; repeat for several.
-    /// Without it ten cents, and nothing over Lightning.
+    /// The most to pay for a call: `0.10 USD`, or in an asset, `0.05 USDC`, `100 sat`; repeat for
+    /// several. Without it ten cents, and nothing over Lightning.
     #[arg(long = "max-price", value_name = "MONEY")]
     max_prices: Vec<String>,
     /// Pay on this rail only.
@@ -90,9 +100,6 @@ pub(super) struct Call {
     /// Directory in which paid credentials are kept until they are used up or expire.
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
-    /// Verify the receipt with this public key of the server's log, or a file with it.
-    #[arg(long, value_name = "FILE|KEY")]
-    key: Option<String>,
 }
 
 fn rail(text: &str) -> Result<Rail, &'static str> {
@@ -149,7 +156,7 @@ impl Target {
     }
 }
 
-fn secret(flag: &str, reference: &str) -> Result<Secret, Stop> {
+pub(super) fn secret(flag: &str, reference: &str) -> Result<Secret, Stop> {
     Secret::from_reference(reference).map_err(|error| {
         Stop::usage(format_args!("{flag}: {error}")).next("give `env:NAME` or `file:PATH`")
     })
@@ -159,8 +166,8 @@ impl Call {
     /// Calls, pays if it must and may, and shows what came of it.
     pub(super) async fn run(self, shared: &Shared, out: Out) -> Result<(), Stop> {
         let mut options = self.target.options()?;
-        options.means = self.means()?;
-        options.credentials = self.cache(options.world.now())?;
+        options.means = self.purse.means()?;
+        options.credentials = self.purse.cache(options.world.now())?;
         let call = self.target.call()?;
         let client = Client::connect(&self.target.url, options).await?;
         let outcome = client.call_tool(&call).await?;
@@ -172,40 +179,6 @@ impl Call {
         match outcome.exit_code() {
             0 => Ok(()),
             exit => Err(Stop::silent(exit)),
-        }
-    }
-
-    fn means(&self) -> Result<Means, Stop> {
-        let passphrase =
-            self.passphrase.as_deref().map(|r| secret("--passphrase", r)).transpose()?;
-        let mut means = Means { rail: self.rail, ..Means::default() };
-        for wallet in &self.wallets {
-            let is_reference = wallet.starts_with("env:") || wallet.starts_with("file:");
-            let found = if is_reference {
-                Wallet::from_reference(wallet, passphrase.as_ref())
-            } else {
-                Wallet::load(Path::new(wallet), passphrase.as_ref())
-            };
-            means.wallets.extend(found.map_err(Stop::usage)?);
-        }
-        if !self.max_prices.is_empty() {
-            means.caps = caps(&self.max_prices)?;
-        }
-        Ok(means)
-    }
-
-    /// Where credentials are kept; in memory where there is no home for them.
-    fn cache(&self, now: countersign_core::time::UnixMs) -> Result<CredentialCache, Stop> {
-        let home = || {
-            let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
-            let home =
-                std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
-            let base = state.filter(|path| path.is_absolute()).or(home)?;
-            Some(base.join("countersign").join("credentials"))
-        };
-        match self.credentials.clone().or_else(home) {
-            Some(dir) => Ok(CredentialCache::open(&dir, now)?),
-            None => Ok(CredentialCache::in_memory()),
         }
     }
 
@@ -227,6 +200,48 @@ impl Call {
             )),
         })
     }
+}
+
+impl Purse {
+    /// Wallets and caps.
+    pub(super) fn means(&self) -> Result<Means, Stop> {
+        let passphrase =
+            self.passphrase.as_deref().map(|r| secret("--passphrase", r)).transpose()?;
+        let mut means = Means { rail: self.rail, ..Means::default() };
+        for wallet in &self.wallets {
+            let is_reference = wallet.starts_with("env:") || wallet.starts_with("file:");
+            let found = if is_reference {
+                Wallet::from_reference(wallet, passphrase.as_ref())
+            } else {
+                Wallet::load(Path::new(wallet), passphrase.as_ref())
+            };
+            means.wallets.extend(found.map_err(Stop::usage)?);
+        }
+        if !self.max_prices.is_empty() {
+            means.caps = caps(&self.max_prices)?;
+        }
+        Ok(means)
+    }
+
+    /// Where credentials are kept; in memory where there is no home for them.
+    pub(super) fn cache(
+        &self,
+        now: countersign_core::time::UnixMs,
+    ) -> Result<CredentialCache, Stop> {
+        let home = || Some(state_directory()?.join("credentials"));
+        match self.credentials.clone().or_else(home) {
+            Some(dir) => Ok(CredentialCache::open(&dir, now)?),
+            None => Ok(CredentialCache::in_memory()),
+        }
+    }
+}
+
+/// Where this user's state is kept: `$XDG_STATE_HOME/countersign`, else below the home.
+pub(super) fn state_directory() -> Option<PathBuf> {
+    let state = std::env::var_os("XDG_STATE_HOME").map(PathBuf::from);
+    let home = std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".local/state"));
+    let base = state.filter(|path| path.is_absolute()).or(home)?;
+    Some(base.join("countersign"))
 }
 
 /// Caps as typed: in the reference currency, or in minor units of an asset.
@@ -253,19 +268,6 @@ fn caps(texts: &[String]) -> Result<Caps, Stop> {
         caps.per_asset.insert(AssetCode::from(asset), minor);
     }
     Ok(caps)
-}
-
-/// An amount as people write it, where its asset is known by its code or by its contract.
-pub(super) fn show_amount(amount: &Amount) -> String {
-    let known = Means::default().assets;
-    let contract = format!("/erc20:{}", amount.asset).to_ascii_lowercase();
-    let asset = known.iter().find(|known| known.caip.to_ascii_lowercase().ends_with(&contract));
-    match &*asset.map_or(&amount.asset, |asset| &asset.code).0 {
-        "BTC" => format!("{} sat", decimal(amount.minor, 3)),
-        "USDC" => format!("{} USDC", decimal(amount.minor, 6)),
-        "USD" => format!("{} USD", decimal(amount.minor, 6)),
-        asset => format!("{} minor units of {asset}", amount.minor),
-    }
 }
 
 fn paid_text(paid: &Paid) -> String {
@@ -409,7 +411,7 @@ fn facts_of(problem: &countersign_client::Problem) -> Option<String> {
 mod tests {
     use super::*;
     use countersign_client::{DeclineReason, Declined, OfferSummary};
-    use countersign_core::money::Micros;
+    use countersign_core::money::{Amount, Micros};
     use expect_test::expect;
 
     #[test]

@@ -4,11 +4,11 @@
 //! free one would run.
 
 use super::{
-    call::{Target, as_json, show_amount},
+    call::{Target, as_json},
     out::{Out, table},
     stop::Stop,
 };
-use countersign_client::{Client, Outcome, Tool, exit};
+use countersign_client::{Client, Outcome, Tool, exit, show_amount};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

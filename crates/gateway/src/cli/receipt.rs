@@ -4,13 +4,12 @@
 use super::{
     Shared,
     audit::read_text,
-    call::show_amount,
     keys::public_key,
     out::{Out, facts},
     stop::Stop,
 };
 use crate::admin::receipt as grant_copy;
-use countersign_client::exit;
+use countersign_client::{exit, show_amount};
 use countersign_core::audit::{
     checkpoint::VerifierKey,
     receipt::{RECEIPT_META, Receipt as CallReceipt, ReceiptState},
