@@ -28,6 +28,7 @@ mod pay;
 mod problem;
 mod rpc;
 mod secret;
+mod spend;
 mod sse;
 mod verdict;
 mod wallet;
@@ -45,5 +46,6 @@ pub use crate::{
     problem::{Problem, REFUSAL_META},
     rpc::Observer,
     secret::{Secret, SecretError},
+    spend::{Ceiling, SpendLimits, SpendLog},
     wallet::{Wallet, WalletError, seal},
 };

@@ -102,6 +102,10 @@ pub enum DeclineReason {
     UnknownAsset,
     /// A cap does not hold, or none applies.
     OverCap,
+    /// With it, more would be spent in an hour, or on this host, than may be.
+    OverCeiling,
+    /// The host is not one that may be paid.
+    HostNotAllowed,
     /// The offer is of a scheme, network or transfer method that we do not pay.
     Unsupported,
     /// The offer's parts do not fit together.
@@ -118,6 +122,8 @@ impl fmt::Display for DeclineReason {
             Self::NoWallet => f.write_str("no wallet can pay this offer"),
             Self::UnknownAsset => f.write_str("the asset is not one that may be spent"),
             Self::OverCap => f.write_str("the price is above the cap, or no cap is set for it"),
+            Self::OverCeiling => f.write_str("too much was spent in this hour, or on this host"),
+            Self::HostNotAllowed => f.write_str("the host is not one that may be paid"),
             Self::Unsupported => f.write_str("the offer is of a kind that is not paid"),
             Self::BadOffer(fault) => write!(f, "the offer is not valid: {fault}"),
             Self::Contradictory => f.write_str("the challenge contradicts itself"),
@@ -313,6 +319,15 @@ impl Choice<'_> {
             Self::X402(choice) => &choice.price,
             Self::L402(choice) => &choice.price,
         }
+    }
+
+    /// It, not paid.
+    pub(crate) fn declined(&self, reason: DeclineReason) -> OfferSummary {
+        let rail = match self {
+            Self::X402(_) => Rail::X402,
+            Self::L402(_) => Rail::L402,
+        };
+        OfferSummary { rail, amount: Some(self.price().amount.clone()), reason }
     }
 
     /// Cheapest first; what has no reference value comes last.

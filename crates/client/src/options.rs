@@ -2,7 +2,13 @@
 //!
 //! Owns the defaults. Time and randomness come from the [`World`] that the caller brings.
 
-use crate::{cache::CredentialCache, means::Means, rpc::Observer, secret::Secret};
+use crate::{
+    cache::CredentialCache,
+    means::Means,
+    rpc::Observer,
+    secret::Secret,
+    spend::{SpendLimits, SpendLog},
+};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{digest::Digest, world::World};
 use serde::Deserialize;
@@ -31,6 +37,8 @@ pub struct Options {
     pub means: Means,
     /// Where credentials are kept.
     pub credentials: CredentialCache,
+    /// What was spent, and what may still be.
+    pub spending: SpendLog,
     /// Whose credentials these are; read from the token when `None`.
     pub principal: Option<String>,
     /// The client capabilities that are declared: a JSON object.
@@ -63,6 +71,7 @@ impl Options {
             era: EraChoice::Auto,
             means: Means::default(),
             credentials: CredentialCache::in_memory(),
+            spending: SpendLog::in_memory(SpendLimits::default()),
             principal: None,
             capabilities: "{}".to_owned(),
             name: ("countersign".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),

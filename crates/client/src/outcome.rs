@@ -134,7 +134,7 @@ impl Outcome {
     /// The exit code. A doubt about money outranks everything else.
     #[must_use]
     pub fn exit_code(&self) -> u8 {
-        use crate::means::DeclineReason::OverCap;
+        use crate::means::DeclineReason::{OverCap, OverCeiling};
         match self {
             Self::Ok(completed) if completed.is_error => exit::TOOL_ERROR,
             Self::Ok(_) => exit::OK,
@@ -144,7 +144,8 @@ impl Outcome {
             }
             Self::Refused(refused) => family_exit_code(refused.problem.family),
             Self::Declined(declined) => {
-                let over = declined.offers.iter().any(|offer| offer.reason == OverCap);
+                let is_cap = |reason| matches!(reason, &OverCap | &OverCeiling);
+                let over = declined.offers.iter().any(|offer| is_cap(&offer.reason));
                 if over { exit::BUDGET } else { exit::PAYMENT }
             }
             Self::Unknown(_) => exit::UNKNOWN_SETTLEMENT,

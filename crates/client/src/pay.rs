@@ -15,8 +15,10 @@ use crate::{
     means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice, show_amount},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
     problem::Problem,
+    spend::{NotSpent, SpendOutcome},
     verdict::{self, Verdict},
 };
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{
     digest::Digest,
     quote::Rail,
@@ -29,6 +31,7 @@ use countersign_core::{
     },
 };
 use http::{HeaderName, header};
+use serde_json::value::RawValue;
 use std::time::Duration;
 
 /// How long a credential is kept that does not say how long it is good, in milliseconds.
@@ -84,7 +87,11 @@ impl Client {
         }
         let now = self.options.world.now();
         let choice = match self.options.means.choose(&challenge, now) {
-            Ok(choice) => choice,
+            Ok(choice) if self.options.spending.allows(self.host()) => choice,
+            Ok(choice) => {
+                let offers = vec![choice.declined(DeclineReason::HostNotAllowed)];
+                return Ok(declined(offers, problem, challenge.message.clone()));
+            }
             Err(offers) => return Ok(declined(offers, problem, challenge.message.clone())),
         };
         if let Some(passage) = &call.passage {
@@ -113,6 +120,31 @@ impl Client {
         let scheme = uri.scheme_str().unwrap_or_default();
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
         format!("{scheme}://{}{}", authority.to_ascii_lowercase(), uri.path())
+    }
+
+    /// Whom to pay: the name of the server's machine.
+    fn host(&self) -> &str {
+        self.endpoint.uri.host().unwrap_or_default()
+    }
+
+    /// Counts a payment before it is made; the call's end where it may not be.
+    async fn reserve(&self, call: &ToolCall, paid: &Paid) -> Result<Option<Outcome>, ClientError> {
+        let (at, now) = ((self.host(), &*call.name), self.options.world.now());
+        match self.options.spending.reserve(at, paid, now).await {
+            Ok(()) => Ok(None),
+            Err(NotSpent::Over) => {
+                let (rail, amount) = (paid.rail, Some(paid.amount.clone()));
+                let offer = OfferSummary { rail, amount, reason: DeclineReason::OverCeiling };
+                Ok(Some(declined(vec![offer], None, None)))
+            }
+            Err(NotSpent::Log(error)) => Err(error),
+        }
+    }
+
+    /// Writes down how a payment stands.
+    async fn note(&self, entry: &Entry, outcome: SpendOutcome, receipt: Option<String>) {
+        let (at, now) = ((self.host(), &*entry.tool), self.options.world.now());
+        self.options.spending.note(at, &entry.paid, (outcome, receipt), now).await;
     }
 
     /// The call without a payment.
@@ -178,6 +210,9 @@ impl Client {
                 // that it took nothing; a spent credential says so by being asked for another.
                 let is_over = charged == Some(Charged::No) || is_l402 && charged.is_none();
                 if is_over {
+                    if charged == Some(Charged::No) && !is_l402 {
+                        self.note(&entry, SpendOutcome::NotCharged, None).await;
+                    }
                     self.options.credentials.forget(&entry).await?;
                     let asked = Verdict::Pay { challenge, problem };
                     return Ok(Replay::Asked(Box::new(asked)));
@@ -246,10 +281,14 @@ impl Client {
             paid,
             proof: Proof::X402 { payload: payload.to_json() },
         };
+        if let Some(ended) = self.reserve(call, &entry.paid).await? {
+            return Ok(ended);
+        }
         self.keep(&entry).await?;
         let delivery = self.deliver(call, &entry).await;
         if matches!(delivery.answer, Err(TransportError::Unreachable)) && !delivery.is_repeat {
             // The signature has left for nowhere.
+            self.note(&entry, SpendOutcome::NotCharged, None).await;
             self.options.credentials.forget(&entry).await?;
             return Err(ClientError::Transport(TransportError::Unreachable));
         }
@@ -265,6 +304,9 @@ impl Client {
         challenge: &Challenge,
     ) -> Result<Outcome, ClientError> {
         let mut entry = self.invoice_entry(call, scope, choice);
+        if let Some(ended) = self.reserve(call, &entry.paid).await? {
+            return Ok(ended);
+        }
         self.keep(&entry).await?;
         let (invoice, hash) = (&choice.offer.invoice, &choice.payable.payment_hash);
         match choice.wallet.pay(&self.endpoint.http, invoice, hash).await {
@@ -273,6 +315,7 @@ impl Client {
                 entry.proof = Proof::L402 { token, preimage: Digest::from_bytes(preimage) };
             }
             Err(PayError::Refused) => {
+                self.note(&entry, SpendOutcome::NotCharged, None).await;
                 self.options.credentials.forget(&entry).await?;
                 let amount = Some(choice.price.amount.clone());
                 let reason = DeclineReason::WalletRefused;
@@ -365,8 +408,29 @@ impl Client {
         }
     }
 
-    /// The outcome of a call whose payment was presented, and what becomes of the credential.
+    /// The outcome of a call whose payment was presented, written down.
     async fn conclude(&self, entry: &Entry, delivery: Delivery) -> Outcome {
+        let outcome = self.concluded(entry, delivery).await;
+        let (stands, receipt) = match &outcome {
+            Outcome::Ok(done) => {
+                (SpendOutcome::Answered, done.receipt.as_deref().and_then(call_of))
+            }
+            Outcome::InputNeeded(_) => (SpendOutcome::Unused, None),
+            // An invoice is paid before it is presented: a refusal gives nothing back.
+            Outcome::Refused(refused) => match (refused.charged, entry.paid.rail) {
+                (Some(Charged::No), Rail::L402) => (SpendOutcome::Unused, None),
+                (charged, _) => (charged.unwrap_or(Charged::Unknown).into(), None),
+            },
+            Outcome::Declined(_) | Outcome::Unknown(_) | Outcome::Failed(_) => {
+                (SpendOutcome::Unknown, None)
+            }
+        };
+        self.note(entry, stands, receipt).await;
+        outcome
+    }
+
+    /// The outcome, and what becomes of the credential.
+    async fn concluded(&self, entry: &Entry, delivery: Delivery) -> Outcome {
         let Delivery { answer, is_repeat } = delivery;
         let paid = entry.paid.clone();
         let cache = &self.options.credentials;
@@ -427,6 +491,17 @@ fn charged(problem: &Problem, entry: &Entry, is_repeat: bool) -> Charged {
         (None, Rail::L402) if problem.refuses_credential() => Charged::Yes,
         (None, Rail::L402) => Charged::Unused,
     }
+}
+
+/// The call that a receipt is for. Its signature is not checked here: this is for the log.
+fn call_of(receipt: &RawValue) -> Option<String> {
+    #[derive(serde::Deserialize)]
+    struct Payload {
+        call: String,
+    }
+    let token: String = serde_json::from_str(receipt.get()).ok()?;
+    let payload = URL_SAFE_NO_PAD.decode(token.split('.').nth(1)?).ok()?;
+    serde_json::from_slice::<Payload>(&payload).ok().map(|payload| payload.call)
 }
 
 /// A 401 that is about the credential, not about the caller.

@@ -104,14 +104,15 @@ pub(crate) fn read_private(path: &Path) -> Result<String, SecretError> {
     }
 }
 
+/// Whether a file belongs to its owner alone.
 #[cfg(unix)]
-fn is_private(metadata: &fs::Metadata) -> bool {
+pub(crate) fn is_private(metadata: &fs::Metadata) -> bool {
     use std::os::unix::fs::PermissionsExt as _;
     metadata.is_file() && metadata.permissions().mode().trailing_zeros() >= 6
 }
 
 #[cfg(not(unix))]
-fn is_private(metadata: &fs::Metadata) -> bool {
+pub(crate) fn is_private(metadata: &fs::Metadata) -> bool {
     metadata.is_file()
 }
 

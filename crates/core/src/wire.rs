@@ -9,6 +9,7 @@
 mod base64;
 pub mod caveat;
 pub mod eip712;
+pub mod form;
 pub mod headers;
 pub mod json;
 pub mod jsonrpc;

@@ -10,11 +10,10 @@
 //! INVARIANT: no URL, header or body enters an error.
 
 mod address;
-mod form;
 mod pin;
 mod reachable;
 
-pub use form::{form_encode, form_pairs};
+pub use countersign_core::wire::form::{form_encode, form_pairs};
 pub use pin::{Pin, PinError};
 pub use reachable::Reachable;
 

@@ -4,8 +4,13 @@ use crate::{
     fixture::{ask_x402, done, modern, options, problem, refuse, result, x402_payment},
     server::{Reply, Seen, Server},
 };
-use countersign_client::{Bridge, BridgeOptions, Observer, Options};
-use countersign_core::refusal::{Charged, Code};
+use countersign_client::{
+    Bridge, BridgeOptions, Ceiling, Observer, Options, SpendLimits, SpendLog,
+};
+use countersign_core::{
+    money::Micros,
+    refusal::{Charged, Code},
+};
 use serde_json::{Value, json};
 use std::{
     sync::{
@@ -234,4 +239,32 @@ async fn a_denial_passes_as_the_server_words_it() {
     let answer = desk.ask(&call(1)).await;
     let refusal = &answer["result"]["_meta"]["countersign/refusal"];
     assert_eq!(refusal["code"], "CNS-009");
+}
+
+#[tokio::test]
+async fn an_hour_s_ceiling_and_a_list_of_hosts_hold_for_every_call() {
+    let server = modern(|seen, _| match x402_payment(seen) {
+        None => ask_x402(seen, 10_000),
+        Some(_) => done(seen),
+    })
+    .await;
+    let hour = Ceiling { micros: Some(Micros(10_000)), ..Ceiling::default() };
+    let mut limits = SpendLimits { hour, ..SpendLimits::default() };
+    let limited = |limits: &SpendLimits| {
+        let mut options = options();
+        options.spending = SpendLog::in_memory(limits.clone());
+        options
+    };
+    let mut spender = desk(&server, limited(&limits));
+    spender.ask(&call(1)).await;
+    assert_eq!(text(&serde_json::from_str(&spender.hear().await).unwrap()), "sunny");
+    spender.ask(&call(2)).await;
+    let over: Value = serde_json::from_str(&spender.hear().await).unwrap();
+    assert!(text(&over).contains("too much was spent in this hour"), "{}", text(&over));
+    limits.hosts = Some(["gateway.example".to_owned()].into());
+    let mut stranger = desk(&server, limited(&limits));
+    let denied = stranger.ask(&call(3)).await;
+    assert!(text(&denied).contains("not one that may be paid"), "{}", text(&denied));
+    let paid = server.calls().iter().filter(|seen| x402_payment(seen).is_some()).count();
+    assert_eq!(paid, 1);
 }

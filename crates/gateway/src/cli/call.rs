@@ -8,8 +8,8 @@ use super::{
 };
 use crate::world;
 use countersign_client::{
-    Caps, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret, ToolCall,
-    Wallet, show_amount,
+    Caps, Ceiling, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret,
+    ToolCall, Wallet, show_amount,
 };
 use countersign_core::{
     audit::receipt::Receipt,
@@ -246,14 +246,20 @@ pub(super) fn state_directory() -> Option<PathBuf> {
 
 /// Caps as typed: in the reference currency, or in minor units of an asset.
 fn caps(texts: &[String]) -> Result<Caps, Stop> {
-    let mut caps = Caps { per_call: None, per_asset: std::collections::BTreeMap::new() };
+    let Ceiling { micros, per_asset } = ceiling("--max-price", texts)?;
+    Ok(Caps { per_call: micros, per_asset })
+}
+
+/// A ceiling as typed.
+pub(super) fn ceiling(flag: &str, texts: &[String]) -> Result<Ceiling, Stop> {
+    let mut ceiling = Ceiling::default();
     for text in texts {
         let wrong = || {
-            Stop::usage(format_args!("--max-price: `{text}` is not an amount"))
+            Stop::usage(format_args!("{flag}: `{text}` is not an amount"))
                 .next("write it as `0.10 USD`, `0.05 USDC` or `100 sat`")
         };
         if let Ok(micros) = parse_micros(text) {
-            caps.per_call = Some(micros);
+            ceiling.micros = Some(micros);
             continue;
         }
         let (number, unit) = text.split_once(' ').ok_or_else(wrong)?;
@@ -265,9 +271,9 @@ fn caps(texts: &[String]) -> Result<Caps, Stop> {
             _ => return Err(wrong()),
         };
         let minor = parse_decimal(number, places).map_err(|_| wrong())?;
-        caps.per_asset.insert(AssetCode::from(asset), minor);
+        ceiling.per_asset.insert(AssetCode::from(asset), minor);
     }
-    Ok(caps)
+    Ok(ceiling)
 }
 
 fn paid_text(paid: &Paid) -> String {

@@ -4,15 +4,19 @@
 //! standard error.
 
 use super::{
-    call::{Purse, secret},
+    call::{Purse, ceiling, secret, state_directory},
     out::note,
     serve,
     stop::Stop,
 };
 use crate::world;
-use countersign_client::{Bridge, BridgeOptions, Observer, Options};
+use countersign_client::{
+    Bridge, BridgeOptions, Caps, Ceiling, Observer, Options, SpendLimits, SpendLog,
+};
+use countersign_core::money::{AssetCode, Micros};
 use std::{
     io::Read as _,
+    path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
 };
@@ -31,6 +35,19 @@ pub(super) struct Connect {
     bearer: Option<String>,
     #[command(flatten)]
     purse: Purse,
+    /// The most to spend in an hour, on all servers; repeat for several. Without it ten times what
+    /// a call may cost.
+    #[arg(long = "max-per-hour", value_name = "MONEY")]
+    max_per_hour: Vec<String>,
+    /// The most to spend on one host in a day; repeat for several.
+    #[arg(long = "max-per-host", value_name = "MONEY")]
+    max_per_host: Vec<String>,
+    /// Pay this host only; repeat for several.
+    #[arg(long = "allow-host", value_name = "HOST")]
+    hosts: Vec<String>,
+    /// File in which each payment is written down, and from which the limits are counted.
+    #[arg(long, value_name = "FILE")]
+    spend_log: Option<PathBuf>,
     /// Do not open approval pages in a browser; say their addresses on the standard error.
     #[arg(long)]
     no_browser: bool,
@@ -61,9 +78,27 @@ impl Connect {
         }
         options.means = self.purse.means()?;
         options.credentials = self.purse.cache(options.world.now())?;
+        options.spending = self.spending(&options.means.caps)?;
         options.allow_plain_http = self.allow_plain_http;
         options.exchange_timeout_ms = self.timeout.saturating_mul(1000);
         Ok(options)
+    }
+
+    fn spending(&self, caps: &Caps) -> Result<SpendLog, Stop> {
+        let hour = match self.max_per_hour.is_empty() {
+            true => ten_times(caps),
+            false => ceiling("--max-per-hour", &self.max_per_hour)?,
+        };
+        let host_day = ceiling("--max-per-host", &self.max_per_host)?;
+        let hosts = self.hosts.iter().map(|host| host.to_ascii_lowercase()).collect();
+        let hosts = (!self.hosts.is_empty()).then_some(hosts);
+        let limits = SpendLimits { hour, host_day, hosts };
+        let home = || Some(state_directory()?.join("spend.jsonl"));
+        match self.spend_log.clone().or_else(home) {
+            Some(path) => Ok(SpendLog::open(&path, limits)?),
+            None => Err(Stop::usage("there is no home in which spending could be written down")
+                .next("name a file with --spend-log")),
+        }
     }
 
     fn people(&self) -> BridgeOptions {
@@ -72,6 +107,15 @@ impl Connect {
             open_page: (!self.no_browser).then(|| Observer::new(open_page)),
             approval_wait_ms: self.approval_wait.saturating_mul(1000),
         }
+    }
+}
+
+/// An hour's ceiling for these caps of one call.
+fn ten_times(caps: &Caps) -> Ceiling {
+    let times = |(asset, minor): (&AssetCode, &u128)| (asset.clone(), minor.saturating_mul(10));
+    Ceiling {
+        micros: caps.per_call.map(|Micros(micros)| Micros(micros.saturating_mul(10))),
+        per_asset: caps.per_asset.iter().map(times).collect(),
     }
 }
 
