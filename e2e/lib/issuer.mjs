@@ -25,6 +25,8 @@ const WEB = { id: 'web-agent' };
  * - `claims(token)`: what goes into every access token beside the standard claims; `token` is
  *   {subject, client}
  * - `consoles`: clients at which people sign in with a browser, {id, secret, redirectUri}
+ * - `natives`: public clients of programs on people's own machines, {id, redirectUri} without port
+ * - `registers`: whether it registers clients by itself (RFC 7591)
  * - `people(login)`: what goes into their ID tokens: `name`, `roles`, `org_id`
  * - `jwks`: private keys, to start again with the same ones (default: fresh ones)
  */
@@ -33,6 +35,8 @@ export async function startIssuer({
   resources = [],
   machines = [],
   consoles = [],
+  natives = [],
+  registers = false,
   people = (login) => ({ name: login }),
   claims = () => ({ org_id: 'org_acme', acr: 'urn:example:acr:mfa' }),
   jwks,
@@ -64,6 +68,14 @@ export async function startIssuer({
         client_secret: secret,
         application_type: 'native',
         grant_types: ['authorization_code'],
+        response_types: ['code'],
+        redirect_uris: [uri],
+      })),
+      ...natives.map(({ id, redirectUri: uri }) => ({
+        client_id: id,
+        token_endpoint_auth_method: 'none',
+        application_type: 'native',
+        grant_types: ['authorization_code', 'refresh_token'],
         response_types: ['code'],
         redirect_uris: [uri],
       })),
@@ -99,6 +111,7 @@ export async function startIssuer({
     features: {
       clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
+      registration: { enabled: registers },
       richAuthorizationRequests: {
         enabled: true,
         types: Object.fromEntries(DETAIL_TYPES.map((type) => [type, { validate() {} }])),
@@ -140,6 +153,12 @@ export async function startIssuer({
     /** A token for which the person also agreed to these authorization details. */
     consentedToken: async (login, resource, details, scope = 'mcp:tools mcp:call pay:spend') =>
       (await authorizationCode({ url, redirectUri, login, resource, scope, details })).access_token,
+    /** Signs in at an authorization page as a browser would, and goes back where it leads. */
+    async visit(page, login) {
+      const back = new URL(page).searchParams.get('redirect_uri');
+      const answer = await submitForms(page, back, login);
+      return (await fetch(`${back}?${answer}`)).text();
+    },
     refresh: (refresh_token, resource) =>
       post(`${url}/token`, {
         grant_type: 'refresh_token', client_id: WEB.id, refresh_token, resource,

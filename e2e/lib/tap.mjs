@@ -55,13 +55,14 @@ export async function startOwnServer({ tools = [], answer = EMPTY } = {}) {
   let current = answer;
   const server = createServer(async (request, response) => {
     const body = await readBody(request);
-    seen.push(exchange(request, body));
-    const { message } = seen.at(-1);
+    const entry = exchange(request, body);
+    seen.push(entry);
+    const { message } = entry;
     if (request.method !== 'POST') return response.writeHead(405).end();
     if (message?.id === undefined) return response.writeHead(202).end();
     const isModern = 'io.modelcontextprotocol/protocolVersion' in (message.params?._meta ?? {});
     const result = await resultOf(message, { tools, answer: current, isModern });
-    const id = /"id":("(?:[^"\\]|\\.)*"|-?\d+)/.exec(seen.at(-1).body)[1];
+    const id = /"id":("(?:[^"\\]|\\.)*"|-?\d+)/.exec(body)[1];
     response.writeHead(200, { 'content-type': 'application/json' });
     response.end(`{"jsonrpc":"2.0","id":${id},${result}}`);
   });

@@ -86,6 +86,18 @@ impl Bridge {
         Ok(Self { client, options: people, tools: Mutex::default() })
     }
 
+    /// Signs in, if the server wants it, and ends.
+    ///
+    /// # Errors
+    /// See [`ClientError`].
+    pub async fn sign_in(&self) -> Result<bool, ClientError> {
+        let (out, _unheard) = mpsc::channel(1);
+        let body = jsonrpc::request("0", "ping", None);
+        let sent = Sent { id: "0", method: "ping", body, mirror: None, secret_headers: &[] };
+        let answer = self.client.pass(&sent, &Downstream::default(), &out).await?;
+        Ok(!matches!(answer.status, 401 | 403))
+    }
+
     /// Takes one message of a client to its end; what it is answered goes to `out`.
     async fn take(&self, of: &Arc<Downstream>, out: &mpsc::Sender<String>, text: &str) {
         let max_bytes = self.client.options.max_answer_bytes;

@@ -272,7 +272,7 @@ pub(crate) fn make_directory(path: &Path) -> io::Result<()> {
 }
 
 /// Writes beside the file, makes it durable, and renames it into place.
-fn replace(path: &Path, text: &str) -> io::Result<()> {
+pub(crate) fn replace(path: &Path, text: &str) -> io::Result<()> {
     let beside = path.with_extension(format!("new-{}", std::process::id()));
     let mut options = fs::OpenOptions::new();
     options.write(true).create(true).truncate(true);

@@ -11,6 +11,7 @@ use crate::{
     problem::Problem,
     rpc::{Answer, AnswerBody, Endpoint, Mirror, SESSION, object, set, set_mirrors, set_secret},
     secret::Secret,
+    sign_in::Access,
     verdict,
 };
 use countersign_core::{
@@ -206,7 +207,9 @@ impl Client {
             options.exchange_timeout_ms,
             options.max_answer_bytes,
         );
-        let endpoint = Endpoint::new(http, uri, options.bearer.clone(), options.observer.clone());
+        let (bearer, sign_in) = (options.bearer.clone(), options.sign_in.clone());
+        let access = Access::new(bearer, sign_in, &uri, options.world.clone());
+        let endpoint = Endpoint::new(http, uri, access, options.observer.clone());
         Ok(Self { endpoint, options, session: RwLock::new(Session::Modern) })
     }
 

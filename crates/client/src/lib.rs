@@ -9,7 +9,7 @@
 //!
 //! [`Bridge`] puts all of that before clients that know nothing of it.
 //!
-//! Does not: follow redirects, obtain tokens, run stdio servers, verify receipts.
+//! Does not: follow redirects, run stdio servers, verify receipts.
 #![deny(missing_docs)]
 
 mod bridge;
@@ -28,6 +28,7 @@ mod pay;
 mod problem;
 mod rpc;
 mod secret;
+mod sign_in;
 mod spend;
 mod sse;
 mod verdict;
@@ -46,6 +47,7 @@ pub use crate::{
     problem::{Problem, REFUSAL_META},
     rpc::Observer,
     secret::{Secret, SecretError},
+    sign_in::{SignIn, SignInError},
     spend::{Ceiling, SpendLimits, SpendLog},
     wallet::{Wallet, WalletError, seal},
 };

@@ -7,10 +7,12 @@ use crate::{
     means::Means,
     rpc::Observer,
     secret::Secret,
+    sign_in::{Access, SignIn},
     spend::{SpendLimits, SpendLog},
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{digest::Digest, world::World};
+use http::Uri;
 use serde::Deserialize;
 
 /// Which era of MCP to speak.
@@ -31,6 +33,8 @@ pub struct Options {
     pub world: World,
     /// The access token.
     pub bearer: Option<Secret>,
+    /// How to get one where none is given and the server wants one.
+    pub sign_in: Option<SignIn>,
     /// Which era.
     pub era: EraChoice,
     /// Wallets, assets, caps.
@@ -68,6 +72,7 @@ impl Options {
         Self {
             world,
             bearer: None,
+            sign_in: None,
             era: EraChoice::Auto,
             means: Means::default(),
             credentials: CredentialCache::in_memory(),
@@ -87,13 +92,14 @@ impl Options {
 
     /// Whose credentials are looked for. A token's claims are not verified here: a wrong guess
     /// finds nothing, or is refused.
-    pub(crate) fn principal(&self) -> String {
+    pub(crate) fn principal(&self, access: &Access, uri: &Uri) -> String {
         if let Some(principal) = &self.principal {
             return principal.clone();
         }
-        let Some(bearer) = &self.bearer else { return "anonymous".to_owned() };
+        let Some(bearer) = access.bearer() else { return "anonymous".to_owned() };
         let token = bearer.expose();
-        claims(token).unwrap_or_else(|| Digest::of(token.as_bytes()).to_hex())
+        let named = claims(token).or_else(|| access.principal(uri));
+        named.unwrap_or_else(|| Digest::of(token.as_bytes()).to_hex())
     }
 }
 

@@ -108,7 +108,8 @@ impl Client {
         let arguments = call.arguments.get().as_bytes();
         let arguments =
             json::canonical(arguments, &Limits::REQUEST).map_err(|_| ClientError::BadInput)?;
-        let (server, principal) = (self.server(), self.options.principal());
+        let (server, principal) =
+            (self.server(), self.options.principal(&self.endpoint.access, &self.endpoint.uri));
         let parts = [server.as_bytes(), call.name.as_bytes(), principal.as_bytes()];
         let tool = Digest::of_parts(&parts);
         Ok(Scope { call: Digest::of_parts(&[tool.as_bytes(), &arguments]), tool })
@@ -343,7 +344,11 @@ impl Client {
             expires_at: terms.expires_at.unwrap_or(undated),
             uses_left: terms.uses,
             // `Authorization` is taken when there is a token.
-            channel: if self.options.bearer.is_some() { Channel::Meta } else { choice.channel },
+            channel: if self.endpoint.access.bearer().is_some() {
+                Channel::Meta
+            } else {
+                choice.channel
+            },
             paid: Paid {
                 rail: Rail::L402,
                 amount: price.amount.clone(),

@@ -11,6 +11,7 @@ use crate::{
     error::{ClientError, TransportError},
     http::Http,
     secret::Secret,
+    sign_in::{Access, Wanted},
     sse::Decoder,
 };
 use bytes::Bytes;
@@ -116,7 +117,7 @@ pub(crate) struct Mirror<'a> {
 pub(crate) struct Endpoint {
     pub(crate) http: Http,
     pub(crate) uri: Uri,
-    pub(crate) bearer: Option<Secret>,
+    pub(crate) access: Arc<Access>,
     pub(crate) observer: Option<Observer>,
     next_id: Arc<AtomicU64>,
 }
@@ -129,13 +130,9 @@ impl fmt::Debug for Endpoint {
 
 impl Endpoint {
     /// An endpoint; nothing is sent yet.
-    pub(crate) fn new(
-        http: Http,
-        uri: Uri,
-        bearer: Option<Secret>,
-        observer: Option<Observer>,
-    ) -> Self {
-        Self { http, uri, bearer, observer, next_id: Arc::new(AtomicU64::new(1)) }
+    pub(crate) fn new(http: Http, uri: Uri, access: Access, observer: Option<Observer>) -> Self {
+        let access = Arc::new(access);
+        Self { http, uri, access, observer, next_id: Arc::new(AtomicU64::new(1)) }
     }
 
     /// The headers of every request: what we accept, and who we are.
@@ -143,12 +140,8 @@ impl Endpoint {
         let mut headers = HeaderMap::new();
         let accept = HeaderValue::from_static("application/json, text/event-stream");
         headers.insert(header::ACCEPT, accept);
-        if let Some(bearer) = &self.bearer {
-            set_secret(
-                &mut headers,
-                header::AUTHORIZATION,
-                &format!("Bearer {}", bearer.expose()),
-            )?;
+        if let Some(bearer) = self.access.bearer() {
+            set_secret(&mut headers, header::AUTHORIZATION, &bearer_value(&bearer))?;
         }
         Ok(headers)
     }
@@ -183,8 +176,33 @@ impl Endpoint {
         self.http.in_time(sent).await
     }
 
-    /// Sends a message that is written already and reads the answer to this id.
+    /// Sends a message that is written already and reads the answer to this id. Where the server
+    /// wants a token, or another one, and there is one to be had, it is sent once more with that:
+    /// the server has said that it did nothing.
     pub(crate) async fn exchange(
+        &self,
+        id: &str,
+        mut headers: HeaderMap,
+        body: String,
+        ear: Ear<'_>,
+    ) -> Result<Answer, TransportError> {
+        let sent = self.access.bearer();
+        let answer = self.exchange_once(id, headers.clone(), body.clone(), ear).await?;
+        let Some(wanted) = Wanted::of(&answer) else { return Ok(answer) };
+        let value = |bearer: &Secret| HeaderValue::from_str(&bearer_value(bearer)).ok();
+        // A payment in the place of the token is not replaced by one.
+        let is_own = headers.get(header::AUTHORIZATION) == sent.as_ref().and_then(value).as_ref();
+        if !is_own || !self.access.renew(&self.http, &self.uri, sent.as_ref(), &wanted).await {
+            return Ok(answer);
+        }
+        let renewed = self.access.bearer();
+        let Some(mut renewed) = renewed.as_ref().and_then(value) else { return Ok(answer) };
+        renewed.set_sensitive(true);
+        headers.insert(header::AUTHORIZATION, renewed);
+        self.exchange_once(id, headers, body, ear).await
+    }
+
+    async fn exchange_once(
         &self,
         id: &str,
         headers: HeaderMap,
@@ -311,6 +329,10 @@ fn read_outcome(outcome: Result<&RawValue, &RawValue>) -> Result<AnswerBody, Tra
             Ok(AnswerBody::Error(RpcError { raw: Some(raw.to_owned()), ..error }))
         }
     }
+}
+
+fn bearer_value(bearer: &Secret) -> String {
+    format!("Bearer {}", bearer.expose())
 }
 
 /// A JSON text on one line: in JSON a line break is white space between tokens, never a part of

@@ -11,7 +11,7 @@ use super::{
 };
 use crate::world;
 use countersign_client::{
-    Bridge, BridgeOptions, Caps, Ceiling, Observer, Options, SpendLimits, SpendLog,
+    Bridge, BridgeOptions, Caps, Ceiling, Observer, Options, SignIn, SpendLimits, SpendLog, exit,
 };
 use countersign_core::money::{AssetCode, Micros};
 use std::{
@@ -30,9 +30,22 @@ const CHUNK: usize = 64 << 10;
 pub(super) struct Connect {
     /// The server's MCP URL.
     url: String,
-    /// Access token: `env:NAME` or `file:PATH`.
+    /// Access token: `env:NAME` or `file:PATH`. Without it you sign in, in a browser, when the
+    /// server wants it.
     #[arg(long, value_name = "REFERENCE")]
     bearer: Option<String>,
+    /// Sign in now, and end.
+    #[arg(long, conflicts_with = "bearer")]
+    sign_in: bool,
+    /// A client that the issuer knows; without it one is registered.
+    #[arg(long, value_name = "ID")]
+    client_id: Option<String>,
+    /// The address of this client's metadata document, for issuers that read those.
+    #[arg(long, value_name = "URL")]
+    client_metadata: Option<String>,
+    /// Ask for this scope too; repeat for several.
+    #[arg(long = "scope", value_name = "SCOPE")]
+    scopes: Vec<String>,
     #[command(flatten)]
     purse: Purse,
     /// The most to spend in an hour, on all servers; repeat for several. Without it ten times what
@@ -48,10 +61,10 @@ pub(super) struct Connect {
     /// File in which each payment is written down, and from which the limits are counted.
     #[arg(long, value_name = "FILE")]
     spend_log: Option<PathBuf>,
-    /// Do not open approval pages in a browser; say their addresses on the standard error.
+    /// Do not open pages in a browser; say their addresses on the standard error.
     #[arg(long)]
     no_browser: bool,
-    /// Longest wait for a person's approval, in seconds.
+    /// Longest wait for a person to approve or sign in, in seconds.
     #[arg(long, value_name = "SECONDS", default_value_t = 300)]
     approval_wait: u64,
     /// Allow plain http to other machines, where tokens and payments can be read on the way.
@@ -67,6 +80,12 @@ impl Connect {
     pub(super) async fn run(self) -> Result<(), Stop> {
         let stop = serve::stop_on_signal()?;
         let bridge = Arc::new(Bridge::new(&self.url, self.options()?, self.people())?);
+        if self.sign_in {
+            return match bridge.sign_in().await? {
+                true => Ok(()),
+                false => Err(Stop::new(exit::IDENTITY, "the server does not let you in")),
+            };
+        }
         let served = bridge.serve_stdio(standard_input(), tokio::io::stdout(), stop).await;
         served.map_err(Stop::internal)
     }
@@ -76,6 +95,15 @@ impl Connect {
         if let Some(reference) = &self.bearer {
             options.bearer = Some(secret("--bearer", reference)?);
         }
+        options.sign_in = Some(SignIn {
+            directory: state_directory().map(|state| state.join("tokens")),
+            client_id: self.client_id.clone(),
+            client_metadata_url: self.client_metadata.clone(),
+            scopes: self.scopes.clone(),
+            say: Observer::new(note),
+            open_page: self.pages(),
+            wait_ms: self.approval_wait.saturating_mul(1000),
+        });
         options.means = self.purse.means()?;
         options.credentials = self.purse.cache(options.world.now())?;
         options.spending = self.spending(&options.means.caps)?;
@@ -104,9 +132,16 @@ impl Connect {
     fn people(&self) -> BridgeOptions {
         BridgeOptions {
             say: Observer::new(note),
-            open_page: (!self.no_browser).then(|| Observer::new(open_page)),
+            open_page: self.pages(),
             approval_wait_ms: self.approval_wait.saturating_mul(1000),
         }
+    }
+}
+
+impl Connect {
+    /// What shows a person a page.
+    fn pages(&self) -> Option<Observer> {
+        (!self.no_browser).then(|| Observer::new(open_page))
     }
 }
 
