@@ -21,6 +21,7 @@ use std::{future::Future, time::Duration};
 #[derive(Clone)]
 pub(crate) struct Http {
     pool: Client<HttpsConnector<HttpConnector>, Full<Bytes>>,
+    connector: HttpsConnector<HttpConnector>,
     pub(crate) max_answer_bytes: usize,
     timeout: Duration,
 }
@@ -28,17 +29,37 @@ pub(crate) struct Http {
 impl Http {
     /// A pool without connections.
     pub(crate) fn new(connect_timeout_ms: u64, timeout_ms: u64, max_answer_bytes: usize) -> Self {
-        let mut tcp = HttpConnector::new();
-        tcp.enforce_http(false);
-        tcp.set_nodelay(true);
-        tcp.set_connect_timeout(Some(Duration::from_millis(connect_timeout_ms)));
         let connector = hyper_rustls::HttpsConnectorBuilder::new()
             .with_webpki_roots()
             .https_or_http()
             .enable_http1()
-            .wrap_connector(tcp);
-        let pool = Client::builder(TokioExecutor::new()).build(connector);
-        Self { pool, max_answer_bytes, timeout: Duration::from_millis(timeout_ms) }
+            .wrap_connector(tcp(connect_timeout_ms));
+        Self::over(connector, timeout_ms, max_answer_bytes)
+    }
+
+    /// A pool that trusts one certificate, in PEM, and no authority; `None` when it is none.
+    pub(crate) fn pinned(
+        pem: &str,
+        (connect_timeout_ms, timeout_ms): (u64, u64),
+        max_answer_bytes: usize,
+    ) -> Option<Self> {
+        let connector = hyper_rustls::HttpsConnectorBuilder::new()
+            .with_tls_config(crate::pin::trusting(pem)?)
+            .https_or_http()
+            .enable_http1()
+            .wrap_connector(tcp(connect_timeout_ms));
+        Some(Self::over(connector, timeout_ms, max_answer_bytes))
+    }
+
+    fn over(connector: HttpsConnector<HttpConnector>, timeout_ms: u64, max: usize) -> Self {
+        let pool = Client::builder(TokioExecutor::new()).build(connector.clone());
+        let timeout = Duration::from_millis(timeout_ms);
+        Self { pool, connector, max_answer_bytes: max, timeout }
+    }
+
+    /// What opens its connections, for those that speak something else than HTTP over them.
+    pub(crate) fn connector(&self) -> HttpsConnector<HttpConnector> {
+        self.connector.clone()
     }
 
     /// Ends what takes longer than an exchange may.
@@ -91,6 +112,14 @@ impl Http {
             }
         })
     }
+}
+
+fn tcp(connect_timeout_ms: u64) -> HttpConnector {
+    let mut tcp = HttpConnector::new();
+    tcp.enforce_http(false);
+    tcp.set_nodelay(true);
+    tcp.set_connect_timeout(Some(Duration::from_millis(connect_timeout_ms)));
+    tcp
 }
 
 /// Whether a request to this address stays on this machine or is encrypted on its way.

@@ -25,6 +25,7 @@ mod options;
 mod outcome;
 mod passage;
 mod pay;
+mod pin;
 mod problem;
 mod rpc;
 mod secret;

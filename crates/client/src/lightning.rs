@@ -1,89 +1,165 @@
-//! The Lightning wallet: a service on `POST {url}/pay {"invoice"}` → `{"preimage"}`; and what an
-//! invoice and its macaroon must say before it is paid.
+//! Lightning wallets, behind one enum; and what an invoice and its macaroon must say before it is
+//! paid.
 //!
 //! INVARIANT: an invoice is paid only as [`Payable`], which says: its amount is set and is the
 //! offer's, its payment hash is the one in the macaroon's identifier, and it has not expired. A
 //! preimage is returned only if it hashes to that payment hash.
+//! INVARIANT: an invoice that may have been paid is looked up by its payment hash before anything
+//! else; what cannot be found out stays unknown.
 
-use crate::{
-    error::TransportError, http::Http, rpc::set_secret, secret::Secret, wallet::WalletError,
-};
+mod lnd;
+mod nostr;
+mod nwc;
+mod phoenixd;
+mod plain;
+
+use crate::{http::Http, secret::Secret, wallet::WalletError};
 use base64::{
     Engine as _, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use countersign_core::{
     time::UnixMs,
-    wire::{json::quote, l402::L402Id, macaroon::Macaroon},
+    wire::{l402::L402Id, macaroon::Macaroon},
+    world::World,
 };
-use http::{HeaderMap, Uri, header};
 use lightning_invoice::Bolt11Invoice;
-use serde::Deserialize;
+use lnd::Lnd;
+use nwc::Nwc;
+use phoenixd::Phoenixd;
+use plain::Plain;
 use sha2::{Digest as _, Sha256};
 use std::{fmt, time::Duration};
 
-/// A wallet behind a URL.
+/// What a payment may cost beside its amount, at least, in millisatoshi; and its part of the
+/// amount, where that is more.
+const FEE_FLOOR_MSAT: u64 = 5_000;
+const FEE_PART: u64 = 100;
+
+/// A wallet that pays invoices.
 #[derive(Clone)]
-pub struct LightningWallet {
-    pay: Uri,
-    token: Option<Secret>,
+pub struct LightningWallet(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Plain(Plain),
+    Lnd(Box<Lnd>),
+    Phoenixd(Phoenixd),
+    Nwc(Box<Nwc>),
+}
+
+/// What a wallet is reached with.
+pub(crate) struct Purse<'a> {
+    pub(crate) http: &'a Http,
+    pub(crate) world: &'a World,
+}
+
+/// What a wallet knows of a payment.
+enum Lookup {
+    Paid([u8; 32]),
+    /// Never begun, or ended without money.
+    Not,
+    Unknown,
 }
 
 impl LightningWallet {
     /// The wallet at `{url}/pay`, with a bearer token if it wants one. Plain http is taken only on
-    /// this machine.
+    /// this machine; so with all of them.
     ///
     /// # Errors
     /// [`WalletError::BadUrl`].
     pub fn new(url: &str, token: Option<Secret>) -> Result<Self, WalletError> {
-        let pay = format!("{}/pay", url.trim_end_matches('/'));
-        let pay = crate::http::parse_url(&pay, false).map_err(|_| WalletError::BadUrl)?;
-        Ok(Self { pay, token })
+        Plain::new(url, token).map(Kind::Plain).map(Self)
     }
 
-    /// Pays once; the same invoice asked again is the wallet's to recognise.
+    /// An LND node over REST; its macaroon in hex, its certificate in PEM where no authority
+    /// vouches for it.
+    ///
+    /// # Errors
+    /// [`WalletError::BadUrl`], [`WalletError::Shape`], [`WalletError::Certificate`].
+    pub fn lnd(
+        url: &str,
+        macaroon: Secret,
+        certificate: Option<&str>,
+    ) -> Result<Self, WalletError> {
+        Lnd::new(url, macaroon, certificate).map(|lnd| Self(Kind::Lnd(Box::new(lnd))))
+    }
+
+    /// phoenixd, with its password.
+    ///
+    /// # Errors
+    /// [`WalletError::BadUrl`].
+    pub fn phoenixd(url: &str, password: Secret) -> Result<Self, WalletError> {
+        Phoenixd::new(url, password).map(Kind::Phoenixd).map(Self)
+    }
+
+    /// The wallet of a Nostr Wallet Connect string.
+    ///
+    /// # Errors
+    /// [`WalletError::Shape`], [`WalletError::BadKey`], [`WalletError::BadUrl`].
+    pub fn nwc(connection: &Secret) -> Result<Self, WalletError> {
+        Nwc::new(connection).map(|nwc| Self(Kind::Nwc(Box::new(nwc))))
+    }
+
+    /// Pays an invoice that was never given to it.
     pub(crate) async fn pay(
         &self,
-        http: &Http,
+        purse: &Purse<'_>,
         invoice: &str,
         payment_hash: &[u8; 32],
     ) -> Result<[u8; 32], PayError> {
-        let mut headers = HeaderMap::new();
-        if let Some(token) = &self.token {
-            let value = format!("Bearer {}", token.expose());
-            set_secret(&mut headers, header::AUTHORIZATION, &value)
-                .map_err(|_| PayError::Refused)?;
+        match &self.0 {
+            Kind::Plain(wallet) => wallet.pay(purse, invoice, payment_hash).await,
+            Kind::Lnd(node) => {
+                let read: Option<Bolt11Invoice> = invoice.parse().ok();
+                let msat = read.and_then(|invoice| invoice.amount_milli_satoshis()).unwrap_or(0);
+                let max_fee_msat = (msat / FEE_PART).max(FEE_FLOOR_MSAT);
+                node.pay(invoice, payment_hash, max_fee_msat).await
+            }
+            Kind::Phoenixd(daemon) => daemon.pay(purse, invoice, payment_hash).await,
+            Kind::Nwc(wallet) => wallet.pay(purse, invoice, payment_hash).await,
         }
-        let body = format!(r#"{{"invoice":{}}}"#, quote(invoice));
-        let exchange = async {
-            let response = http.post(&self.pay, headers, body).await?;
-            let status = response.status();
-            Ok((status, http.read(response.into_body()).await?))
+    }
+
+    /// Pays an invoice that it may have paid before: asks about that first.
+    pub(crate) async fn pay_again(
+        &self,
+        purse: &Purse<'_>,
+        invoice: &str,
+        payment_hash: &[u8; 32],
+    ) -> Result<[u8; 32], PayError> {
+        let found = match &self.0 {
+            // It recognises an invoice by itself.
+            Kind::Plain(_) => Lookup::Not,
+            Kind::Lnd(node) => node.lookup(payment_hash).await,
+            Kind::Phoenixd(daemon) => daemon.lookup(purse, payment_hash).await,
+            Kind::Nwc(wallet) => wallet.lookup(purse, payment_hash).await,
         };
-        let (status, body) = match http.in_time(exchange).await {
-            Ok(answer) => answer,
-            Err(TransportError::Unreachable) => return Err(PayError::Refused),
-            Err(_) => return Err(PayError::Unknown),
-        };
-        if status.is_client_error() {
-            return Err(PayError::Refused);
-        }
-        let answer: Paid = serde_json::from_slice(&body).map_err(|_| PayError::Unknown)?;
-        let mut preimage = [0u8; 32];
-        hex::decode_to_slice(&answer.preimage, &mut preimage).map_err(|_| PayError::Unknown)?;
-        let hash: [u8; 32] = Sha256::digest(preimage).into();
-        if status.is_success() && hash == *payment_hash {
-            Ok(preimage)
-        } else {
-            Err(PayError::Unknown)
+        match found {
+            Lookup::Paid(preimage) => Ok(preimage),
+            Lookup::Not => self.pay(purse, invoice, payment_hash).await,
+            Lookup::Unknown => Err(PayError::Unknown),
         }
     }
 }
 
 impl fmt::Debug for LightningWallet {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "LightningWallet({})", self.pay)
+        match &self.0 {
+            Kind::Plain(wallet) => write!(f, "LightningWallet({})", wallet.pay),
+            Kind::Lnd(node) => write!(f, "LightningWallet(lnd {})", node.url),
+            Kind::Phoenixd(daemon) => write!(f, "LightningWallet(phoenixd {})", daemon.url),
+            Kind::Nwc(wallet) => write!(f, "LightningWallet(nwc {wallet:?})"),
+        }
     }
+}
+
+/// A preimage, if it is one of this payment hash.
+fn known(hex: &str, payment_hash: &[u8; 32]) -> Option<[u8; 32]> {
+    let mut preimage = [0u8; 32];
+    hex::decode_to_slice(hex, &mut preimage).ok()?;
+    let hash: [u8; 32] = Sha256::digest(preimage).into();
+    (hash == *payment_hash).then_some(preimage)
 }
 
 /// Why there is no preimage.
@@ -93,11 +169,6 @@ pub(crate) enum PayError {
     Refused,
     /// It may have paid.
     Unknown,
-}
-
-#[derive(Deserialize)]
-struct Paid {
-    preimage: String,
 }
 
 /// Why an L402 offer is not paid.

@@ -11,7 +11,7 @@ use crate::{
     challenge::{Challenge, Channel, NoChallenge},
     client::{Client, Outgoing, ToolCall, merged},
     error::{ClientError, TransportError},
-    lightning::{MacaroonTerms, PayError, Payable},
+    lightning::{MacaroonTerms, PayError, Payable, Purse},
     means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice, show_amount},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
     problem::Problem,
@@ -237,7 +237,11 @@ impl Client {
     async fn pay_again(&self, token: &str, invoice: &str) -> Result<[u8; 32], PayError> {
         let terms = MacaroonTerms::read(token).ok_or(PayError::Refused)?;
         let wallet = self.options.means.lightning().ok_or(PayError::Unknown)?;
-        wallet.pay(&self.endpoint.http, invoice, &terms.payment_hash).await
+        wallet.pay_again(&self.purse(), invoice, &terms.payment_hash).await
+    }
+
+    fn purse(&self) -> Purse<'_> {
+        Purse { http: &self.endpoint.http, world: &self.options.world }
     }
 
     async fn pay_x402(
@@ -310,7 +314,7 @@ impl Client {
         }
         self.keep(&entry).await?;
         let (invoice, hash) = (&choice.offer.invoice, &choice.payable.payment_hash);
-        match choice.wallet.pay(&self.endpoint.http, invoice, hash).await {
+        match choice.wallet.pay(&self.purse(), invoice, hash).await {
             Ok(preimage) => {
                 let token = choice.offer.token.clone();
                 entry.proof = Proof::L402 { token, preimage: Digest::from_bytes(preimage) };

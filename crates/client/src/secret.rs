@@ -89,16 +89,22 @@ impl std::error::Error for SecretError {}
 /// # Errors
 /// See [`SecretError`].
 pub(crate) fn read_private(path: &Path) -> Result<String, SecretError> {
+    let unreadable = |_| SecretError::Unreadable(io::ErrorKind::InvalidData);
+    String::from_utf8(read_private_bytes(path)?).map_err(unreadable)
+}
+
+/// The bytes of a file that only its owner can open.
+pub(crate) fn read_private_bytes(path: &Path) -> Result<Vec<u8>, SecretError> {
     let unreadable = |error: io::Error| SecretError::Unreadable(error.kind());
     let file = fs::File::open(path).map_err(unreadable)?;
     let metadata = file.metadata().map_err(unreadable)?;
     if !is_private(&metadata) {
         return Err(SecretError::TooOpen);
     }
-    let mut text = String::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).map_err(unreadable)?;
+    let mut bytes = Vec::new();
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(unreadable)?;
     if u64::try_from(read).is_ok_and(|read| read <= MAX_FILE_BYTES) {
-        Ok(text)
+        Ok(bytes)
     } else {
         Err(SecretError::TooLarge)
     }

@@ -1,15 +1,17 @@
 //! Wallets: what a payer pays with, and the file they are kept in.
 //!
 //! The file is JSON of mode 0600: `{"wallets": [{"kind": "evm", "private_key": …}, {"kind":
-//! "lightning", "url": …, "token": …}]}`, where keys and tokens may be references (`env:NAME`,
-//! `file:PATH`); or the same sealed under a pass phrase (PBKDF2-HMAC-SHA-256, AES-256-GCM).
+//! "lightning", "url": …, "token": …}, {"kind": "lnd", "url": …, "macaroon": …, "certificate": …},
+//! {"kind": "phoenixd", "url": …, "password": …}, {"kind": "nwc", "connection": …}]}`, where
+//! secrets may be references (`env:NAME`, `file:PATH`); or the same sealed under a pass phrase
+//! (PBKDF2-HMAC-SHA-256, AES-256-GCM).
 //!
 //! INVARIANT: no error carries content of the file.
 
 use crate::{
     evm::EvmWallet,
     lightning::LightningWallet,
-    secret::{Secret, SecretError, read_private},
+    secret::{Secret, SecretError, read_private, read_private_bytes},
 };
 use aws_lc_rs::{
     aead::{AES_256_GCM, Aad, LessSafeKey, Nonce, UnboundKey},
@@ -18,7 +20,11 @@ use aws_lc_rs::{
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use countersign_core::world::World;
 use serde::{Deserialize, Serialize};
-use std::{fmt, num::NonZeroU32, path::Path};
+use std::{
+    fmt,
+    num::NonZeroU32,
+    path::{Path, PathBuf},
+};
 
 /// Iterations of new files (OWASP's figure for PBKDF2-HMAC-SHA-256).
 const ITERATIONS: u32 = 600_000;
@@ -45,6 +51,8 @@ pub enum WalletError {
     BadKey,
     /// Not https, and not on this machine.
     BadUrl,
+    /// Not a certificate in PEM.
+    Certificate,
     /// The file is sealed and no pass phrase was given.
     Sealed,
     /// The pass phrase is wrong, or the file was altered.
@@ -58,6 +66,7 @@ impl fmt::Display for WalletError {
             Self::Shape => f.write_str("wallet: not the JSON of a wallet file"),
             Self::BadKey => f.write_str("wallet: not a private key"),
             Self::BadUrl => f.write_str("wallet: the URL must be https, or http on this machine"),
+            Self::Certificate => f.write_str("wallet: not a certificate in PEM"),
             Self::Sealed => f.write_str("wallet: the file is sealed: a pass phrase is needed"),
             Self::Unseal => f.write_str("wallet: the pass phrase is wrong or the file altered"),
         }
@@ -83,8 +92,26 @@ struct File {
 #[derive(Deserialize)]
 #[serde(tag = "kind", rename_all = "snake_case", deny_unknown_fields)]
 enum Entry {
-    Evm { private_key: String },
-    Lightning { url: String, token: Option<String> },
+    Evm {
+        private_key: String,
+    },
+    Lightning {
+        url: String,
+        token: Option<String>,
+    },
+    /// The macaroon as `file:` with the node's own bytes, or in hex; the certificate's path.
+    Lnd {
+        url: String,
+        macaroon: String,
+        certificate: Option<PathBuf>,
+    },
+    Phoenixd {
+        url: String,
+        password: String,
+    },
+    Nwc {
+        connection: String,
+    },
 }
 
 #[derive(Serialize, Deserialize)]
@@ -106,7 +133,7 @@ impl Wallet {
     }
 
     /// The wallets behind `file:PATH` or `env:NAME`. The content may be the JSON of a wallet
-    /// file, a private key in hex, or the URL of a Lightning wallet.
+    /// file, a private key in hex, the URL of a Lightning wallet, or a Nostr Wallet Connect string.
     ///
     /// # Errors
     /// See [`WalletError`].
@@ -120,6 +147,8 @@ impl Wallet {
             Self::parse(text, passphrase)
         } else if text.starts_with("http://") || text.starts_with("https://") {
             Ok(vec![Self::Lightning(LightningWallet::new(text, None)?)])
+        } else if text.starts_with("nostr+walletconnect:") {
+            Ok(vec![Self::Lightning(LightningWallet::nwc(&secret)?)])
         } else {
             Ok(vec![Self::Evm(EvmWallet::from_private_key(&secret)?)])
         }
@@ -155,8 +184,33 @@ impl Wallet {
                 let token = token.map(resolve).transpose()?;
                 LightningWallet::new(&url, token).map(Self::Lightning)
             }
+            Entry::Lnd { url, macaroon, certificate } => {
+                let macaroon = macaroon_of(&macaroon)?;
+                let pem = certificate.map(|path| read_public(&path)).transpose()?;
+                LightningWallet::lnd(&url, macaroon, pem.as_deref()).map(Self::Lightning)
+            }
+            Entry::Phoenixd { url, password } => {
+                LightningWallet::phoenixd(&url, resolve(password)?).map(Self::Lightning)
+            }
+            Entry::Nwc { connection } => {
+                LightningWallet::nwc(&resolve(connection)?).map(Self::Lightning)
+            }
         }
     }
+}
+
+/// A macaroon in hex: written out, or that of a file, which nodes write as bytes.
+fn macaroon_of(text: &str) -> Result<Secret, WalletError> {
+    let Some(path) = text.strip_prefix("file:") else { return resolve(text.to_owned()) };
+    let bytes = read_private_bytes(Path::new(path))?;
+    match std::str::from_utf8(&bytes).map(str::trim) {
+        Ok(text) if hex::decode(text).is_ok() => Ok(Secret::new(text)),
+        Ok(_) | Err(_) => Ok(Secret::new(hex::encode(bytes))),
+    }
+}
+
+fn read_public(path: &Path) -> Result<String, WalletError> {
+    std::fs::read_to_string(path).map_err(|error| SecretError::Unreadable(error.kind()).into())
 }
 
 /// A value written out, or a reference to it.

@@ -12,6 +12,7 @@ mod fixture;
 mod l402;
 mod opening;
 mod server;
+mod wallets;
 mod x402;
 
 use countersign_client::{Client, Outcome, ToolCall};

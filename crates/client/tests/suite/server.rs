@@ -15,6 +15,7 @@ use tokio::net::TcpListener;
 /// One request, as it came.
 #[derive(Clone, Debug)]
 pub(crate) struct Seen {
+    pub(crate) path: String,
     pub(crate) headers: HeaderMap,
     pub(crate) body: Value,
     pub(crate) text: String,
@@ -104,8 +105,10 @@ async fn respond(
 ) -> Result<Response<Full<Bytes>>, io::Error> {
     let (head, body) = request.into_parts();
     let text = String::from_utf8(body.collect().await.unwrap().to_bytes().to_vec()).unwrap();
-    let body = serde_json::from_str(&text).unwrap();
-    let seen = Seen { headers: head.headers, body, text };
+    // A form, or nothing, is no JSON.
+    let body = serde_json::from_str(&text).unwrap_or_default();
+    let path = head.uri.path_and_query().map(ToString::to_string).unwrap_or_default();
+    let seen = Seen { path, headers: head.headers, body, text };
     let before = {
         let mut record = record.lock().unwrap();
         record.push(seen.clone());
