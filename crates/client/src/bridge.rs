@@ -10,6 +10,7 @@
 
 mod answer;
 mod approval;
+mod http;
 mod stdio;
 
 use crate::{
@@ -150,10 +151,17 @@ impl Bridge {
                 _ => self.relay(&passage, &meta, request).await,
             }
         };
+        // A client that has gone wants no answer.
+        let gone = async {
+            out.closed().await;
+            passage.withdraw();
+            std::future::pending::<()>().await;
+        };
         let answer = tokio::select! {
             biased;
             answer = answered => Some(answer),
             () = passage.withdrawn() => None,
+            () = gone => None,
         };
         of.end(id);
         if let Some(answer) = answer.filter(|_| passage.is_heard()) {

@@ -136,6 +136,11 @@ impl Downstream {
         self.session().and_then(|session| session.id)
     }
 
+    /// Whether it opened a session.
+    pub(crate) fn has_session(&self) -> bool {
+        self.session().is_some()
+    }
+
     /// Counts a request in; `false` when its id is in use or there are too many.
     pub(crate) fn begin(&self, id: &str, passage: &Arc<Passage>) -> bool {
         let mut state = lock(&self.state);

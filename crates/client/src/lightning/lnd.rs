@@ -152,8 +152,9 @@ impl Lnd {
 
 /// The last word of an answer: one JSON object, or one a line.
 fn said(body: &[u8], payment_hash: &[u8; 32]) -> Said {
-    let lines = body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty());
-    let Some(last) = lines.last() else { return Said::Nothing };
+    let lines = body.split(|byte| *byte == b'\n');
+    let mut lines = lines.filter(|line| !line.trim_ascii().is_empty());
+    let Some(last) = lines.next_back() else { return Said::Nothing };
     let line = serde_json::from_slice::<Line>(last).or_else(|_| serde_json::from_slice(body));
     let Ok(line) = line else { return Said::Nothing };
     match (line.result, line.error.and_then(|error| error.code).or(line.code)) {

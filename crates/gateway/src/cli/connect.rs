@@ -1,4 +1,5 @@
-//! `connect`: an MCP server over stdio for any desktop client, in front of a server elsewhere.
+//! `connect`: an MCP server over stdio for any desktop client, or over HTTP for this machine, in
+//! front of a server elsewhere.
 //!
 //! INVARIANT: the standard output carries MCP messages only; what people should read goes to the
 //! standard error.
@@ -10,17 +11,20 @@ use super::{
     stop::Stop,
 };
 use crate::world;
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_client::{
-    Bridge, BridgeOptions, Caps, Ceiling, Observer, Options, SignIn, SpendLimits, SpendLog, exit,
+    Bridge, BridgeOptions, Caps, Ceiling, Observer, Options, Secret, SignIn, SpendLimits, SpendLog,
+    exit,
 };
 use countersign_core::money::{AssetCode, Micros};
 use std::{
     io::Read as _,
+    net::SocketAddr,
     path::PathBuf,
     process::{Command, Stdio},
     sync::Arc,
 };
-use tokio::{io::AsyncWriteExt as _, runtime::Handle};
+use tokio::{io::AsyncWriteExt as _, net::TcpListener, runtime::Handle, sync::watch};
 
 /// Bytes that are read of the standard input at a time.
 const CHUNK: usize = 64 << 10;
@@ -61,6 +65,13 @@ pub(super) struct Connect {
     /// File in which each payment is written down, and from which the limits are counted.
     #[arg(long, value_name = "FILE")]
     spend_log: Option<PathBuf>,
+    /// Serve HTTP at this address of this machine instead of stdio; port 0 takes a free one.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    listen: Option<SocketAddr>,
+    /// What clients must show over HTTP: `env:NAME` or `file:PATH`. Without it a new one is made
+    /// and said on the standard error.
+    #[arg(long, value_name = "REFERENCE", requires = "listen")]
+    listen_token: Option<String>,
     /// Do not open pages in a browser; say their addresses on the standard error.
     #[arg(long)]
     no_browser: bool,
@@ -86,8 +97,36 @@ impl Connect {
                 false => Err(Stop::new(exit::IDENTITY, "the server does not let you in")),
             };
         }
+        if let Some(address) = self.listen {
+            return self.serve_http(bridge, address, stop).await;
+        }
         let served = bridge.serve_stdio(standard_input(), tokio::io::stdout(), stop).await;
         served.map_err(Stop::internal)
+    }
+
+    /// Serves until SIGINT or SIGTERM.
+    async fn serve_http(
+        &self,
+        bridge: Arc<Bridge>,
+        address: SocketAddr,
+        stop: watch::Receiver<bool>,
+    ) -> Result<(), Stop> {
+        if !address.ip().is_loopback() {
+            return Err(
+                Stop::usage("--listen: not an address of this machine").next("use 127.0.0.1:PORT")
+            );
+        }
+        let token = match &self.listen_token {
+            Some(reference) => secret("--listen-token", reference)?,
+            None => Secret::new(URL_SAFE_NO_PAD.encode(world::system().random::<32>())),
+        };
+        let listener = TcpListener::bind(address).await.map_err(Stop::usage)?;
+        let url = format!("http://{}/mcp", listener.local_addr().map_err(Stop::internal)?);
+        note(&format!("{} is served at {url}", self.url));
+        if self.listen_token.is_none() {
+            note(&format!("clients show this, until this ends: Bearer {}", token.expose()));
+        }
+        bridge.serve_http(listener, token, stop).await.map_err(Stop::internal)
     }
 
     fn options(&self) -> Result<Options, Stop> {
