@@ -1,8 +1,11 @@
 // `countersign connect`: stock desktop clients over stdio, a paying bridge, a gateway, a real chain.
 
 import assert from 'node:assert/strict';
-import { readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
+import http from 'node:http';
+import https from 'node:https';
+import { chmodSync, readFileSync, readdirSync, statSync, writeFileSync } from 'node:fs';
 import path from 'node:path';
+import { fileURLToPath } from 'node:url';
 import { after, before, test } from 'node:test';
 
 import { startChain } from './lib/chain.mjs';
@@ -13,7 +16,9 @@ import {
 } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
+import { legacyClient, modernClient } from './lib/mcpclients.mjs';
 import { freePort, start, until } from './lib/process.mjs';
+import { pythonJson } from './lib/python.mjs';
 import { startSandbox } from './lib/sandbox.mjs';
 import { startOwnServer } from './lib/tap.mjs';
 
@@ -22,6 +27,8 @@ const parts = new Parts();
 let chain, sandbox, own, issuer, gateway, url;
 
 const poor = `0x${'11'.repeat(32)}`;
+
+const lightning = () => ({ kind: 'lightning', url: sandbox.lightning });
 
 const ran = (message) =>
   JSON.stringify({
@@ -35,7 +42,7 @@ before(() =>
     const everything = await parts.keep('everything', startEverything());
     chain = await parts.keep('chain', startChain());
     sandbox = await parts.keep('sandbox', startSandbox());
-    const tools = ['get_free', 'get_paid', 'get_either', 'get_asked', 'get_slow'].map((name) => ({
+    const tools = ['get_free', 'get_paid', 'get_either', 'get_asked', 'get_slow', 'get_scoped'].map((name) => ({
       name, inputSchema: { type: 'object' },
     }));
     own = await parts.keep('own', startOwnServer({ tools, answer: ran }));
@@ -68,6 +75,7 @@ before(() =>
               get_either: { price: ['0.01 USDC', '16 sat'] },
               get_asked: { price: '0.01 USDC', consent: 'required' },
               get_slow: { price: '0.01 USDC', deadline: '30s' },
+              get_scoped: { price: 'free', scopes: ['pay:spend'] },
             },
           },
         },
@@ -75,6 +83,7 @@ before(() =>
     }));
     await grant(gateway, issuer, { server: 'own', tools: ['get_free', 'get_paid', 'get_either', 'get_slow'] });
     await grant(gateway, issuer, { server: 'main' });
+    await grant(gateway, issuer, { server: 'own', subject: 'gina', agent: 'connect-e2e' });
   }),
 );
 after(() => parts.stop());
@@ -82,13 +91,11 @@ after(() => parts.stop());
 /** A user with a home, a token and wallets; ended after the test. */
 async function user(
   t,
-  { subject = 'alice', server = 'own', lightning = false, key = chain.payer.key, args = [] } = {},
+  { subject = 'alice', server = 'own', key = chain.payer.key, wallet, args = [] } = {},
 ) {
   const home = new Home();
   t.after(() => home.stop());
-  const wallets = lightning
-    ? [{ kind: 'lightning', url: sandbox.lightning }]
-    : [{ kind: 'evm', private_key: key }];
+  const wallets = [wallet ?? { kind: 'evm', private_key: key }];
   const env = { E2E_TOKEN: await issuer.userToken(subject, url(server)) };
   const all = ['--bearer', 'env:E2E_TOKEN', '--wallet', home.wallet(wallets), ...args];
   return { home, how: home.command(url(server), all, env) };
@@ -136,7 +143,7 @@ for (const [era, open] of [['legacy', legacyStdio], ['modern', modernStdio]]) {
     const { how } = await user(t);
     const client = await ending(t, await open(how));
     const { tools } = await client.listTools();
-    assert.equal(tools.length, 5);
+    assert.equal(tools.length, 6);
     assert.equal(textOf(await client.callTool({ name: 'get_free', arguments: {} })), 'ran get_free');
     const before_ = await chain.balance(chain.payer.address);
     const paid = await client.callTool({ name: 'get_paid', arguments: { era } });
@@ -148,11 +155,11 @@ for (const [era, open] of [['legacy', legacyStdio], ['modern', modernStdio]]) {
 }
 
 test('a paid call over Lightning, within its cap and not above it', async (t) => {
-  const rich = await user(t, { lightning: true, args: ['--max-price', '20 sat'] });
+  const rich = await user(t, { wallet: lightning(), args: ['--max-price', '20 sat'] });
   const client = await ending(t, await legacyStdio(rich.how));
   const ran_ = await client.callTool({ name: 'get_either', arguments: { n: 1 } });
   assert.equal(textOf(ran_), 'ran get_either');
-  const poor = await user(t, { lightning: true, args: ['--max-price', '15 sat'] });
+  const poor = await user(t, { wallet: lightning(), args: ['--max-price', '15 sat'] });
   const capped = await ending(t, await legacyStdio(poor.how));
   const denied = await capped.callTool({ name: 'get_either', arguments: { n: 2 } });
   assert.equal(denied.isError, true);
@@ -356,7 +363,7 @@ for (const [way, args] of [
     assert.equal(page.get('resource'), url('own'));
     assert.equal(page.get('code_challenge_method'), 'S256');
     assert.match(page.get('redirect_uri'), /^http:\/\/127\.0\.0\.1:\d+\/callback$/);
-    assert.equal((await client.listTools()).tools.length, 5);
+    assert.equal((await client.listTools()).tools.length, 6);
     await client.close();
     const [file] = tokens(guest.home);
     assert.equal(statSync(file).mode & 0o777, 0o600);
@@ -365,11 +372,26 @@ for (const [way, args] of [
     // Nobody is asked again, also not when the token has ended.
     writeFileSync(file, JSON.stringify({ ...kept, access_token: `${kept.access_token}x` }));
     const again = await ending(t, await opening(guest));
-    assert.equal((await again.listTools()).tools.length, 5);
+    assert.equal((await again.listTools()).tools.length, 6);
     assert.deepEqual(again.pages, []);
     assert.notEqual(JSON.parse(readFileSync(file, 'utf8')).access_token, kept.access_token);
   });
 }
+
+test('a token with too little scope is asked for with more, once, and the call runs', async (t) => {
+  const guest = await visitor(t, { login: 'gina', args: ['--client-id', 'connect-e2e'] });
+  await (await opening(guest)).close();
+  const [file] = tokens(guest.home);
+  const kept = JSON.parse(readFileSync(file, 'utf8'));
+  const { access_token } = await issuer.userTokens('gina', url('own'), 'mcp:tools');
+  writeFileSync(file, JSON.stringify({ ...kept, access_token }));
+  const client = await ending(t, await opening(guest));
+  assert.equal(client.pages.length, 0, 'it is a good token');
+  const ran_ = await client.callTool({ name: 'get_scoped', arguments: {} });
+  assert.equal(textOf(ran_), 'ran get_scoped', client.said());
+  assert.equal(client.pages.length, 1);
+  assert.ok(new URL(client.pages[0]).searchParams.get('scope').split(' ').includes('pay:spend'));
+});
 
 test('signed in before, from a terminal, a modern client asks nobody', async (t) => {
   const { home, how, login } = await visitor(t, { login: 'fred' });
@@ -379,5 +401,131 @@ test('signed in before, from a terminal, a modern client asks nobody', async (t)
   assert.equal((await first.ended).code, 0, first.output());
   assert.equal(tokens(home).length, 1);
   const client = await ending(t, await modernStdio(how));
-  assert.equal((await client.listTools()).tools.length, 5);
+  assert.equal((await client.listTools()).tools.length, 6);
+});
+
+/** `connect --listen`, running: {url, token, part}. */
+async function listening(t, { how }) {
+  const part = start(how.command, [...how.args, '--listen', '127.0.0.1:0'], { env: how.env });
+  t.after(() => part.stop());
+  const [, at, token] = await until(
+    'it says where it is',
+    () => /served at (\S+)[^]*Bearer (\S+)/.exec(part.stderr()),
+    { part },
+  );
+  return { at, token, part };
+}
+
+test('over HTTP it serves who shows the token, in both eras, and stock clients pay', async (t) => {
+  const { at, token } = await listening(t, await user(t));
+  for (const open of [legacyClient, modernClient]) {
+    const client = await ending(t, await open(at, { token }));
+    assert.equal((await client.listTools()).tools.length, 6);
+    const { value, cents } = await costing(() =>
+      client.callTool({ name: 'get_paid', arguments: { http: open.name } }),
+    );
+    assert.equal(textOf(value), 'ran get_paid');
+    assert.equal(cents, 1n);
+  }
+});
+
+test('over HTTP it serves nobody without the token, and no page of another origin', async (t) => {
+  const { at, token } = await listening(t, await user(t));
+  const body = JSON.stringify({ jsonrpc: '2.0', id: 1, method: 'tools/list', params: {} });
+  const ask = (headers) =>
+    new Promise((resolve, reject) => {
+      const all = { 'content-type': 'application/json', accept: 'application/json', ...headers };
+      http.request(at, { method: 'POST', headers: all }, (answer) => resolve(answer.resume().statusCode))
+        .on('error', reject)
+        .end(body);
+    });
+  const shown = { authorization: `Bearer ${token}` };
+  assert.equal(await ask(shown), 200);
+  assert.equal(await ask({}), 401);
+  assert.equal(await ask({ authorization: `Bearer ${token}x` }), 401);
+  assert.equal(await ask({ ...shown, host: 'evil.example' }), 403);
+  assert.equal(await ask({ ...shown, host: `evil.example:${new URL(at).port}` }), 403);
+  assert.equal(await ask({ ...shown, origin: 'https://evil.example' }), 403);
+  assert.equal(await ask({ ...shown, origin: 'null' }), 403);
+  const { code, stderr } = await run(await user(t), ['--listen', '0.0.0.0:0']);
+  assert.equal(code, 2);
+  assert.match(stderr, /not an address of this machine/);
+});
+
+async function run({ how }, args) {
+  const part = start(how.command, [...how.args, ...args], { env: how.env });
+  const { code } = await part.ended;
+  return { code, stderr: part.stderr() };
+}
+
+/**
+ * A double of LND's REST interface, as published, with the sandbox's wallet behind it: real TLS, a
+ * certificate of its own making, a macaroon in a file.
+ */
+async function startLndDouble(t) {
+  const made = await pythonJson('certificate.py');
+  const seen = [];
+  const server = https.createServer({ key: made.key, cert: made.cert }, async (request, response) => {
+    let body = '';
+    for await (const part of request) body += part;
+    seen.push({ path: request.url, macaroon: request.headers['grpc-metadata-macaroon'] });
+    const payment_preimage = await sandbox.pay(JSON.parse(body).payment_request);
+    response.end(`${JSON.stringify({ result: { status: 'SUCCEEDED', payment_preimage } })}\n`);
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => server.close());
+  return { url: `https://127.0.0.1:${server.address().port}`, cert: made.cert, seen };
+}
+
+test('an LND double pays over TLS, known by its certificate; under another one nothing leaves', async (t) => {
+  const [node, other] = [await startLndDouble(t), await startLndDouble(t)];
+  const keep = new Home();
+  t.after(() => keep.stop());
+  const file = (name, content) => {
+    const at = path.join(keep.dir, name);
+    writeFileSync(at, content);
+    chmodSync(at, 0o600);
+    return at;
+  };
+  const wallet = (certificate) => ({
+    kind: 'lnd',
+    url: node.url,
+    macaroon: `file:${file('pay.macaroon', Buffer.from([2, 1, 3, 255]))}`,
+    certificate: file('tls.cert', certificate),
+  });
+  const args = ['--max-price', '20 sat'];
+  const right = await ending(t, await legacyStdio((await user(t, { wallet: wallet(node.cert), args })).how));
+  const paid = await right.callTool({ name: 'get_either', arguments: { by: 'lnd' } });
+  assert.equal(textOf(paid), 'ran get_either');
+  assert.deepEqual(node.seen, [{ path: '/v2/router/send', macaroon: '020103ff' }]);
+  const wrong = await ending(t, await legacyStdio((await user(t, { wallet: wallet(other.cert), args })).how));
+  const denied = await wrong.callTool({ name: 'get_either', arguments: { by: 'stranger' } });
+  assert.match(textOf(denied), /the wallet did not pay/);
+  assert.equal(node.seen.length, 1);
+});
+
+const inspector = fileURLToPath(
+  new URL('node_modules/@modelcontextprotocol/inspector/cli/build/cli.js', import.meta.url),
+);
+
+/** The official inspector with a desktop client's configuration: its answer, parsed. */
+async function inspect(config, ...args) {
+  const part = start(process.execPath, [inspector, '--cli', '--config', config, '--server', 'own', ...args]);
+  const { code } = await part.ended;
+  assert.equal(code, 0, part.output());
+  return JSON.parse(part.stdout());
+}
+
+test('the official inspector lists, calls a free tool, and pays, by a desktop configuration', async (t) => {
+  const { how, home } = await user(t);
+  const config = path.join(home.dir, 'mcp.json');
+  const { command, args, env } = how;
+  writeFileSync(config, JSON.stringify({ mcpServers: { own: { command, args, env } } }));
+  const { tools } = await inspect(config, '--method', 'tools/list');
+  assert.equal(tools.length, 6);
+  const call = (tool) => inspect(config, '--method', 'tools/call', '--tool-name', tool);
+  assert.equal(textOf(await call('get_free')), 'ran get_free');
+  const { value, cents } = await costing(() => call('get_paid'));
+  assert.equal(textOf(value), 'ran get_paid');
+  assert.equal(cents, 1n);
 });
