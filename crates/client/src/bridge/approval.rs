@@ -73,7 +73,10 @@ impl Bridge {
         let may_wait = match passage.opens_links() {
             true if came_back => true,
             true => self.elicit(passage, &pending).await,
-            false => self.show(&pending),
+            false => {
+                self.show(&pending);
+                true
+            }
         };
         if !may_wait {
             return Ok(outcome);
@@ -108,17 +111,12 @@ impl Bridge {
         Ok(last)
     }
 
-    /// Shows the page to whoever sits here; `false` when it is not one that may be shown.
-    fn show(&self, pending: &Pending) -> bool {
-        if parse_url(&pending.url, false).is_err() {
-            self.say("an approval is needed; its address is not one that is opened");
-            return false;
-        }
+    /// Shows the page to whoever sits here.
+    fn show(&self, pending: &Pending) {
         self.say(&format!("{}: approve it at {}", pending.message, pending.url));
         if let Some(open) = &self.options.open_page {
             open.see(&pending.url);
         }
-        true
     }
 
     /// Asks the client to show the page; `false` when its user does not want to.
@@ -141,7 +139,10 @@ impl Bridge {
         match answer.and_then(|answer| answer.result) {
             Some(result) => result.action == "accept",
             // It says that it can, and cannot.
-            None => self.show(pending),
+            None => {
+                self.show(pending);
+                true
+            }
         }
     }
 }
@@ -172,7 +173,9 @@ impl Pending {
         if problem.family != Family::Consent || is_over {
             return None;
         }
-        let (url, message) = (problem.url.clone()?, problem.title.clone());
+        // Another page is nobody's to open: the denial passes as the server words it.
+        let url = problem.url.clone().filter(|url| parse_url(url, false).is_ok())?;
+        let message = problem.title.clone();
         Some(Self { url, message, is_input })
     }
 }

@@ -233,6 +233,23 @@ async fn a_call_that_waits_for_a_person_is_made_again_and_runs_once_approved() {
 }
 
 #[tokio::test]
+async fn a_page_that_is_not_https_is_shown_to_nobody() {
+    for page in ["http://gateway.example/approvals/1", "file:///etc/passwd", "javascript:x"] {
+        let server = modern(move |seen, _| {
+            let mut pending = problem(Code::ApprovalPending, Charged::No);
+            pending["next"]["url"] = json!(page);
+            let meta = json!({"countersign/refusal": pending});
+            result(seen, &json!({"isError": true, "content": [], "_meta": meta}))
+        })
+        .await;
+        let mut desk = desk(&server, options());
+        let answer = desk.ask(&call(1)).await;
+        assert_eq!(answer["result"]["_meta"]["countersign/refusal"]["code"], "CNS-008");
+        assert_eq!(server.calls().len(), 1, "{page}");
+    }
+}
+
+#[tokio::test]
 async fn a_denial_passes_as_the_server_words_it() {
     let server = modern(|seen, _| refuse(seen, Code::ApprovalDenied, Charged::No)).await;
     let mut desk = desk(&server, options());
