@@ -187,7 +187,8 @@ impl Gate {
         let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
         let open_now = open_now.filter(|open| open.quote.id() == quote.id());
         let credential = open_now.as_ref().and_then(|open| open.credential);
-        let can_be_paid = credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
+        let can_be_paid =
+            credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
         let open = rail.filter(|_| can_be_paid).and_then(|rail| rail.offered(quote.id(), now));
         let is_open = open_now.is_some();
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
