@@ -15,16 +15,20 @@ use countersign_core::{
     ledger::{Charge, Spender},
     policy::{Answer, Decision, Intent},
     proof::{
-        Authorization, Consent, Expected, Identity, Mint, Payment, Permit, Principal, Profile,
-        VerifiedCredential, VerifiedToken, mint,
+        Authorization, Consent, Expected, FreeUse, Identity, Mint, Payment, Permit, Principal,
+        Profile, VerifiedCredential, VerifiedToken, VerifiedWork, mint,
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
     refusal::{Code, Lights, Refusal},
     terms::Terms,
-    wire::l402::{Credential, L402Id},
+    time::UnixMs,
+    wire::{
+        l402::{Credential, L402Id},
+        pow,
+    },
     world::World,
 };
-use countersign_gateway::{config, config::Config, start, world};
+use countersign_gateway::{config, config::Config, rails::pow::sha1, start, world};
 use countersign_store::{
     Attempt, Challenge, Evidence, NewCredential, Outcome, Reserved, Store, Take,
 };
@@ -46,6 +50,8 @@ use tokio::task::JoinSet;
 pub(crate) enum Shape {
     /// Free and anonymous.
     Free,
+    /// Work, and anonymous.
+    Work,
     /// Four proofs.
     Paid,
 }
@@ -56,6 +62,7 @@ impl FromStr for Shape {
     fn from_str(text: &str) -> Result<Self> {
         match text {
             "free" => Ok(Self::Free),
+            "work" => Ok(Self::Work),
             "paid" => Ok(Self::Paid),
             _ => bail!("there is no such shape"),
         }
@@ -147,11 +154,15 @@ impl Caller {
         index: usize,
     ) -> Result<Self> {
         let server = config.servers.get("bench").context("no server")?;
-        let name = if shape == Shape::Free { "free" } else { "paid" };
+        let name = match shape {
+            Shape::Free => "free",
+            Shape::Work => "work",
+            Shape::Paid => "paid",
+        };
         let terms = server.terms(name).context("no tool")?;
         let person = PEOPLE.iter().cycle().nth(index).context("nobody")?;
         let token = match shape {
-            Shape::Free => None,
+            Shape::Free | Shape::Work => None,
             Shape::Paid => Some(token(person, &terms, world)?),
         };
         let identity = identity(token.as_ref(), &terms, world)?;
@@ -265,7 +276,7 @@ impl Caller {
         let Some(Paid { token, grant, credential }) = &self.paid else {
             let identity = Identity::anonymous(terms)?;
             let consent = Consent::not_required(terms, &quote)?;
-            let payment = Payment::not_required(&quote)?;
+            let payment = self.worked(&quote, now)?;
             let terms = Arc::clone(terms);
             return Permit::join(
                 call,
@@ -291,6 +302,25 @@ impl Caller {
         let payment = Payment::l402(credential, identity.principal(), terms, &quote, now)?;
         let terms = Arc::clone(terms);
         Permit::join(call, terms, quote, identity, consent, payment, authorization, now)
+    }
+
+    /// The payment of an anonymous call: none, or work that was done for it.
+    fn worked(&self, quote: &Quote, now: UnixMs) -> Result<Payment, Refusal> {
+        if quote.is_free() {
+            return Payment::not_required(quote);
+        }
+        let (key, subject) = (pow::Key::of(&[1; 32]), Digest::of(b"bench"));
+        let challenge = pow::Challenge {
+            id: self.world.random(),
+            expires_at: now.plus_ms(60_000),
+            difficulty: 1,
+            call: quote.call_digest(),
+            subject,
+        };
+        let presented = pow::Presented::of(&challenge.seal(&key), "0");
+        let presented = presented.map_err(|_| Code::PaymentMalformed)?;
+        let work = VerifiedWork::verify(&presented, &key, sha1)?;
+        Payment::work(&work, FreeUse { subject, daily_quota: u32::MAX }, quote, now)
     }
 
     async fn work(self, phase: Arc<AtomicU8>) -> Result<Vec<u32>> {
@@ -338,7 +368,10 @@ fn digest(principal: &Principal, terms: &Terms, arguments: &str) -> Digest {
 }
 
 fn offers(config: &Config, terms: &Terms) -> Result<Vec<Offer>> {
-    let amounts = terms.price_for(TENANT, AGENT).context("no price")?;
+    let price = terms.price_for(TENANT, AGENT).context("no price")?;
+    if price.work {
+        return Ok(vec![Offer::work()]);
+    }
     let offer = |amount: &countersign_core::money::Amount| {
         let micros = config.assets.micros(amount)?;
         let (amount, payee) = (amount.clone(), "sandbox".to_owned());
@@ -350,7 +383,7 @@ fn offers(config: &Config, terms: &Terms) -> Result<Vec<Offer>> {
             uses: NonZeroU32::new(terms.uses.0)?,
         })
     };
-    amounts.iter().map(|amount| offer(amount).context("no rate")).collect()
+    price.amounts.iter().map(|amount| offer(amount).context("no rate")).collect()
 }
 
 /// A token as the gateway's verifier would have found it.

@@ -204,8 +204,8 @@ impl Settings<'_> {
         Ok(path)
     }
 
-    /// Two tools: one that wants nothing, and one that wants all four proofs. Four budgets count
-    /// the second one's calls, besides the grant's window.
+    /// Three tools: one that wants nothing, one that wants work, and one that wants all four
+    /// proofs. Four budgets count the last one's calls, besides the grant's window.
     fn yaml(&self) -> String {
         let Self { listen, issuer, lightning, upstream } = self;
         let budget = |scope: &str| {
@@ -226,12 +226,14 @@ assets:
   BTC: {{ network: lightning, rate: 60000 USD }}
 rails:
   l402: {{ source: {{ sandbox: \"{lightning}\" }}, credential_ttl: 2h }}
+  pow: {{ capacity_per_s: 100000, daily_quota: 1000000, min_difficulty: 1, max_difficulty: 1 }}
 servers:
   bench:
     upstream: \"{upstream}\"
     relay: {{ anonymous: true }}
     tools:
       free: {{ price: free, identity: anonymous, consent: none, intent: read }}
+      work: {{ price: work, identity: anonymous, consent: none, intent: read }}
       paid:
         price: 100 sat
         uses: 10000

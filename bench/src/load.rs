@@ -1,9 +1,10 @@
 //! The load generator: closed loop over raw HTTP/1.1 keep-alive connections, on one thread.
 //!
-//! Each connection sends the same bytes again as soon as it has the answer. Every answer is
+//! Each connection sends the same bytes again as soon as it has the answer; one that works asks for
+//! a challenge before each call, since each is good for one. Every answer is
 //! looked at: one that is not a result ends the run with what it said.
 
-use crate::{child::Child, cpu::Cpu, options::Options, sample::Sample};
+use crate::{child::Child, cpu::Cpu, messages, options::Options, sample::Sample};
 use anyhow::{Context as _, Result, bail};
 use std::{
     cell::{Cell, RefCell},
@@ -123,13 +124,22 @@ struct Shared {
     latencies_us: RefCell<Vec<u32>>,
 }
 
+/// What a caller sends, again and again.
+#[derive(Clone, Debug)]
+pub(crate) enum Script {
+    /// The same bytes.
+    Same(Vec<u8>),
+    /// A request for a challenge, and the call that answers it, to this authority.
+    Worked(String),
+}
+
 /// Drives load on a process, one connection for each script, and reads its CPU time.
-pub(crate) fn drive(options: &Options, child: &Child, scripts: &[Vec<u8>]) -> Result<Sample> {
+pub(crate) fn drive(options: &Options, child: &Child, scripts: &[Script]) -> Result<Sample> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     LocalSet::new().block_on(&runtime, drive_on(options, child, scripts))
 }
 
-async fn drive_on(options: &Options, child: &Child, scripts: &[Vec<u8>]) -> Result<Sample> {
+async fn drive_on(options: &Options, child: &Child, scripts: &[Script]) -> Result<Sample> {
     let latencies_us = RefCell::new(Vec::with_capacity(1 << 18));
     let shared = Rc::new(Shared { phase: Cell::new(Phase::Warm), latencies_us });
     let mut callers = JoinSet::new();
@@ -160,10 +170,19 @@ async fn drive_on(options: &Options, child: &Child, scripts: &[Vec<u8>]) -> Resu
     Ok(Sample::new(latencies_us, time, after.since(&before, calls)))
 }
 
-async fn call(mut connection: Connection, request: Vec<u8>, shared: Rc<Shared>) -> Result<()> {
+async fn call(mut connection: Connection, script: Script, shared: Rc<Shared>) -> Result<()> {
     while shared.phase.get() != Phase::Done {
         let begun = Instant::now();
-        connection.exchange(&request).await?.check()?;
+        match &script {
+            Script::Same(request) => connection.exchange(request).await?.check()?,
+            Script::Worked(authority) => {
+                let asked = connection.exchange(&messages::challenge(authority)).await?;
+                let offer: serde_json::Value = serde_json::from_slice(asked.body)?;
+                let nonce = offer.get("nonce").and_then(serde_json::Value::as_str);
+                let request = messages::worked(authority, nonce.context("no challenge")?);
+                connection.exchange(&request).await?.check()?;
+            }
+        }
         if shared.phase.get() == Phase::Measure {
             let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);
             shared.latencies_us.borrow_mut().push(us);

@@ -1,6 +1,7 @@
 //! Side-by-side benchmarks, in one run: `countersign-bench [--seconds N] [--rounds N] [--quick]
-//! [--only relay|free|paid] [--callers N,N] [--gateway PATH] [--dir DIR]`.
-//! `countersign-bench decide` measures decisions alone.
+//! [--only relay|free|work|paid] [--callers N,N] [--gateway PATH] [--dir DIR]`.
+//! `countersign-bench decide` measures decisions alone; `countersign-bench pow` simulates the free
+//! lane under attack, and measures proofs of work alone.
 //!
 //! Owns the plan: what is measured beside what, in which order. The process starts itself again in
 //! other roles (upstream, bare proxy, gateway, store alone), so that each one's CPU time can be
@@ -25,6 +26,7 @@ mod gateway;
 mod load;
 mod messages;
 mod options;
+mod pow;
 mod proxy;
 mod report;
 mod sample;
@@ -33,6 +35,7 @@ mod upstream;
 use crate::{
     child::Child,
     gateway::Gateway,
+    load::Script,
     options::{Options, Part},
     report::Section,
     sample::Sample,
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
 fn begin(words: &[&str]) -> Result<()> {
     match words {
         ["decide"] => decide::role(),
+        ["pow"] => pow::role(),
         ["upstream"] => upstream::role(),
         ["proxy", upstream] => proxy::role(upstream),
         ["gateway", config] => gateway::role(Path::new(config)),
@@ -84,6 +88,9 @@ fn run(options: &Options) -> Result<()> {
     if options.wants(Part::Free) {
         sections.push(free(options, &dir, &upstream)?);
     }
+    if options.wants(Part::Work) {
+        sections.push(work(options, &dir, &upstream)?);
+    }
     if options.wants(Part::Paid) {
         sections.push(paid(options, &dir, &upstream)?);
     }
@@ -103,7 +110,7 @@ fn relay(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section
         for _ in 0..options.rounds {
             for (index, child) in [upstream, &proxy, gateway.child()].into_iter().enumerate() {
                 let request = messages::relayed(child.authority()?, gateway.path_for(child));
-                let scripts = vec![request; callers];
+                let scripts = vec![Script::Same(request); callers];
                 section.push(callers, index, load::drive(options, child, &scripts)?);
             }
         }
@@ -121,7 +128,7 @@ fn free(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section>
     for callers in options.callers.iter().copied() {
         for _ in 0..options.rounds {
             let child = gateway.child();
-            let scripts = vec![messages::free(child.authority()?); callers];
+            let scripts = vec![Script::Same(messages::free(child.authority()?)); callers];
             section.push(callers, 0, load::drive(options, child, &scripts)?);
             section.push(callers, 1, store_alone(options, dir, "free", callers)?);
         }
@@ -131,11 +138,33 @@ fn free(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section>
     Ok(section)
 }
 
+/// (w): an anonymous tool for work, a challenge and a call each time, and the store doing the same
+/// alone. The work itself is left out: any text solves these challenges.
+fn work(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section> {
+    let gateway = Gateway::start(options, dir, "work", upstream.url()?)?;
+    let mut section = Section::new(
+        "anonymous tool for work",
+        &["(w) challenge and call", "store alone, same records"],
+    );
+    for callers in options.callers.iter().copied() {
+        for _ in 0..options.rounds {
+            let child = gateway.child();
+            let scripts = vec![Script::Worked(child.authority()?.to_owned()); callers];
+            section.push(callers, 0, load::drive(options, child, &scripts)?);
+            section.push(callers, 1, store_alone(options, dir, "work", callers)?);
+        }
+        section.print(callers);
+    }
+    section.compare("w / store throughput", 0, 1, 0.7);
+    Ok(section)
+}
+
 /// (c): four proofs, and the store doing the same alone.
 fn paid(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section> {
     let mut gateway = Gateway::start(options, dir, "paid", upstream.url()?)?;
     let most = options.callers.iter().copied().max().unwrap_or(0);
-    let scripts = gateway.buy(most).context("buying L402 credentials")?;
+    let bought = gateway.buy(most).context("buying L402 credentials")?;
+    let scripts: Vec<Script> = bought.into_iter().map(Script::Same).collect();
     let mut section = Section::new(
         "four proofs: JWT, grant, L402 credential, Cedar",
         &["(c) gateway", "store alone, same records"],

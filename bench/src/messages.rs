@@ -24,6 +24,21 @@ pub(crate) fn free(authority: &str) -> Vec<u8> {
     post(authority, PATH, BOTH, &[], &call("free", &arguments(0)))
 }
 
+/// A request for a challenge for the call that [`worked`] makes.
+pub(crate) fn challenge(authority: &str) -> Vec<u8> {
+    let body = format!(r#"{{"tool":"work","arguments":{}}}"#, arguments(0));
+    post(authority, "/bench/mcp/pow/challenge", "application/json", &[], &body)
+}
+
+/// A call of the tool for work, with a challenge that any text solves.
+pub(crate) fn worked(authority: &str, nonce: &str) -> Vec<u8> {
+    let arguments = arguments(0);
+    let body = format!(
+        r#"{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"work","arguments":{arguments},"_meta":{{"countersign/pow":"{nonce}:0"}}}}}}"#
+    );
+    post(authority, PATH, BOTH, &[], &body)
+}
+
 /// A call of the priced tool, under these credentials.
 pub(crate) fn paid(authority: &str, caller: usize, credentials: &[String]) -> Vec<u8> {
     post(authority, PATH, BOTH, credentials, &call("paid", &arguments(caller)))

@@ -8,6 +8,7 @@ use std::{path::PathBuf, time::Duration};
 pub(crate) enum Part {
     Relay,
     Free,
+    Work,
     Paid,
 }
 
@@ -31,7 +32,7 @@ pub(crate) struct Options {
 }
 
 const USAGE: &str = "countersign-bench [--seconds N] [--rounds N] [--quick] \
-[--only relay|free|paid] [--callers N,N,..] [--gateway PATH] [--dir DIR]";
+[--only relay|free|work|paid] [--callers N,N,..] [--gateway PATH] [--dir DIR]";
 
 impl Options {
     /// Reads the command line.
@@ -77,6 +78,7 @@ impl Options {
                 self.only = Some(match value {
                     "relay" => Part::Relay,
                     "free" => Part::Free,
+                    "work" => Part::Work,
                     "paid" => Part::Paid,
                     _ => bail!("there is no such part"),
                 });

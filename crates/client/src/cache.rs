@@ -48,6 +48,14 @@ pub struct Paid {
     pub earlier: bool,
 }
 
+impl Paid {
+    /// Whether it was money, and not work.
+    #[must_use]
+    pub fn is_money(&self) -> bool {
+        self.rail != Rail::Pow
+    }
+}
+
 /// A kept credential. `Debug` shows none of its secrets.
 #[derive(Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -75,6 +83,8 @@ pub(crate) enum Proof {
     L402 { token: String, preimage: Digest },
     /// Signed: the JSON of a `PaymentPayload`.
     X402 { payload: String },
+    /// Done.
+    Work { nonce: String, solution: String },
 }
 
 impl fmt::Debug for Entry {
@@ -219,9 +229,13 @@ impl CredentialCache {
                 self.release(&key);
                 Ok(())
             }
-            (Proof::L402 { .. } | Proof::X402 { .. } | Proof::Invoice { .. }, _) => {
-                self.forget(entry).await
-            }
+            (
+                Proof::L402 { .. }
+                | Proof::X402 { .. }
+                | Proof::Invoice { .. }
+                | Proof::Work { .. },
+                _,
+            ) => self.forget(entry).await,
         }
     }
 

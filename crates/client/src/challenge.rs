@@ -1,5 +1,5 @@
 //! What a server asks to be paid, wherever it says so: the MCP result (`structuredContent`, the
-//! first text, `_meta`), the headers of an HTTP 402, or its body.
+//! first text, `_meta`), the headers of an HTTP 402, or its body; and the work that it takes instead.
 //!
 //! Owns reading. Whether an offer is paid is decided in [`crate::means`].
 //!
@@ -7,9 +7,12 @@
 //! nobody pays one and is held to the other.
 
 use crate::rpc::{Answer, AnswerBody};
-use countersign_core::wire::{
-    l402,
-    x402::{self, META_ERROR, PAYMENT_REQUIRED, PaymentRequired},
+use countersign_core::{
+    time::UnixMs,
+    wire::{
+        l402, pow,
+        x402::{self, META_ERROR, PAYMENT_REQUIRED, PaymentRequired},
+    },
 };
 use http::{HeaderMap, header};
 use serde::{Deserialize, Serialize};
@@ -34,6 +37,7 @@ pub(crate) enum Channel {
 pub(crate) struct Challenge {
     pub(crate) x402: Option<(PaymentRequired, Channel)>,
     pub(crate) l402: Vec<(L402Offer, Channel)>,
+    pub(crate) work: Option<(Box<WorkOffer>, Channel)>,
     /// The server's own words.
     pub(crate) message: Option<String>,
 }
@@ -45,6 +49,35 @@ pub(crate) struct L402Offer {
     pub(crate) invoice: String,
     /// What the offer says beside the invoice.
     pub(crate) amount_sat: Option<u64>,
+}
+
+/// Something to solve.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct WorkOffer {
+    pub(crate) nonce: String,
+    /// The largest first eight bytes of a hash that solves it.
+    pub(crate) target: u64,
+    pub(crate) expires_at: UnixMs,
+}
+
+impl WorkOffer {
+    /// Reads an offer of SHA-256; anything else is none that we solve.
+    fn read(raw: &RawValue) -> Option<Self> {
+        #[derive(Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        struct Form {
+            nonce: String,
+            target: String,
+            algorithm: String,
+            expires_at: u64,
+        }
+        let form: Form = serde_json::from_str(raw.get()).ok()?;
+        let head = form.target.get(..16).filter(|_| form.target.len() == 64)?;
+        let target = u64::from_str_radix(head, 16).ok()?;
+        let is_ours = form.algorithm == "SHA-256" && !form.nonce.is_empty();
+        let Form { nonce, expires_at, .. } = form;
+        is_ours.then_some(Self { nonce, target, expires_at: UnixMs(expires_at) })
+    }
 }
 
 /// Why a challenge is not one.
@@ -103,6 +136,11 @@ struct CompositeBody {
     macaroon: String,
 }
 
+#[derive(Deserialize)]
+struct WorkBody {
+    pow: Box<RawValue>,
+}
+
 /// The challenge of an answer.
 pub(crate) fn of_answer(answer: &Answer) -> Result<Challenge, NoChallenge> {
     let mut found = Found::default();
@@ -114,6 +152,9 @@ pub(crate) fn of_answer(answer: &Answer) -> Result<Challenge, NoChallenge> {
                 let CompositeBody { invoice, macaroon } = body;
                 let offer = L402Offer { token: macaroon, invoice, amount_sat: None };
                 found.l402(offer, Channel::Header);
+            }
+            if let Ok(body) = serde_json::from_str::<WorkBody>(body.get()) {
+                found.work(&body.pow, Channel::Header);
             }
         }
     }
@@ -130,9 +171,16 @@ pub(crate) fn of_answer(answer: &Answer) -> Result<Challenge, NoChallenge> {
 struct Found {
     x402: Vec<(PaymentRequired, Channel)>,
     l402: Vec<(L402Offer, Channel)>,
+    work: Option<(Box<WorkOffer>, Channel)>,
 }
 
 impl Found {
+    fn work(&mut self, raw: &RawValue, channel: Channel) {
+        if let Some(offer) = WorkOffer::read(raw) {
+            self.work = Some((Box::new(offer), channel));
+        }
+    }
+
     fn x402(&mut self, read: Result<PaymentRequired, x402::X402Error>, channel: Channel) {
         if let Ok(required) = read {
             self.x402.push((required, channel));
@@ -161,6 +209,9 @@ impl Found {
             && kind == "text"
         {
             self.x402(PaymentRequired::parse(text.as_bytes()), Channel::Meta);
+        }
+        if let Some(raw) = parts.meta.get(pow::META) {
+            self.work(raw, Channel::Meta);
         }
         let meta = parts.meta.get(l402::META_PAYMENT);
         let meta = meta.and_then(|raw| serde_json::from_str::<L402Meta>(raw.get()).ok());
@@ -200,11 +251,11 @@ impl Found {
         {
             return Err(NoChallenge::Contradictory);
         }
-        if x402.is_none() && self.l402.is_empty() {
+        if x402.is_none() && self.l402.is_empty() && self.work.is_none() {
             return Err(NoChallenge::Absent);
         }
         let message = x402.as_ref().and_then(|(required, _)| required.error.clone());
-        Ok(Challenge { x402, l402: self.l402, message })
+        Ok(Challenge { x402, l402: self.l402, work: self.work, message })
     }
 }
 
@@ -298,6 +349,28 @@ mod tests {
             r#"{{"isError":true,"structuredContent":{r},"_meta":{{"x402/error":{other}}}}}"#
         );
         assert_eq!(of_answer(&answer(&differ)).err(), Some(NoChallenge::Contradictory));
+    }
+
+    #[test]
+    fn work_is_read_from_a_result_and_from_a_402() {
+        let offer = format!(
+            r#"{{"scheme":"pow","algorithm":"SHA-256","nonce":"n","target":"00ff{}","expiresAt":9}}"#,
+            "f".repeat(60)
+        );
+        let expected =
+            WorkOffer { nonce: "n".into(), target: u64::MAX >> 8, expires_at: UnixMs(9) };
+        let result = format!(r#"{{"isError":true,"_meta":{{"countersign/pow":{offer}}}}}"#);
+        let read = of_answer(&answer(&result)).unwrap();
+        assert_eq!(read.work, Some((Box::new(expected.clone()), Channel::Meta)));
+        let body = AnswerBody::Object(
+            serde_json::from_str(&format!(r#"{{"code":"PAY-001","pow":{offer}}}"#)).unwrap(),
+        );
+        let answer = Answer { status: 402, headers: HeaderMap::new(), body };
+        assert_eq!(of_answer(&answer).unwrap().work, Some((Box::new(expected), Channel::Header)));
+        for other in [offer.replace("SHA-256", "SHA-1"), offer.replace("00ff", "é")] {
+            let raw = RawValue::from_string(other).unwrap();
+            assert_eq!(WorkOffer::read(&raw), None);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Used by the command line, by the gateway when it is itself the payer, and as a library. Speaks
 //! streamable HTTP in both eras; pays x402 `exact` transfers from a key and Lightning invoices
-//! through a wallet; keeps what is paid for and not used up.
+//! through a wallet; does work where that is taken instead; keeps what is paid for and not used up.
 //!
 //! INVARIANT: no call is paid twice. What is sent again after a lost or unknown answer is the same
 //! payment; a second challenge ends the call.
@@ -34,6 +34,7 @@ mod spend;
 mod sse;
 mod verdict;
 mod wallet;
+mod work;
 
 pub use crate::{
     bridge::{Bridge, BridgeOptions},
@@ -51,4 +52,5 @@ pub use crate::{
     sign_in::{SignIn, SignInError},
     spend::{Ceiling, SpendLimits, SpendLog},
     wallet::{Wallet, WalletError, seal},
+    work::{Solver, WorkObserver, WorkProgress},
 };

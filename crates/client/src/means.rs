@@ -6,14 +6,15 @@
 //! that applies holds; at least one cap must apply.
 
 use crate::{
-    challenge::{Challenge, Channel, L402Offer},
+    challenge::{Challenge, Channel, L402Offer, WorkOffer},
     evm::EvmWallet,
     lightning::{LightningWallet, OfferFault, Payable},
     wallet::Wallet,
+    work,
 };
 use countersign_core::{
     money::{Amount, Asset, AssetCode, Micros, Rate, decimal},
-    quote::Rail,
+    quote::{Offer, Rail},
     time::UnixMs,
     wire::{
         eip712::Domain,
@@ -50,12 +51,15 @@ pub struct Caps {
     pub per_call: Option<Micros>,
     /// In minor units of an asset (BTC: millisatoshi).
     pub per_asset: BTreeMap<AssetCode, u128>,
+    /// Hashes that a call may take on average where the server takes work instead of money. Within
+    /// it work is done before anything is paid; zero for none.
+    pub work: u64,
 }
 
 impl Default for Caps {
-    /// Ten cents.
+    /// Ten cents, or a second or two of work.
     fn default() -> Self {
-        Self { per_call: Some(Micros(100_000)), per_asset: BTreeMap::new() }
+        Self { per_call: Some(Micros(100_000)), per_asset: BTreeMap::new(), work: 8_000_000 }
     }
 }
 
@@ -114,6 +118,8 @@ pub enum DeclineReason {
     Contradictory,
     /// The wallet was asked and paid nothing.
     WalletRefused,
+    /// The work was not done before its challenge expired.
+    WorkUnfinished,
 }
 
 impl fmt::Display for DeclineReason {
@@ -128,6 +134,7 @@ impl fmt::Display for DeclineReason {
             Self::BadOffer(fault) => write!(f, "the offer is not valid: {fault}"),
             Self::Contradictory => f.write_str("the challenge contradicts itself"),
             Self::WalletRefused => f.write_str("the wallet did not pay"),
+            Self::WorkUnfinished => f.write_str("the work was not done in time"),
         }
     }
 }
@@ -148,6 +155,7 @@ pub struct OfferSummary {
 pub(crate) enum Choice<'a> {
     X402(Box<X402Choice<'a>>),
     L402(Box<L402Choice<'a>>),
+    Work(&'a WorkOffer, Channel),
 }
 
 #[derive(Debug)]
@@ -213,7 +221,25 @@ impl Means {
                 Err(summary) => declined.push(summary),
             }
         }
+        if let Some((offer, channel)) = &challenge.work {
+            match self.work(offer) {
+                Ok(()) => choices.push(Choice::Work(offer, *channel)),
+                Err(summary) => declined.push(summary),
+            }
+        }
         choices.into_iter().min_by_key(Choice::rank).ok_or(declined)
+    }
+
+    /// Whether an offer of work is within what may be computed.
+    fn work(&self, offer: &WorkOffer) -> Result<(), OfferSummary> {
+        let reason = if self.rail.is_some_and(|rail| rail != Rail::Pow) {
+            DeclineReason::Unsupported
+        } else if work::expected(offer.target) > self.caps.work {
+            DeclineReason::OverCap
+        } else {
+            return Ok(());
+        };
+        Err(OfferSummary { rail: Rail::Pow, amount: Some(Offer::work().amount), reason })
     }
 
     fn x402<'a>(
@@ -235,7 +261,7 @@ impl Means {
         let asset = self.assets.iter().find(|asset| asset.caip.eq_ignore_ascii_case(&caip));
         let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
         let wallet = self.wallets.iter().find_map(|wallet| match wallet {
-            Wallet::Evm(wallet) if self.rail != Some(Rail::L402) => Some(wallet),
+            Wallet::Evm(wallet) if self.rail.is_none_or(|rail| rail == Rail::X402) => Some(wallet),
             Wallet::Evm(_) | Wallet::Lightning(_) => None,
         });
         let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
@@ -266,7 +292,8 @@ impl Means {
             .map_err(|fault| declined(DeclineReason::BadOffer(fault)))?;
         let asset = self.assets.iter().find(|asset| asset.code == bitcoin);
         let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
-        let wallet = self.lightning().filter(|_| self.rail != Some(Rail::X402));
+        let is_wanted = self.rail.is_none_or(|rail| rail == Rail::L402);
+        let wallet = self.lightning().filter(|_| is_wanted);
         let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
         let price = self.price(asset, u128::from(payable.amount_msat)).map_err(declined)?;
         Ok(Choice::L402(Box::new(L402Choice { wallet, offer, payable, channel, price })))
@@ -313,11 +340,12 @@ pub fn show_amount(amount: &Amount) -> String {
 }
 
 impl Choice<'_> {
-    /// What it costs.
-    pub(crate) const fn price(&self) -> &Price {
+    /// What it costs; work costs nothing.
+    pub(crate) const fn price(&self) -> Option<&Price> {
         match self {
-            Self::X402(choice) => &choice.price,
-            Self::L402(choice) => &choice.price,
+            Self::X402(choice) => Some(&choice.price),
+            Self::L402(choice) => Some(&choice.price),
+            Self::Work(..) => None,
         }
     }
 
@@ -326,13 +354,17 @@ impl Choice<'_> {
         let rail = match self {
             Self::X402(_) => Rail::X402,
             Self::L402(_) => Rail::L402,
+            Self::Work(..) => Rail::Pow,
         };
-        OfferSummary { rail, amount: Some(self.price().amount.clone()), reason }
+        let amount = self.price().map_or_else(|| Offer::work().amount, |p| p.amount.clone());
+        OfferSummary { rail, amount: Some(amount), reason }
     }
 
-    /// Cheapest first; what has no reference value comes last.
+    /// Cheapest first, work before money; what has no reference value comes last.
     fn rank(&self) -> (bool, Option<Micros>) {
-        let price = self.price();
-        (price.micros.is_none(), price.micros)
+        match self.price() {
+            Some(price) => (price.micros.is_none(), price.micros),
+            None => (false, None),
+        }
     }
 }

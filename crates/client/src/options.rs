@@ -9,6 +9,7 @@ use crate::{
     secret::Secret,
     sign_in::{Access, SignIn},
     spend::{SpendLimits, SpendLog},
+    work::Solver,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{digest::Digest, world::World};
@@ -51,6 +52,8 @@ pub struct Options {
     pub name: (String, String),
     /// Takes notifications.
     pub observer: Option<Observer>,
+    /// Does work, where that is taken instead of money.
+    pub solver: Solver,
     /// Allow plain http to other machines.
     pub allow_plain_http: bool,
     /// Longest wait for a connection, in milliseconds.
@@ -81,6 +84,7 @@ impl Options {
             capabilities: "{}".to_owned(),
             name: ("countersign".to_owned(), env!("CARGO_PKG_VERSION").to_owned()),
             observer: None,
+            solver: Solver::default(),
             allow_plain_http: false,
             connect_timeout_ms: 10_000,
             exchange_timeout_ms: 60_000,

@@ -149,7 +149,9 @@ impl Outcome {
                 if over { exit::BUDGET } else { exit::PAYMENT }
             }
             Self::Unknown(_) => exit::UNKNOWN_SETTLEMENT,
-            Self::Failed(failed) if failed.paid.is_some() => exit::UNKNOWN_SETTLEMENT,
+            Self::Failed(failed) if failed.paid.as_ref().is_some_and(Paid::is_money) => {
+                exit::UNKNOWN_SETTLEMENT
+            }
             Self::Failed(_) => exit::UPSTREAM,
         }
     }

@@ -8,7 +8,7 @@
 
 use crate::{
     cache::{Entry, Paid, Proof, Scope},
-    challenge::{Challenge, Channel, NoChallenge},
+    challenge::{Challenge, Channel, NoChallenge, WorkOffer},
     client::{Client, Outgoing, ToolCall, merged},
     error::{ClientError, TransportError},
     lightning::{MacaroonTerms, PayError, Payable, Purse},
@@ -21,13 +21,13 @@ use crate::{
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{
     digest::Digest,
-    quote::Rail,
+    quote::{Offer, Rail},
     refusal::Charged,
     time::UnixMs,
     wire::{
         eip712::{Signature, TransferAuthorization},
         json::{self, Limits, quote},
-        l402, x402,
+        l402, pow, x402,
     },
 };
 use http::{HeaderName, header};
@@ -95,12 +95,59 @@ impl Client {
             Err(offers) => return Ok(declined(offers, problem, challenge.message.clone())),
         };
         if let Some(passage) = &call.passage {
-            passage.tell(&format!("paying {}", show_amount(&choice.price().amount))).await;
+            let doing = match choice.price() {
+                Some(price) => format!("paying {}", show_amount(&price.amount)),
+                None => "working".to_owned(),
+            };
+            passage.tell(&doing).await;
         }
         match choice {
             Choice::X402(choice) => self.pay_x402(call, &scope, &choice).await,
             Choice::L402(choice) => self.pay_l402(call, &scope, &choice, problem, &challenge).await,
+            Choice::Work(offer, channel) => {
+                let Some(entry) = self.do_work(call, &scope, offer, channel).await else {
+                    let reason = DeclineReason::WorkUnfinished;
+                    let offers = vec![Choice::Work(offer, channel).declined(reason)];
+                    return Ok(declined(offers, problem, challenge.message.clone()));
+                };
+                self.keep(&entry).await?;
+                let delivery = self.deliver(call, &entry).await;
+                Ok(self.conclude(&entry, delivery).await)
+            }
         }
+    }
+
+    /// The work that an offer asks for; `None` when it was not done in time.
+    async fn do_work(
+        &self,
+        call: &ToolCall,
+        scope: &Scope,
+        offer: &WorkOffer,
+        channel: Channel,
+    ) -> Option<Entry> {
+        let within = offer.expires_at.since_ms(self.options.world.now());
+        let within = Duration::from_millis(within);
+        let solution = self.options.solver.solve(&offer.nonce, offer.target, within).await?;
+        let nonce = offer.nonce.clone();
+        let Offer { amount, micros, payee, .. } = Offer::work();
+        Some(Entry {
+            version: 1,
+            key: scope.call,
+            server: self.server(),
+            tool: call.name.clone(),
+            expires_at: offer.expires_at,
+            uses_left: Some(1),
+            channel,
+            paid: Paid {
+                rail: Rail::Pow,
+                amount,
+                micros: Some(micros),
+                payee,
+                reference: Digest::of(nonce.as_bytes()).to_hex(),
+                earlier: false,
+            },
+            proof: Proof::Work { nonce, solution },
+        })
     }
 
     /// The names of this call's credential.
@@ -459,7 +506,11 @@ impl Client {
                 return Outcome::InputNeeded(Box::new(Completed { paid: Some(paid), ..asked }));
             }
             Ok(Verdict::Failed(error)) => {
-                cache.release(&entry.key);
+                // Work is spent by the attempt, whatever came of it.
+                match entry.paid.is_money() {
+                    true => cache.release(&entry.key),
+                    false => drop(cache.forget(entry).await),
+                }
                 return failed(error, Some(paid));
             }
             Ok(Verdict::Pay { problem, .. }) => problem.unwrap_or_else(|| {
@@ -474,6 +525,7 @@ impl Client {
         let is_spent = match entry.paid.rail {
             Rail::X402 => matches!(charged, Charged::No | Charged::Yes),
             Rail::L402 => problem.refuses_credential() && charged != Charged::Unused,
+            Rail::Pow => true,
         };
         if is_spent {
             let _ = cache.forget(entry).await;
@@ -496,6 +548,7 @@ fn charged(problem: &Problem, entry: &Entry, is_repeat: bool) -> Charged {
     match (problem.charged, entry.paid.rail) {
         (Some(charged), _) => charged,
         (None, Rail::X402) => Charged::Unknown,
+        (None, Rail::Pow) => Charged::No,
         (None, Rail::L402) if is_repeat => Charged::Unknown,
         (None, Rail::L402) if problem.refuses_credential() => Charged::Yes,
         (None, Rail::L402) => Charged::Unused,
@@ -527,6 +580,9 @@ fn meta_of(proof: &Proof) -> Option<(&'static str, String)> {
             Some((l402::META_PAYMENT, l402::mcp_proof(token, preimage.as_bytes())))
         }
         Proof::X402 { payload } => Some((x402::META_PAYMENT, payload.clone())),
+        Proof::Work { nonce, solution } => {
+            Some((pow::META, quote(&pow::Presented::text(nonce, solution))))
+        }
     }
 }
 
@@ -541,6 +597,10 @@ fn header_of(proof: &Proof) -> Option<(HeaderName, String)> {
             let name = HeaderName::from_bytes(x402::PAYMENT_SIGNATURE.as_bytes()).ok()?;
             let payload = x402::PaymentPayload::parse(payload.as_bytes()).ok()?;
             Some((name, payload.to_header()))
+        }
+        Proof::Work { nonce, solution } => {
+            let name = HeaderName::from_bytes(pow::SOLUTION.as_bytes()).ok()?;
+            Some((name, pow::Presented::text(nonce, solution)))
         }
     }
 }

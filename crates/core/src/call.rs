@@ -51,20 +51,12 @@ impl Call {
     /// The digest every proof of this call is bound to (design §3).
     #[must_use]
     pub fn digest(&self, principal: &Principal) -> Digest {
-        let delegator = principal.delegator.as_ref();
         // Answers to a server's questions are as much of the call as its arguments.
         let with_input = self
             .input
             .as_ref()
             .map(|input| format!(r#"{{"arguments":{},"input":{input}}}"#, self.arguments));
-        call_digest(&CallParts {
-            resource: &self.terms.resource,
-            tool: &self.terms.tool,
-            arguments: with_input.as_ref().unwrap_or(&self.arguments),
-            delegator: delegator.map_or(("", ""), |d| (&*d.issuer, &*d.subject)),
-            agent: &principal.agent,
-            tenant: &principal.tenant,
-        })
+        digest(&self.terms, with_input.as_ref().unwrap_or(&self.arguments), principal)
     }
 
     /// What the call does: the more powerful of what was declared and what was derived.
@@ -72,4 +64,18 @@ impl Call {
     pub fn intent(&self) -> Intent {
         self.intent.effective()
     }
+}
+
+/// The digest of a call of a tool with these arguments, in canonical JSON.
+#[must_use]
+pub fn digest(terms: &Terms, arguments: &str, principal: &Principal) -> Digest {
+    let delegator = principal.delegator.as_ref();
+    call_digest(&CallParts {
+        resource: &terms.resource,
+        tool: &terms.tool,
+        arguments,
+        delegator: delegator.map_or(("", ""), |d| (&*d.issuer, &*d.subject)),
+        agent: &principal.agent,
+        tenant: &principal.tenant,
+    })
 }

@@ -146,11 +146,11 @@ impl Bounds {
             return Err(Code::NoGrant);
         }
         let is_listed = |offer: &Offer| self.payees.iter().any(|payee| same(payee, &offer.payee));
-        if !self.payees.is_empty() && !quote.offers().iter().all(is_listed) {
+        if !self.payees.is_empty() && !quote.for_money().all(is_listed) {
             return Err(Code::PayeeNotGranted);
         }
         let tells = |offer: &Offer| offer.rail == Rail::X402;
-        if !self.payers.is_empty() && !quote.offers().iter().all(tells) {
+        if !self.payers.is_empty() && !quote.for_money().all(tells) {
             return Err(Code::PayerNotGranted);
         }
         if self.arguments.is_empty() {

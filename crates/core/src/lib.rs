@@ -9,6 +9,7 @@
 pub mod approval;
 pub mod audit;
 pub mod call;
+pub mod difficulty;
 pub mod digest;
 pub mod grant;
 pub mod ids;

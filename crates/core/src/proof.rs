@@ -12,6 +12,7 @@ pub mod l402;
 mod payment;
 mod permit;
 mod token;
+mod work;
 pub mod x402;
 
 pub use authorization::Authorization;
@@ -19,10 +20,11 @@ pub use consent::Consent;
 pub use held::{HeldPayment, hold_preimage};
 pub use identity::{Delegator, Identity, Principal};
 pub use l402::{Mint, Minted, VerifiedCredential, mint};
-pub use payment::{Nonce, Payment, Settlement};
+pub use payment::{FreeUse, Nonce, Payment, Settlement};
 pub use permit::Permit;
 pub use token::{
     Algorithm, Expected, ExpectedId, Header, MAX_TOKEN_BYTES, Profile, SignIn, SignedIn,
     TenantRule, TokenError, TypRule, UnverifiedToken, VerifiedToken,
 };
+pub use work::VerifiedWork;
 pub use x402::{Binding, Challenge as X402Challenge, PaidX402, X402Terms};

@@ -18,6 +18,8 @@ pub enum Rail {
     X402,
     /// Lightning invoice and macaroon.
     L402,
+    /// Proof of work, instead of money.
+    Pow,
 }
 
 impl Rail {
@@ -27,6 +29,7 @@ impl Rail {
         match self {
             Self::X402 => "x402",
             Self::L402 => "l402",
+            Self::Pow => "pow",
         }
     }
 }
@@ -38,7 +41,7 @@ pub struct Offer {
     pub rail: Rail,
     /// Exactly this.
     pub amount: Amount,
-    /// To whom: an address on x402; the invoice source's name on L402.
+    /// To whom: an address on x402; the invoice source's name on L402; nobody for work.
     pub payee: String,
     /// Value in reference micros.
     pub micros: Micros,
@@ -47,6 +50,18 @@ pub struct Offer {
 }
 
 impl Offer {
+    /// Work instead of money: it costs nothing, and pays for one call.
+    #[must_use]
+    pub fn work() -> Self {
+        Self {
+            rail: Rail::Pow,
+            amount: Amount { asset: "USD".into(), minor: 0 },
+            payee: String::new(),
+            micros: Micros(0),
+            uses: NonZeroU32::MIN,
+        }
+    }
+
     /// What one call counts for, in reference micros, rounded against the spender.
     #[must_use]
     pub fn share(&self) -> Micros {
@@ -95,6 +110,11 @@ impl Quote {
     #[must_use]
     pub fn offers(&self) -> &[Offer] {
         &self.offers
+    }
+
+    /// The ways to pay with money.
+    pub fn for_money(&self) -> impl Iterator<Item = &Offer> {
+        self.offers.iter().filter(|offer| offer.rail != Rail::Pow)
     }
 
     /// Nothing is to be paid.

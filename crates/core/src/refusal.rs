@@ -235,6 +235,12 @@ codes! {
     OldVersion = "PAY-019" Payment 402 AfterAction Client "this version of x402 is not accepted"; "use x402 version 2";
 
     NoPrice = "PAY-020" Payment 403 Never Operator "no price is set for this caller"; "ask the operator for a price";
+    WorkForeign = "PAY-021" Payment 402 AfterAction Client "the proof of work answers no challenge of this gateway"; "solve the challenge of this very call";
+    WorkTooLittle = "PAY-022" Payment 402 AfterAction Client "the proof of work does not reach its target"; "solve the challenge, or pay";
+    WorkExpired = "PAY-023" Payment 402 AfterAction Client "the challenge of the proof of work has expired"; "solve the new challenge, or pay";
+    WorkSubject = "PAY-024" Payment 402 AfterAction Client "the proof of work was done for another caller"; "solve a challenge of your own, or pay";
+    FreeQuotaUsed = "PAY-025" Payment 429 AfterAction Client "today's calls for work are used up"; "pay, or come back after midnight UTC";
+    FreeLaneFull = "PAY-026" Payment 503 AfterAction Client "more calls for work came than there are places for"; "solve a new challenge a little later, or pay";
 
     Forbidden = "POL-001" Policy 403 Never Operator "policy forbids this call"; "read the reasons; ask the operator if they are wrong";
     PolicyError = "POL-002" Policy 503 Later Operator "policy could not be evaluated"; "tell the operator";

@@ -89,8 +89,30 @@ pub struct PriceRule {
     pub tenant: Option<Arc<str>>,
     /// Only for this agent.
     pub agent: Option<Arc<str>>,
-    /// Alternatives, one an asset; empty is free.
+    /// Alternatives, one an asset.
     pub amounts: Vec<Amount>,
+    /// Proof of work will do as well. Without it, no amounts is free.
+    pub work: bool,
+}
+
+/// What one principal may pay with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Price<'a> {
+    /// Alternatives, one an asset.
+    pub amounts: &'a [Amount],
+    /// Proof of work will do as well.
+    pub work: bool,
+}
+
+impl Price<'_> {
+    /// Neither money nor work.
+    pub const FREE: Self = Self { amounts: &[], work: false };
+
+    /// Whether nothing is asked.
+    #[must_use]
+    pub const fn is_free(&self) -> bool {
+        self.amounts.is_empty() && !self.work
+    }
 }
 
 /// The operator's terms for one tool.
@@ -134,17 +156,17 @@ pub struct Terms {
 }
 
 impl Terms {
-    /// The price for one principal: alternatives, empty for free, `None` when prices are set but
-    /// none is for this principal (a refusal, never free).
+    /// The price for one principal; `None` when prices are set but none is for this principal (a
+    /// refusal, never free).
     #[must_use]
-    pub fn price_for(&self, tenant: &str, agent: &str) -> Option<&[Amount]> {
+    pub fn price_for(&self, tenant: &str, agent: &str) -> Option<Price<'_>> {
         let fits = |rule: &&PriceRule| {
             rule.tenant.as_deref().is_none_or(|t| t == tenant)
                 && rule.agent.as_deref().is_none_or(|a| a == agent)
         };
         if self.prices.is_empty() {
-            return Some(&[]);
+            return Some(Price::FREE);
         }
-        self.prices.iter().find(fits).map(|rule| rule.amounts.as_slice())
+        self.prices.iter().find(fits).map(|rule| Price { amounts: &rule.amounts, work: rule.work })
     }
 }

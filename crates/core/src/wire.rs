@@ -18,5 +18,6 @@ pub mod macaroon;
 pub mod mcp;
 mod number;
 mod object;
+pub mod pow;
 pub mod rar;
 pub mod x402;

@@ -215,6 +215,12 @@ const SAMPLES: &[Sample] = {
             &[("detail", "x402 version 1 is not accepted: use version 2")],
         ),
         Sample(NoPrice, Free, "o.r.", Yes, &[]),
+        Sample(WorkForeign, Free, "ooro", Yes, &[]),
+        Sample(WorkTooLittle, Free, "ooro", Yes, &[]),
+        Sample(WorkExpired, Free, "ooro", Yes, &[]),
+        Sample(WorkSubject, Free, "ooro", Yes, &[]),
+        Sample(FreeQuotaUsed, Free, "ooro", Yes, &[("daily_quota", "100")]),
+        Sample(FreeLaneFull, Free, "ooro", Yes, &[]),
         Sample(
             Forbidden,
             Free,

@@ -18,7 +18,7 @@ use countersign_core::{
     refusal::{Charged, Code, Family, Refusal},
     wire::{
         json::quote,
-        jsonrpc, l402, mcp,
+        jsonrpc, l402, mcp, pow,
         x402::{self, McpChallenge, PaymentRequired, Resource, ResultForm},
     },
 };
@@ -82,6 +82,7 @@ impl Form {
     pub fn of(server: &Server, head: &Parts) -> Self {
         let in_header = head.headers.contains_key(x402::PAYMENT_SIGNATURE)
             || head.headers.contains_key(l402::COMPOSITE)
+            || head.headers.contains_key(pow::SOLUTION)
             || has_l402(head);
         match server.payment_form {
             PaymentForm::Mcp => Self::Mcp,
@@ -166,7 +167,7 @@ pub fn of(
             add_payment_response(&mut answer, done);
             answer
         }
-        Err(refused) => refusal(shape, refused, message),
+        Err(refused) => refusal(gate, shape, refused, message),
     };
     if let Err(refused) = taken {
         gate.challenge_identity(server, &refused.refusal, answer.headers_mut());
@@ -175,7 +176,7 @@ pub fn of(
 }
 
 /// Status and headers by form: within MCP only identity and malformed messages leave 200.
-fn refusal(shape: &Shape, refused: &Refused, message: String) -> Response<Body> {
+fn refusal(gate: &Gate, shape: &Shape, refused: &Refused, message: String) -> Response<Body> {
     let code = refused.refusal.code();
     let is_protocol_level = matches!(code.row().family, Family::Identity | Family::Request);
     if shape.form == Form::Mcp && !is_protocol_level {
@@ -184,7 +185,7 @@ fn refusal(shape: &Shape, refused: &Refused, message: String) -> Response<Body> 
     let mut answer = match (shape.form, &refused.challenge) {
         (Form::Mcp, _) => problem::json_rpc(&refused.refusal, Some(shape.id.get())),
         (Form::Http, None) => problem::http(&refused.refusal),
-        (Form::Http, Some(challenge)) => http_challenge(shape, &refused.refusal, challenge),
+        (Form::Http, Some(challenge)) => http_challenge(gate, shape, &refused.refusal, challenge),
     };
     let private = HeaderValue::from_static("no-store, private");
     answer.headers_mut().insert(header::CACHE_CONTROL, private);
@@ -213,7 +214,7 @@ pub fn message_of(gate: &Gate, shape: &Shape, taken: &Result<Done, Refused>) -> 
             format!(r#"{{"jsonrpc":"2.0","id":{},"error":{error}}}"#, shape.id.get())
         }
         Err(refused) => asking(gate, shape, &refused.refusal)
-            .unwrap_or_else(|| jsonrpc::result(&shape.id, &refused_result(shape, refused))),
+            .unwrap_or_else(|| jsonrpc::result(&shape.id, &refused_result(gate, shape, refused))),
     }
 }
 
@@ -270,7 +271,7 @@ fn result_message(shape: &Shape, result: &str, entries: &[(&str, &str)]) -> Stri
 }
 
 /// `_meta` keys in which only the gateway speaks.
-const OURS: [&str; 9] = [
+const OURS: [&str; 10] = [
     "countersign/price",
     "countersign/intent",
     RECEIPT_META,
@@ -280,6 +281,7 @@ const OURS: [&str; 9] = [
     x402::META_PAYMENT_RESPONSE,
     x402::META_ERROR,
     l402::META_PAYMENT,
+    pow::META,
 ];
 
 /// A server's result without what only the gateway may say; its bytes as they came otherwise.
@@ -354,7 +356,7 @@ fn receipt(gate: &Gate, captured: &Captured) -> Option<String> {
 }
 
 /// A refusal as a tool result, with its challenge when there is one.
-fn refused_result(shape: &Shape, refused: &Refused) -> String {
+fn refused_result(gate: &Gate, shape: &Shape, refused: &Refused) -> String {
     let Some(challenge) = &refused.challenge else {
         return problem::tool_result(&refused.refusal, shape.era);
     };
@@ -364,9 +366,15 @@ fn refused_result(shape: &Shape, refused: &Refused) -> String {
         offer.challenge.mcp_meta(&shape.resource.url, sat, offer.expires_at.0)
     });
     let problem = problem::json(&refused.refusal);
+    let work_offer;
     let mut meta = vec![(problem::REFUSAL_META, problem.as_str())];
     if let Some(lightning) = &lightning {
         meta.push((l402::META_PAYMENT, lightning.as_str()));
+    }
+    let work = work(gate, challenge);
+    if let Some((challenge, key)) = work {
+        work_offer = challenge.offer(key);
+        meta.push((pow::META, &work_offer));
     }
     let form = match shape.era {
         Era::Legacy => ResultForm::Legacy,
@@ -380,6 +388,14 @@ fn refused_result(shape: &Shape, refused: &Refused) -> String {
         meta: &meta,
     }
     .to_json()
+}
+
+/// What is to be solved, and the key that seals it.
+fn work<'a>(
+    gate: &'a Gate,
+    challenge: &'a Challenge,
+) -> Option<(&'a pow::Challenge, &'a pow::Key)> {
+    challenge.pow.as_ref().zip(gate.rails.pow.as_ref().map(|rail| rail.key()))
 }
 
 fn payment_required(
@@ -396,9 +412,14 @@ fn payment_required(
     })
 }
 
-/// HTTP 402: x402 in its header, L402 in the one form that all its clients read, and the problem
-/// as the body.
-fn http_challenge(shape: &Shape, refusal: &Refusal, challenge: &Challenge) -> Response<Body> {
+/// HTTP 402: x402 in its header, L402 in the one form that all its clients read, work in a header
+/// of its own (the first `WWW-Authenticate` must be L402's), and the problem as the body.
+fn http_challenge(
+    gate: &Gate,
+    shape: &Shape,
+    refusal: &Refusal,
+    challenge: &Challenge,
+) -> Response<Body> {
     let mut body = problem::json(refusal);
     if let Some(offer) = &challenge.l402 {
         body = with_members(
@@ -410,6 +431,9 @@ fn http_challenge(shape: &Shape, refusal: &Refusal, challenge: &Challenge) -> Re
             ],
         );
     }
+    if let Some((challenge, key)) = work(gate, challenge) {
+        body = with_members(&body, &[("pow", &challenge.offer(key))]);
+    }
     let mut answer = problem::http_with_body(refusal, body);
     let headers = answer.headers_mut();
     if let Some(required) = payment_required(shape, refusal, challenge) {
@@ -417,6 +441,9 @@ fn http_challenge(shape: &Shape, refusal: &Refusal, challenge: &Challenge) -> Re
     }
     if let Some(offer) = &challenge.l402 {
         insert(headers, "www-authenticate", &offer.challenge.header());
+    }
+    if let Some((challenge, key)) = work(gate, challenge) {
+        insert(headers, pow::CHALLENGE, &challenge.header(key));
     }
     answer
 }

@@ -103,7 +103,7 @@ enum Joined {
 /// Gathers the four proofs and joins them.
 async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joined, Refusal> {
     let (call, evidence) = (&attempt.call, &attempt.evidence);
-    let (identity, credential) = gate.identify(call, evidence).await?;
+    let (identity, credential) = gate.identify(&call.terms, evidence).await?;
     known.identified(&identity);
     let is_usable = |credential: &&VerifiedCredential| !credential.is_over(gate.world.now());
     known.prepaid =

@@ -19,6 +19,7 @@ mod link;
 mod out;
 mod people;
 mod policy;
+mod progress;
 mod quote;
 mod receipt;
 mod sandbox;

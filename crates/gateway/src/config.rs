@@ -241,6 +241,8 @@ pub struct Rails {
     pub x402: Option<X402>,
     /// Lightning.
     pub l402: Option<L402>,
+    /// Work instead of money.
+    pub pow: Option<Pow>,
 }
 
 /// x402: stablecoins on EVM chains.
@@ -312,6 +314,21 @@ pub struct L402 {
     pub hold_max_msat: u64,
     /// So many times the price must be receivable.
     pub inbound_factor: u64,
+}
+
+/// Proof of work: a free lane beside the paid one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Pow {
+    /// Calls that it serves in a second.
+    pub capacity_per_s: u32,
+    /// Calls that one identity, or one address without a token, has in a day.
+    pub daily_quota: u32,
+    /// The least difficulty: hashes that a proof takes on average.
+    pub min_difficulty: u64,
+    /// The greatest, but for what a used quota adds.
+    pub max_difficulty: u64,
+    /// How long a challenge is good, in milliseconds.
+    pub ttl_ms: u64,
 }
 
 /// A Lightning network.

@@ -23,6 +23,7 @@ use countersign_core::{
     proof::{Identity, Principal, VerifiedCredential},
     quote::{Offer, Quote, Rail},
     refusal::{Code, Family, Refusal},
+    terms::Terms,
     wire::json::Limits,
     world::World,
 };
@@ -138,7 +139,10 @@ impl Gate {
         if quote.is_free() {
             return "free".to_owned();
         }
-        let offers = quote.offers().iter().map(|o| self.config.assets.show(&o.amount));
+        let offers = quote.offers().iter().map(|offer| match offer.rail {
+            Rail::Pow => "proof of work".to_owned(),
+            Rail::X402 | Rail::L402 => self.config.assets.show(&offer.amount),
+        });
         offers.collect::<Vec<_>>().join(" or ")
     }
 
@@ -151,11 +155,10 @@ impl Gate {
     /// needed.
     pub async fn identify(
         &self,
-        call: &Call,
+        terms: &Terms,
         evidence: &Evidence,
     ) -> Result<(Identity, Option<Presented>), Refusal> {
         let now = self.world.now();
-        let terms = &call.terms;
         let presented = match &evidence.l402 {
             Some(credential) => match self.verify_credential(credential) {
                 Err(refusal) if refusal.code().row().status != 402 => return Err(refusal),
@@ -217,19 +220,22 @@ impl Gate {
         if let Some(open) = self.store.open_quote(principal.key(), digest, now) {
             return Ok(open.quote.clone());
         }
-        let amounts = call.terms.price_for(&principal.tenant, &principal.agent);
-        let amounts = amounts.ok_or(Code::NoPrice)?;
-        let mut offers = Vec::with_capacity(amounts.len());
-        for amount in amounts {
+        let price = call.terms.price_for(&principal.tenant, &principal.agent);
+        let price = price.ok_or(Code::NoPrice)?;
+        let mut offers = Vec::with_capacity(price.amounts.len().saturating_add(1));
+        for amount in price.amounts {
             let Some((rail, payee)) = self.rails.takes(&amount.asset) else { continue };
             let micros = self.config.assets.micros(amount).ok_or(Code::AssetUnknown)?;
             let uses = match rail {
                 Rail::L402 => NonZeroU32::new(call.terms.uses.0).unwrap_or(NonZeroU32::MIN),
-                Rail::X402 => NonZeroU32::MIN,
+                Rail::X402 | Rail::Pow => NonZeroU32::MIN,
             };
             offers.push(Offer { rail, amount: amount.clone(), payee, micros, uses });
         }
-        if offers.is_empty() && !amounts.is_empty() {
+        if price.work && self.rails.pow.is_some() {
+            offers.push(Offer::work());
+        }
+        if offers.is_empty() && !price.is_free() {
             return Err(Code::NoRail.into());
         }
         let id = QuoteId::new(now, self.world.random());

@@ -28,4 +28,5 @@ pub mod session;
 pub mod sse;
 pub mod start;
 pub mod upstream;
+mod work;
 pub mod world;

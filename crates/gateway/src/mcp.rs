@@ -12,6 +12,7 @@ use crate::{
     places::Place,
     problem,
     prove::{Evidence, evidence::META_MANDATE, state},
+    server,
     session::Session,
     sse,
     upstream::{Failure, Relay, SESSION, is_event_stream},
@@ -27,6 +28,7 @@ use countersign_core::{
         json::{self, JsonError},
         jsonrpc::{self, EnvelopeError, Message},
         mcp::{self as wire, ClientCapabilities, Meta, Modern, ToolCall, ToolEdit},
+        pow,
     },
 };
 use http::{
@@ -236,11 +238,12 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
 }
 
 /// `_meta` keys that carry credentials: never forwarded.
-const CREDENTIALS: [&str; 5] = [
+const CREDENTIALS: [&str; 6] = [
     "x402/payment",
     "x402.payment",
     "ai.bolthub/payment",
     "org.paymentauth/credential",
+    pow::META,
     META_MANDATE,
 ];
 
@@ -268,7 +271,7 @@ async fn attempt(
     let arguments = tool.arguments.map_or("{}", RawValue::get);
     let canonical = json::canonical(arguments.as_bytes(), &gate.json_limits())
         .map_err(|error| refused_envelope(error.into()))?;
-    let evidence = Evidence::of(&head.headers, &tool.meta)?;
+    let evidence = Evidence::of(&head.headers, &tool.meta)?.from(server::peer(head));
     let now = gate.world.now();
     let returned = returned(&tool);
     let params = forwarded_params(&tool);
@@ -663,13 +666,14 @@ fn privately(result: &RawValue) -> Result<String, EnvelopeError> {
 }
 
 fn shown(gate: &Gate, terms: &Terms, principal: &Principal) -> ToolEdit {
-    let Some(amounts) = terms.price_for(&principal.tenant, &principal.agent) else {
+    let Some(price) = terms.price_for(&principal.tenant, &principal.agent) else {
         return ToolEdit { hide: true, ..ToolEdit::default() };
     };
-    if amounts.is_empty() {
+    if price.is_free() {
         return ToolEdit::default();
     }
-    let prices: Vec<String> = amounts.iter().map(|a| gate.config.assets.show(a)).collect();
+    let amounts = price.amounts.iter().map(|amount| gate.config.assets.show(amount));
+    let prices: Vec<String> = amounts.chain(price.work.then(|| "work".to_owned())).collect();
     let price = serde_json::json!({
         "price": prices,
         "consent": terms.consent == countersign_core::terms::ConsentRule::Required,

@@ -8,4 +8,5 @@
 
 pub mod evm;
 pub mod lightning;
+pub mod pow;
 pub mod x402;

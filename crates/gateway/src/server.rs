@@ -3,14 +3,14 @@
 //! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
 //! not reachable from here.
 
-use crate::{body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push};
+use crate::{body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push, work};
 use countersign_core::refusal::{Code, Refusal};
-use http::{Method, Request, Response, StatusCode, Uri, header, uri::Authority};
+use http::{Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use std::{
     convert::Infallible,
-    net::{IpAddr, Ipv6Addr},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::Arc,
     time::Duration,
 };
@@ -65,7 +65,10 @@ pub async fn serve(
         let _best_effort = stream.set_nodelay(true);
         let (gate, mut stop) = (Arc::clone(&gate), stop.clone());
         connections.spawn(async move {
-            let service = service_fn(move |request| route(Arc::clone(&gate), request));
+            let service = service_fn(move |mut request: Request<Incoming>| {
+                request.extensions_mut().insert(Peer(network(peer.ip())));
+                route(Arc::clone(&gate), request)
+            });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
@@ -118,6 +121,17 @@ fn network(peer: IpAddr) -> IpAddr {
     }
 }
 
+/// Whom the address that a request came from belongs to.
+#[derive(Clone, Copy, Debug)]
+struct Peer(IpAddr);
+
+/// Whom the address that a request came from belongs to.
+#[must_use]
+pub(crate) fn peer(head: &Parts) -> IpAddr {
+    let peer = head.extensions.get::<Peer>();
+    peer.map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.0)
+}
+
 async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<Body>, Infallible> {
     let refused = |code: Code| {
         gate.store.count_refusal(code);
@@ -136,6 +150,9 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
         && let Some(server) = gate.server(server)
     {
         return Ok(mcp::answer(gate, server, request).await);
+    }
+    if let Some(step) = work::Step::of(&gate, path) {
+        return Ok(work::answer(&gate, step, request).await);
     }
     if path == push::PATH {
         return Ok(push::answer(&gate, request).await);

@@ -25,6 +25,7 @@ use crate::{
     rails::{
         evm::{Chain, EvmFacilitator, EvmLimits, Signer},
         lightning::{Backend, Cln, Daemon, Lnd, Node, Nodes, Phoenixd},
+        pow::PowRail,
         x402::{Facilitator, Remote},
     },
     recover, server,
@@ -306,7 +307,9 @@ fn open_rails(config: &Config, keys: &keys::Keys, world: &World) -> Result<Rails
     };
     let l402 = config.rails.l402.as_ref().filter(|l402| !l402.nodes.is_empty());
     let l402 = l402.map(|l402| open_lightning(l402, keys, world)).transpose()?;
-    Ok(Rails { x402, l402 })
+    let pow = config.rails.pow.as_ref();
+    let pow = pow.map(|pow| PowRail::new(pow, &keys.challenge, world.now()));
+    Ok(Rails { x402, l402, pow })
 }
 
 fn open_lightning(l402: &config::L402, keys: &keys::Keys, world: &World) -> Result<L402Rail> {

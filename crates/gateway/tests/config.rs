@@ -2,6 +2,7 @@
 //!
 //! Golden texts, and `docs/config.schema.json`, are renewed with `UPDATE_EXPECT=1 cargo test`.
 
+use countersign_core::terms::{ConsentRule, Price};
 use countersign_gateway::config::{
     Config, ConfigErrors, Facilitator, Format, Surroundings, Warning, explain, init_template,
     load_text, load_with, schema,
@@ -157,7 +158,7 @@ limits: { body: 1 MB, colour: red }
               line 23: servers.weather.tools.d.sensitivity: 9 is more than 3
               line 23: servers.weather.tools.d.uses: 0 is less than 1
               line 24: servers.weather.tools.e: expected a mapping, found nothing
-              line 25: servers.weather.tools.f: `price` is missing; it is: `free`, an amount (`0.01 USDC`), alternatives (`["0.01 USDC", "3 sat"]`), or a list of rules of which the first that fits the caller applies
+              line 25: servers.weather.tools.f: `price` is missing; it is: `free`, an amount (`0.01 USDC`), `work`, alternatives (`["0.01 USDC", "3 sat", "work"]`), or a list of rules of which the first that fits the caller applies
               line 26: servers.weather.default: `freee` is none of `refuse`, `free`; did you mean `free`?
               line 28: budgets[0].limit: `10` is not an amount in USD; write it as `10 USD` or `0.50 USD`
               line 28: budgets[0].window: `forever` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
@@ -498,7 +499,7 @@ fn no_finding_shows_a_secret() {
 
 #[test]
 fn what_is_left_out_is_strict() {
-    use countersign_core::terms::{ConsentRule, DoubtRule, Flow, IdentityRule};
+    use countersign_core::terms::{DoubtRule, Flow, IdentityRule};
     let (config, warnings) = load(GOOD, Format::Yaml).unwrap();
     assert_eq!(warnings, []);
     assert!(config.listen.ip().is_loopback() && !config.sandbox);
@@ -519,7 +520,7 @@ fn default_terms_apply_to_tools_that_are_not_listed() {
     let (config, _) = load(&text, Format::Yaml).unwrap();
     let terms = config.servers["weather"].terms("anything").unwrap();
     assert_eq!(terms.tool.to_string(), "weather/anything");
-    assert_eq!(terms.price_for("t", "a"), Some(&[][..]));
+    assert_eq!(terms.price_for("t", "a"), Some(Price::FREE));
 }
 
 #[test]
@@ -527,9 +528,41 @@ fn prices_by_rule() {
     let rules = "price: [{ tenant: acme, price: free }, { agent: bot, price: [0.02 USDC] }]";
     let (config, _) = load(&varied("price: 0.01 USDC", rules), Format::Yaml).unwrap();
     let terms = config.servers["weather"].terms("get_forecast").unwrap();
-    assert_eq!(terms.price_for("acme", "bot"), Some(&[][..]));
-    assert_eq!(terms.price_for("other", "bot").unwrap()[0].minor, 20_000);
+    assert_eq!(terms.price_for("acme", "bot"), Some(Price::FREE));
+    assert_eq!(terms.price_for("other", "bot").unwrap().amounts[0].minor, 20_000);
     assert_eq!(terms.price_for("other", "other"), None, "refused, never free");
+}
+
+#[test]
+fn work_is_an_alternative_where_a_rail_takes_it() {
+    let rail = "rails:\n  pow: { capacity_per_s: 5, max_difficulty: 60000 }\n";
+    let with = |price: &str| {
+        let text = varied("price: 0.01 USDC", &format!("price: {price}")).replace("rails:\n", rail);
+        let (config, _) = load(&text, Format::Yaml).unwrap();
+        let pow = config.rails.pow.unwrap();
+        assert_eq!((pow.capacity_per_s, pow.daily_quota), (5, 100));
+        assert_eq!((pow.min_difficulty, pow.max_difficulty, pow.ttl_ms), (50_000, 60_000, 60_000));
+        let terms = config.servers["weather"].terms("get_forecast").unwrap();
+        let price = terms.price_for("t", "a").unwrap();
+        (price.amounts.len(), price.work, price.is_free(), terms.consent)
+    };
+    assert_eq!(with("[0.01 USDC, work]"), (1, true, false, ConsentRule::Required));
+    assert_eq!(with("work"), (0, true, false, ConsentRule::NotRequired), "it costs no money");
+    assert_eq!(with("[{ tenant: t, price: [work] }]"), (0, true, false, ConsentRule::NotRequired));
+    let refused = |text: &str| load(text, Format::Yaml).unwrap_err().to_string();
+    let nowhere = refused(&varied("price: 0.01 USDC", "price: [0.01 USDC, work]"));
+    assert!(nowhere.contains("price[1]: no rail takes work"), "{nowhere}");
+    for (pow, problem) in [
+        ("{ capacity_per_s: 0 }", "rails.pow.capacity_per_s: 0 is less than 1"),
+        ("{ daily_quota: 0 }", "rails.pow.daily_quota: 0 is less than 1"),
+        ("{ min_difficulty: 1000000000000000 }", "rails.pow.min_difficulty: "),
+        ("{ min_difficulty: 90000, max_difficulty: 60000 }", "it is below `min_difficulty`"),
+        ("{ ttl: 10m }", "rails.pow.ttl"),
+        ("{ difficulty: 5 }", "unknown member `difficulty`"),
+    ] {
+        let text = varied("rails:\n", &format!("rails:\n  pow: {pow}\n"));
+        assert!(refused(&text).contains(problem), "{pow}: {}", refused(&text));
+    }
 }
 
 #[test]
@@ -620,10 +653,8 @@ fn the_json_template_loads_and_says_what_it_lacks() {
               line 3: mcp_server.auth.identity.audience: this becomes the server's resource URI: clients that discover where to get a token expect there the URL that they call; let it be that URL if such clients are to come
               line 3: mcp_server.auth.identity.obo_enabled: on-behalf-of exchange is not offered; the caller's token never reaches the server, exchanged or not
               line 4: mcp_server.auth.payment: the template does not say what a bitcoin is worth: it counts as 1000000 USD in budgets and caps, too high on purpose, so that limits bind early; add `rate`, for example `"60000 USD"`
-              line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools are refused with PAY-018; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
+              line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools take work alone; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
               line 4: mcp_server.auth.payment.gateway: there is no payment gateway beside this one; it serves challenges itself; `source` says who makes invoices
-              line 5: mcp_server.auth.payment.pow_difficulty: proof of work is not offered; callers pay, or use tools without a price
-              line 5: mcp_server.auth.payment.pow_enabled: proof of work is not offered; callers pay, or use tools without a price
               line 5: mcp_server.auth.payment.pricing.data_query: a price without an entry in `tools`: offered to callers with a token, with consent; add the tool to `tools`
               line 6: mcp_server.tools[0]: the template does not speak of consent: `image_describe`; a person must have agreed; add `"consent": "none"` if nobody need"#]],
     );
@@ -633,9 +664,10 @@ fn the_json_template_loads_and_says_what_it_lacks() {
         Policy: the built-in bundle decides on every attempt.
         Tokens of https://your-tenant.auth0.com/ are accepted for the server's resource URI, whatever their `typ`; its principals are of tenant `default`.
         L402: nobody makes invoices, so prices in sat cannot be paid (PAY-018); a paid credential is valid for 5m.
+        Proof of work: 50 calls a second, 100 a day for each caller, 1048576 to 4194304 hashes each; a challenge is good for 1m.
         main: http://127.0.0.1:8402/main/mcp in front of http://127.0.0.1:3000/mcp; methods other than tools/call are open to anybody; tokens must be for https://api.mcp-server.internal.
-        main/data_query: any token may call; it costs 1 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
-        main/image_describe: any token may call; it costs 3 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
+        main/data_query: any token may call; it costs 1 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
+        main/image_describe: any token may call; it costs 3 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
         main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
         main: every other tool is hidden and refused (REQ-015).
         Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));

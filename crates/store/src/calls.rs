@@ -160,6 +160,16 @@ pub(crate) struct Price {
 }
 
 impl Reservation {
+    /// Whether work stands for its money.
+    pub(crate) fn is_work(&self) -> bool {
+        self.price.as_ref().is_some_and(|price| price.rail == Rail::Pow)
+    }
+
+    /// Whether money pays for it.
+    pub(crate) fn is_paid(&self) -> bool {
+        self.price.is_some() && !self.is_work()
+    }
+
     pub(crate) const fn doubt(&self) -> DoubtRule {
         if self.refund_in_doubt { DoubtRule::Refund } else { DoubtRule::Capture }
     }
@@ -354,13 +364,14 @@ impl Live {
         approvals::give_back(batch, &self.money.approvals, self.call())
     }
 
-    /// Gives back everything but approvals: the hold, the grant's call, the nonce's use.
+    /// Gives back everything but approvals: the hold, the grant's call, the nonce's use. Work is
+    /// spent all the same: a call that fails each time must not be had again for it.
     pub(crate) fn give_back(&self, batch: &Batch<'_>) -> Result<(), Fault> {
         self.close_hold(batch, Micros(0));
         if let Some(grant) = self.money.grant {
             batch.state().grants.forget_call(grant);
         }
-        if let Some((key, _)) = self.money.nonce {
+        if let Some((key, _)) = self.money.nonce.filter(|_| !self.money.is_work()) {
             let key = key.as_bytes();
             batch
                 .conn

@@ -10,7 +10,7 @@ use crate::{
     capture::Captured,
     credentials::{self, Credential},
     fault::Fault,
-    notes,
+    free, notes,
     reads::stored_outcome,
     reserve::Request,
     schema::to_json,
@@ -64,6 +64,11 @@ pub(crate) fn check(
     }
     if calls::exists(batch, request.permit.call())? {
         return Ok(Err(Code::InternalFault.into()));
+    }
+    if let Some(free) = request.permit.payment().free_use()
+        && let Err(refusal) = free::check(batch, free)?
+    {
+        return Ok(Err(refusal));
     }
     let checked = check_ages(batch, request)
         .and_then(|()| check_size(batch, request))
@@ -210,7 +215,7 @@ fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
 fn check_payer(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
     let terms = request.permit.terms();
     let payer = request.permit.payment().payer();
-    let is_wanted = terms.payer == PayerRule::Linked && request.money.price.is_some();
+    let is_wanted = terms.payer == PayerRule::Linked && request.money.is_paid();
     if !is_wanted || is_linked(&batch.state(), request, payer.as_deref()) {
         return Ok(());
     }
@@ -231,8 +236,7 @@ fn check_grant(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
     let is_linked = is_linked(&state, request, payer.as_deref());
     for grant in state.grants.line(id) {
         let refused = |code| Err(Refusal::new(code).with("grant", grant.id));
-        let is_paid = request.money.price.is_some();
-        let admitted = match is_paid {
+        let admitted = match request.money.is_paid() {
             true => grant.terms.bounds.admits_payer(payer.as_deref(), is_linked),
             false => Ok(()),
         };

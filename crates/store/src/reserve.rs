@@ -16,6 +16,7 @@ use crate::{
     check::{Admission, check, count_one_use},
     credentials::{self, Credential},
     fault::Fault,
+    free,
     grants::admin,
     notes::{self, Note},
     quotes::{self, quote_record},
@@ -167,11 +168,12 @@ const TEAMS_MAX: usize = 64;
 
 fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
     let (quote, payment, terms) = (permit.quote(), permit.payment(), permit.terms());
+    let is_work = payment.free_use().is_some();
     let course = match (payment.settlement(), payment.nonce()) {
         (Settlement::Due(Flow::Upfront), _) => Course::Upfront,
         (Settlement::Due(Flow::Authorization), _) => Course::Authorization,
-        (Settlement::Done, Some(_)) => Course::Prepaid,
-        (Settlement::Done, None) => Course::Free,
+        (Settlement::Done, Some(_)) if !is_work => Course::Prepaid,
+        (Settlement::Done, _) => Course::Free,
     };
     let roles = &permit.identity().principal().roles;
     Reservation {
@@ -189,7 +191,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
             micros: offer.micros,
             payee: offer.payee.clone(),
         }),
-        held: quote.micros(),
+        held: if is_work { Micros(0) } else { quote.micros() },
         share: 1,
         counters,
         rates: Vec::new(),
@@ -315,6 +317,9 @@ fn admit(
         Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
     };
     count_nonce(batch, &money, entry.call, entry.call_digest)?;
+    if let Some(free) = permit.payment().free_use() {
+        free::count(batch, free)?;
+    }
     approvals::consume(batch, &money.approvals, entry.call)?;
     quotes::close(batch, money.quote)?;
     if let Some(credential) = credential {

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 11] = [
+pub(crate) const STEPS: [&str; 12] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -46,6 +46,10 @@ pub(crate) const STEPS: [&str; 11] = [
      ) WHERE json_extract(body, '$.status') IN ('approved', 'consumed'); PRAGMA user_version = 10;",
     "CREATE INDEX calls_of_tenant ON calls (json_extract(facts, '$.tenant'), id);
      PRAGMA user_version = 11;",
+    "CREATE TABLE free_calls (
+       day INTEGER NOT NULL, subject BLOB NOT NULL, calls INTEGER NOT NULL,
+       PRIMARY KEY (day, subject)
+     ) STRICT, WITHOUT ROWID; PRAGMA user_version = 12;",
 ];
 
 /// The first version.

@@ -3,6 +3,7 @@
 use crate::{
     credentials,
     fault::Fault,
+    free,
     schema::int,
     writer::{Answer, Batch, Job},
 };
@@ -66,6 +67,14 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
             now.minus_ms(APPROVAL_KEEP_MS),
         ),
     ];
+    let yesterday = free::day(now).saturating_sub(1);
+    batch
+        .conn
+        .prepare_cached(
+            "DELETE FROM free_calls WHERE (day, subject) IN (
+               SELECT day, subject FROM free_calls WHERE day < ?2 LIMIT ?1)",
+        )?
+        .execute((ROWS, int(yesterday)))?;
     for (sql, before) in deletions {
         batch.conn.prepare_cached(sql)?.execute((ROWS, int(before.0)))?;
     }

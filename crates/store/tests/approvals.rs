@@ -87,7 +87,7 @@ async fn reserve(
 ) -> Result<Reserved, Refusal> {
     let payment = match kind.pay {
         Pay::Free => Payment::not_required(quote).unwrap(),
-        Pay::X402(_) | Pay::L402 => pay_x402(kind, quote, random(), now),
+        Pay::X402(_) | Pay::L402 | Pay::Work => pay_x402(kind, quote, random(), now),
     };
     let permit = join(kind, quote, payment, (None, vec![approval]), now).unwrap();
     store.reserve(permit, Vec::new(), &evidence("{}")).await

@@ -5,10 +5,11 @@
 mod support;
 
 use countersign_core::{
+    digest::Digest,
     ids::GrantId,
     ledger::{Charge, Window},
     money::Micros,
-    proof::Payment,
+    proof::{FreeUse, Payment},
     quote::Quote,
     refusal::Code,
     terms::{ConsentRule, DoubtRule, Flow, Uses},
@@ -47,7 +48,7 @@ enum Rail {
 
 fn steps() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0u8..4, 0u8..4, 0u8..2, 1u64..4)
+        6 => (0u8..5, 0u8..4, 0u8..2, 1u64..4)
             .prop_map(|(pay, nonce, arguments, price)| Step::Reserve { pay, nonce, arguments, price: price * 120 + price }),
         1 => (0u8..2).prop_map(|arguments| Step::Buy { arguments }),
         3 => any::<u8>().prop_map(|n| Step::Rail(Rail::Settled, n)),
@@ -119,6 +120,7 @@ impl Run {
             0 => Pay::Free,
             1 => Pay::X402(Flow::Upfront),
             2 => Pay::X402(Flow::Authorization),
+            4 => Pay::Work,
             _ => Pay::L402,
         };
         let idempotent = price.is_multiple_of(2);
@@ -140,6 +142,10 @@ impl Run {
         let payment = match kind.pay {
             Pay::Free => Payment::not_required(&quote).unwrap(),
             Pay::X402(_) => pay_x402(&kind, &quote, [nonce; 32], now),
+            Pay::Work => {
+                let free = FreeUse { subject: Digest::of(b"somebody"), daily_quota: 50 };
+                pay_work([nonce; 16], &quote, free, now)
+            }
             Pay::L402 => {
                 let usable = |(bought, _): &&(Bought, u8)| now < bought.new.minted.expires_at;
                 let Some((bought, _)) = self.bought.iter().find(usable) else { return };

@@ -8,7 +8,7 @@ use crate::{
     time::UnixMs,
 };
 
-use super::{HeldPayment, PaidX402, Principal, VerifiedCredential};
+use super::{HeldPayment, PaidX402, Principal, VerifiedCredential, VerifiedWork};
 
 /// What must stay unused for this payment to count: at most `max_uses` calls carry the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -17,6 +17,15 @@ pub struct Nonce {
     pub key: Digest,
     /// How many calls it pays for.
     pub max_uses: u32,
+}
+
+/// One of the calls that a subject may have for work in a day.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FreeUse {
+    /// A digest of the identity, or of the address of somebody unknown.
+    pub subject: Digest,
+    /// How many a day.
+    pub daily_quota: u32,
 }
 
 /// What is still to be done on the rail.
@@ -34,6 +43,7 @@ enum Paid {
     X402 { paid: Box<PaidX402>, flow: Flow },
     L402 { key: Digest, uses: u32 },
     Held(Box<HeldPayment>),
+    Work { key: Digest, free: FreeUse },
 }
 
 /// Payment of one quote.
@@ -104,6 +114,24 @@ impl Payment {
         Ok(Self::stamp(quote, Some(offer), Paid::Held(Box::new(held))))
     }
 
+    /// Verified work that was done for this call by this subject. It stands for money alone:
+    /// identity, consent and authorization are proven as for any other call.
+    ///
+    /// # Errors
+    /// [`Code::PaymentTerms`] when work is not offered; [`Code::WorkExpired`],
+    /// [`Code::WorkSubject`], [`Code::PaymentOtherCall`].
+    pub fn work(
+        work: &VerifiedWork,
+        free: FreeUse,
+        quote: &Quote,
+        now: UnixMs,
+    ) -> Result<Self, Refusal> {
+        let offer = offer_on(quote, Rail::Pow)?;
+        work.fits(quote.call_digest(), free.subject)?;
+        work.is_fresh(now)?;
+        Ok(Self::stamp(quote, Some(offer), Paid::Work { key: work.key(), free }))
+    }
+
     fn stamp(quote: &Quote, offer: Option<Offer>, paid: Paid) -> Self {
         Self { quote_digest: quote.digest(), call_digest: quote.call_digest(), offer, paid }
     }
@@ -134,6 +162,16 @@ impl Payment {
             Paid::X402 { paid, .. } => Some(Nonce { key: paid.nonce_key(), max_uses: 1 }),
             Paid::L402 { key, uses } => Some(Nonce { key: *key, max_uses: *uses }),
             Paid::Held(held) => Some(Nonce { key: held.key(), max_uses: 1 }),
+            Paid::Work { key, .. } => Some(Nonce { key: *key, max_uses: 1 }),
+        }
+    }
+
+    /// What of a daily quota it uses up, when it is work.
+    #[must_use]
+    pub const fn free_use(&self) -> Option<FreeUse> {
+        match &self.paid {
+            Paid::Work { free, .. } => Some(*free),
+            Paid::NotRequired | Paid::X402 { .. } | Paid::L402 { .. } | Paid::Held(_) => None,
         }
     }
 
@@ -141,7 +179,7 @@ impl Payment {
     #[must_use]
     pub const fn settlement(&self) -> Settlement {
         match &self.paid {
-            Paid::NotRequired | Paid::L402 { .. } => Settlement::Done,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } => Settlement::Done,
             Paid::X402 { flow, .. } => Settlement::Due(*flow),
             Paid::Held(_) => Settlement::Due(Flow::Authorization),
         }
@@ -152,7 +190,7 @@ impl Payment {
     pub fn payer(&self) -> Option<String> {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payer().to_string()),
-            Paid::NotRequired | Paid::L402 { .. } | Paid::Held(_) => None,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Held(_) | Paid::Work { .. } => None,
         }
     }
 
@@ -163,7 +201,7 @@ impl Payment {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payload()),
             Paid::Held(held) => Some(held.payload()),
-            Paid::NotRequired | Paid::L402 { .. } => None,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } => None,
         }
     }
 }

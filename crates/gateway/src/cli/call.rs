@@ -4,11 +4,12 @@ use super::{
     Shared,
     keys::public_key,
     out::{Out, facts, note},
+    progress,
     stop::Stop,
 };
 use crate::world;
 use countersign_client::{
-    Caps, Ceiling, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret,
+    Caps, Ceiling, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret, Solver,
     ToolCall, Wallet, show_amount,
 };
 use countersign_core::{
@@ -18,7 +19,10 @@ use countersign_core::{
     refusal::Charged,
 };
 use serde_json::{Value, json, value::RawValue};
-use std::path::{Path, PathBuf};
+use std::{
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
 /// `_meta` member in which a call's intent and purpose are declared.
 const INTENT_META: &str = "countersign/intent";
@@ -94,9 +98,15 @@ pub(super) struct Purse {
     /// several. Without it ten cents, and nothing over Lightning.
     #[arg(long = "max-price", value_name = "MONEY")]
     max_prices: Vec<String>,
-    /// Pay on this rail only.
+    /// Pay on this rail only: `x402`, `l402`, or `pow`, work instead of money.
     #[arg(long, value_parser = rail)]
     rail: Option<Rail>,
+    /// The most hashes to make, on average, where a server takes work instead of money; 0 for none.
+    #[arg(long, value_name = "HASHES", default_value_t = Caps::default().work)]
+    max_work: u64,
+    /// Threads that work; as many as there are cores unless said.
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
     /// Directory in which paid credentials are kept until they are used up or expire.
     #[arg(long, value_name = "DIR")]
     credentials: Option<PathBuf>,
@@ -106,7 +116,8 @@ fn rail(text: &str) -> Result<Rail, &'static str> {
     match text {
         "x402" => Ok(Rail::X402),
         "l402" => Ok(Rail::L402),
-        _ => Err("expected `x402` or `l402`"),
+        "pow" => Ok(Rail::Pow),
+        _ => Err("expected `x402`, `l402` or `pow`"),
     }
 }
 
@@ -168,6 +179,7 @@ impl Call {
         let mut options = self.target.options()?;
         options.means = self.purse.means()?;
         options.credentials = self.purse.cache(options.world.now())?;
+        options.solver = self.purse.solver();
         let call = self.target.call()?;
         let client = Client::connect(&self.target.url, options).await?;
         let outcome = client.call_tool(&call).await?;
@@ -220,7 +232,13 @@ impl Purse {
         if !self.max_prices.is_empty() {
             means.caps = caps(&self.max_prices)?;
         }
+        means.caps.work = self.max_work;
         Ok(means)
+    }
+
+    /// Who works, and shows how far it is.
+    pub(super) fn solver(&self) -> Solver {
+        Solver { threads: self.threads, observer: progress::work_bar() }
     }
 
     /// Where credentials are kept; in memory where there is no home for them.
@@ -247,7 +265,7 @@ pub(super) fn state_directory() -> Option<PathBuf> {
 /// Caps as typed: in the reference currency, or in minor units of an asset.
 fn caps(texts: &[String]) -> Result<Caps, Stop> {
     let Ceiling { micros, per_asset } = ceiling("--max-price", texts)?;
-    Ok(Caps { per_call: micros, per_asset })
+    Ok(Caps { per_call: micros, per_asset, ..Caps::default() })
 }
 
 /// A ceiling as typed.
@@ -278,8 +296,11 @@ pub(super) fn ceiling(flag: &str, texts: &[String]) -> Result<Ceiling, Stop> {
 
 fn paid_text(paid: &Paid) -> String {
     let when = if paid.earlier { " (in an earlier call)" } else { "" };
-    let amount = show_amount(&paid.amount);
     let reference = &paid.reference;
+    if !paid.is_money() {
+        return format!("work instead of money{when}, reference {reference}");
+    }
+    let amount = show_amount(&paid.amount);
     format!("{amount} over {} to {}{when}, reference {reference}", paid.rail.text(), paid.payee)
 }
 
@@ -368,6 +389,7 @@ fn as_text(outcome: &Outcome) -> String {
             lines.extend(declined.offers.iter().map(|offer| {
                 let amount = offer.amount.as_ref().map(show_amount);
                 let amount = amount.unwrap_or_else(|| "an unknown amount".to_owned());
+                let amount = if offer.rail == Rail::Pow { "work".to_owned() } else { amount };
                 format!("  {amount} over {}: {}", offer.rail.text(), offer.reason)
             }));
             lines.extend(declined.message.clone());

@@ -145,6 +145,17 @@ fn rails(config: &Config) -> Vec<String> {
         let ttl = show_span(rail.credential_ttl_ms);
         lines.push(format!("L402: {}; a paid credential is valid for {ttl}.", invoices(rail)));
     }
+    if let Some(rail) = &config.rails.pow {
+        lines.push(format!(
+            "Proof of work: {} calls a second, {} a day for each caller, {} to {} hashes each; a \
+             challenge is good for {}.",
+            rail.capacity_per_s,
+            rail.daily_quota,
+            rail.min_difficulty,
+            rail.max_difficulty,
+            show_span(rail.ttl_ms)
+        ));
+    }
     lines
 }
 
@@ -254,7 +265,7 @@ fn cost(prices: &[PriceRule], config: &Config) -> String {
     let mut parts = Vec::new();
     for rule in prices {
         is_closed |= rule.tenant.is_none() && rule.agent.is_none();
-        parts.push(format!("{}{}", amounts(&rule.amounts, config), condition(rule)));
+        parts.push(format!("{}{}", means(rule, config), condition(rule)));
     }
     if !is_closed {
         parts.push("nobody else may call (PAY-020)".to_owned());
@@ -262,15 +273,16 @@ fn cost(prices: &[PriceRule], config: &Config) -> String {
     format!("it costs {}", parts.join(", then "))
 }
 
-fn amounts(amounts: &[Amount], config: &Config) -> String {
-    if amounts.is_empty() {
+fn means(rule: &PriceRule, config: &Config) -> String {
+    if rule.amounts.is_empty() && !rule.work {
         return "nothing".to_owned();
     }
     let one = |amount: &Amount| {
         let rail = if &*amount.asset.0 == "BTC" { "L402" } else { "x402" };
         format!("{} over {rail}", config.assets.show(amount))
     };
-    amounts.iter().map(one).collect::<Vec<_>>().join(" or ")
+    let work = rule.work.then(|| "proof of work".to_owned());
+    rule.amounts.iter().map(one).chain(work).collect::<Vec<_>>().join(" or ")
 }
 
 fn condition(rule: &PriceRule) -> String {

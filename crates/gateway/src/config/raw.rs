@@ -153,6 +153,8 @@ pub(super) struct RawRails {
     pub(super) x402: Option<RawX402>,
     /// L402: Lightning.
     pub(super) l402: Option<RawL402>,
+    /// Proof of work instead of money, for tools with `work` among their prices.
+    pub(super) pow: Option<RawPow>,
 }
 
 /// x402.
@@ -197,6 +199,29 @@ pub(super) struct RawBuiltin {
     pub(super) rpc: String,
     /// Signing key, 32 bytes in hex.
     pub(super) key: SecretRef,
+}
+
+/// Proof of work.
+#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+#[schemars(rename = "Pow")]
+pub(super) struct RawPow {
+    /// Calls a second that work is accepted for. Beyond, chance decides. Default: `50`.
+    #[schemars(range(min = 1, max = 100_000))]
+    pub(super) capacity_per_s: Option<u32>,
+    /// Calls for work that one person, one client without a person, or one address without a token
+    /// has in a day (UTC). Default: `100`.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) daily_quota: Option<u32>,
+    /// Hashes that a proof takes on average when nobody else calls. Default: `50000`.
+    #[schemars(range(min = 1, max = 1_099_511_627_776u64))]
+    pub(super) min_difficulty: Option<u64>,
+    /// Hashes that it takes under the heaviest load, but for what a used quota adds (twice as many
+    /// at its end). Default: `4000000`.
+    #[schemars(range(min = 1, max = 1_099_511_627_776u64))]
+    pub(super) max_difficulty: Option<u64>,
+    /// How long a challenge is good. Default: `60s`.
+    pub(super) ttl: Option<Span>,
 }
 
 /// Consent.
@@ -298,8 +323,8 @@ pub(super) enum RawDefaultWord {
 #[serde(deny_unknown_fields)]
 #[schemars(rename = "Terms")]
 pub(super) struct RawTerms {
-    /// `free`, an amount (`0.01 USDC`), alternatives (`["0.01 USDC", "3 sat"]`), or a list of
-    /// rules of which the first that fits the caller applies.
+    /// `free`, an amount (`0.01 USDC`), `work`, alternatives (`["0.01 USDC", "3 sat", "work"]`),
+    /// or a list of rules of which the first that fits the caller applies.
     pub(super) price: RawPriceList,
     /// Who may call. Default: `required`.
     pub(super) identity: Option<RawIdentity>,
@@ -376,9 +401,9 @@ fn intent_schema(_: &mut SchemaGenerator) -> Schema {
 #[serde(untagged)]
 #[schemars(rename = "PriceList")]
 pub(super) enum RawPriceList {
-    /// `free` or an amount.
+    /// `free`, an amount, or `work`.
     One(String),
-    /// Alternatives in different assets.
+    /// Alternatives in different assets, `work` among them.
     Several(Vec<String>),
     /// Rules; the first that fits applies.
     Rules(Vec<RawPriceRule>),

@@ -7,7 +7,7 @@
 use super::{
     raw::{
         RawAsset, RawConfig, RawConsentRule, RawIdentity, RawInvoiceSource, RawIssuer, RawL402,
-        RawPriceList, RawProfile, RawRelay, RawServer, RawSources, RawTerms,
+        RawPow, RawPriceList, RawProfile, RawRelay, RawServer, RawSources, RawTerms,
     },
     report::{At, Found, Report},
     scalar::{Span, Usd},
@@ -94,7 +94,9 @@ struct RawPaymentPart {
     macaroon_ttl_seconds: Option<u32>,
     /// Accept proof of work.
     pow_enabled: Option<bool>,
-    /// Bits of proof of work.
+    /// Leading zero bits of proof of work while nobody else calls; under load it takes more.
+    /// Default: what `rails.pow` has.
+    #[schemars(range(min = 1, max = 32))]
     pow_difficulty: Option<u32>,
     /// Price by tool.
     #[serde(default)]
@@ -117,6 +119,18 @@ enum RawProtocol {
 struct RawSats {
     /// Satoshi.
     sats: u64,
+}
+
+impl RawSats {
+    /// The price as our own file would say it.
+    fn list(&self, takes_work: bool) -> RawPriceList {
+        let sats = format!("{} sat", self.sats);
+        if takes_work {
+            RawPriceList::Several(vec![sats, "work".to_owned()])
+        } else {
+            RawPriceList::One(sats)
+        }
+    }
 }
 
 /// A tool.
@@ -218,17 +232,13 @@ fn pay(part: RawPaymentPart, raw: &mut RawConfig, at: &At, report: &mut Report) 
         let hint = "it serves challenges itself; `source` says who makes invoices";
         report.warn(&at.key("gateway"), "there is no payment gateway beside this one", hint);
     }
-    if part.pow_enabled == Some(true) {
-        let hint = "callers pay, or use tools without a price";
-        report.warn(&at.key("pow_enabled"), "proof of work is not offered", hint);
-    }
-    if part.pow_difficulty.is_some() {
-        let hint = "callers pay, or use tools without a price";
-        report.warn(&at.key("pow_difficulty"), "proof of work is not offered", hint);
-    }
+    raw.rails.pow = pow(&part, at, report);
     if part.source.is_none() {
-        let message = "the template does not say who makes invoices: priced tools are refused \
-                       with PAY-018";
+        let message = if raw.rails.pow.is_some() {
+            "the template does not say who makes invoices: priced tools take work alone"
+        } else {
+            "the template does not say who makes invoices: priced tools are refused with PAY-018"
+        };
         let hint = "add `source`, for example `{ \"sandbox\": \"http://127.0.0.1:9740\" }`";
         report.warn(at, message, hint);
     }
@@ -257,6 +267,24 @@ fn pay(part: RawPaymentPart, raw: &mut RawConfig, at: &At, report: &mut Report) 
     });
 }
 
+/// Work instead of money, where the template says so.
+fn pow(part: &RawPaymentPart, at: &At, report: &mut Report) -> Option<RawPow> {
+    let bits = part.pow_difficulty;
+    if bits.is_some_and(|bits| !(1..=32).contains(&bits)) {
+        let hint = "write a number of bits from 1 to 32";
+        report.problem(&at.key("pow_difficulty"), "nobody can solve that", hint);
+    }
+    if part.pow_enabled != Some(true) {
+        if bits.is_some() {
+            let hint = "set `pow_enabled` to `true`, or remove it";
+            report.warn(&at.key("pow_difficulty"), "proof of work is not offered", hint);
+        }
+        return None;
+    }
+    let min_difficulty = bits.and_then(|bits| 1u64.checked_shl(bits));
+    Some(RawPow { min_difficulty, ..RawPow::default() })
+}
+
 /// Terms by tool: those listed, and those that only have a price.
 fn tools(
     template: &RawTemplate,
@@ -265,14 +293,16 @@ fn tools(
 ) -> Option<BTreeMap<String, RawTerms>> {
     let nothing = BTreeMap::new();
     let pricing = template.auth.payment.as_ref().map_or(&nothing, |payment| &payment.pricing);
+    let takes_work =
+        template.auth.payment.as_ref().is_some_and(|payment| payment.pow_enabled == Some(true));
     let pricing_at = top.key("auth").key("payment").key("pricing");
     let mut tools = BTreeMap::new();
     let mut is_good = true;
     for (index, tool) in template.tools.iter().enumerate() {
         let at = top.key("tools").index(index);
         let price = match (tool.requires_payment, pricing.get(&tool.name)) {
-            (true, Some(price)) => format!("{} sat", price.sats),
-            (false, None) => "free".to_owned(),
+            (true, Some(price)) => price.list(takes_work),
+            (false, None) => RawPriceList::One("free".to_owned()),
             (true, None) => {
                 let message = format!("`{}` requires payment and has no price", shown(tool));
                 report.problem(&at, message, "add it to `auth.payment.pricing`");
@@ -286,7 +316,7 @@ fn tools(
                 continue;
             }
         };
-        let mut terms = RawTerms::priced(RawPriceList::One(price));
+        let mut terms = RawTerms::priced(price);
         if !tool.requires_identity {
             terms.identity = Some(RawIdentity::Anonymous);
         }
@@ -307,8 +337,7 @@ fn tools(
             let message = "a price without an entry in `tools`: offered to callers with a token, \
                            with consent";
             report.warn(&pricing_at.key(name), message, "add the tool to `tools`");
-            let price = RawPriceList::One(format!("{} sat", price.sats));
-            tools.insert(name.clone(), RawTerms::priced(price));
+            tools.insert(name.clone(), RawTerms::priced(price.list(takes_work)));
         }
     }
     is_good.then_some(tools)
@@ -335,6 +364,7 @@ pub(super) fn translate(mut found: Found) -> Found {
         ["issuers", ..] => server.key("auth").key("identity"),
         ["assets", ..] => payment.key("rate"),
         ["rails", "l402", "source", ..] => payment.key("source"),
+        ["rails", "pow", ..] => payment.key("pow_difficulty"),
         ["rails", "l402", "credential_ttl"] => payment.key("macaroon_ttl_seconds"),
         ["rails", ..] => payment,
         ["servers", _, "resource"] => server.key("auth").key("identity").key("audience"),

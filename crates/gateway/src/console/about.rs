@@ -76,7 +76,8 @@ fn tool(console: &Console, visitor: &Visitor, name: &str, terms: &Terms) -> Mark
                 @let seen = seen_by(visitor, &terms.prices);
                 @if seen.is_empty() && !terms.prices.is_empty() { "not for your tenant" }
                 @for rule in seen {
-                    @let amounts = rule.amounts.iter().map(|a| assets.show(a));
+                    @let work = rule.work.then(|| "proof of work".to_owned());
+                    @let amounts = rule.amounts.iter().map(|a| assets.show(a)).chain(work);
                     @let amounts: Vec<String> = amounts.collect();
                     @if amounts.is_empty() { "free" } @else { (amounts.join(" or ")) }
                     @if let Some(tenant) = &rule.tenant { " for tenant " (tenant) }

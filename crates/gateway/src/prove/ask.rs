@@ -125,7 +125,7 @@ impl Gate {
             purpose: call.purpose.as_deref().map(Arc::from),
             price: self.price_text(quote),
             micros: quote.micros(),
-            payees: quote.offers().iter().map(|offer| offer.payee.clone()).collect(),
+            payees: quote.for_money().map(|offer| offer.payee.clone()).collect(),
             over: wanted.over.clone(),
             quorum: wanted.quorum.clone(),
         }

@@ -287,6 +287,7 @@ fn price(terms: &Terms) -> String {
     let rules = terms.prices.iter().map(|rule| {
         let amounts =
             rule.amounts.iter().map(|amount| format!("{} {}", amount.minor, amount.asset.0));
+        let amounts = amounts.chain(rule.work.then(|| "work".to_owned()));
         let who = [rule.tenant.as_deref(), rule.agent.as_deref()].map(|who| who.unwrap_or("*"));
         format!("{}: {}", who.join("/"), amounts.collect::<Vec<_>>().join(" or "))
     });

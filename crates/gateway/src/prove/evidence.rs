@@ -7,20 +7,23 @@
 use super::bring::unacceptable;
 use countersign_core::{
     digest::Digest,
-    proof::x402::code_of,
+    proof::{VerifiedWork, x402::code_of},
     refusal::{Code, Refusal},
     wire::{
         l402::{self, Composite, Credential, L402Error},
         mcp::Meta,
+        pow::{self, PowError, Presented},
         x402::{self, PaymentPayload},
     },
 };
 use http::{HeaderMap, header::AUTHORIZATION};
 use serde_json::value::RawValue;
-use std::fmt;
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 /// What a request brought.
-#[derive(Default)]
 pub struct Evidence {
     /// An access token.
     pub bearer: Option<String>,
@@ -34,6 +37,34 @@ pub struct Evidence {
     pub session: Option<String>,
     /// An x402 payment, or why it can be none of ours: said where a payment is wanted.
     pub x402: Option<Result<PaymentPayload, Refusal>>,
+    /// Work.
+    pub work: Option<Work>,
+    /// The address that the request came from.
+    pub peer: IpAddr,
+}
+
+/// Work as it came.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Work {
+    /// A solved challenge.
+    Solution(Presented),
+    /// The macaroon that one was exchanged for.
+    Credential(Credential),
+}
+
+impl Default for Evidence {
+    fn default() -> Self {
+        Self {
+            bearer: None,
+            l402: None,
+            mandate: None,
+            session: None,
+            x402: None,
+            held: None,
+            work: None,
+            peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
+        }
+    }
 }
 
 /// A hold invoice of ours whose money has come.
@@ -56,6 +87,7 @@ impl fmt::Debug for Evidence {
             .field("held", &self.held.is_some())
             .field("mandate", &self.mandate.is_some())
             .field("x402", &self.x402.is_some())
+            .field("work", &self.work.is_some())
             .finish()
     }
 }
@@ -91,10 +123,31 @@ impl Evidence {
             Err(x402::X402Error::Differ) => return Err(refused_x402(x402::X402Error::Differ)),
             Err(error) => Some(Err(refused_x402(error))),
         };
-        if evidence.x402.is_some() && evidence.l402.is_some() {
+        evidence.find_work(headers, meta)?;
+        let rails = [evidence.x402.is_some(), evidence.l402.is_some(), evidence.work.is_some()];
+        if rails.into_iter().filter(|is_there| *is_there).count() > 1 {
             return Err(Code::AmbiguousPayment.into());
         }
         Ok(evidence)
+    }
+
+    /// The same, from an address.
+    #[must_use]
+    pub fn from(self, peer: IpAddr) -> Self {
+        Self { peer, ..self }
+    }
+
+    /// Work in its own header and in `_meta`, or where macaroons are presented.
+    fn find_work(&mut self, headers: &HeaderMap, meta: &Meta<'_>) -> Result<(), Refusal> {
+        let refused = |error: PowError| Refusal::new(Code::PaymentMalformed).with("detail", error);
+        let header = single(headers, "pow-solution")?;
+        let header = header.map(Presented::parse).transpose().map_err(refused)?;
+        let own = meta.get(pow::META).map(Presented::from_json).transpose().map_err(refused)?;
+        let found = same(header, own)?.map(Work::Solution);
+        let is_work = self.l402.as_ref().is_some_and(VerifiedWork::is_credential);
+        let macaroon = if is_work { self.l402.take().map(Work::Credential) } else { None };
+        self.work = same(found, macaroon)?;
+        Ok(())
     }
 
     /// The parts of `Authorization`.

@@ -9,9 +9,13 @@ use crate::{
     gate::{Gate, Presented},
     prove::{
         Evidence, Known,
+        evidence::Work,
         lightning::{L402Rail, LightningOffer},
     },
-    rails::x402::{Facilitator, SignedPayment, VerifyOutcome, recover},
+    rails::{
+        pow::{PowRail, sha1},
+        x402::{Facilitator, SignedPayment, VerifyOutcome, recover},
+    },
 };
 use countersign_core::{
     call::Call,
@@ -21,18 +25,19 @@ use countersign_core::{
     money::AssetCode,
     policy::Decided,
     proof::{
-        Identity, PaidX402, Payment, Principal, VerifiedCredential, X402Challenge, X402Terms,
-        x402::nonce_key,
+        FreeUse, Identity, PaidX402, Payment, Principal, VerifiedCredential, VerifiedWork,
+        X402Challenge, X402Terms, x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
     refusal::{Charged, Code, Refusal},
     wire::{
         json::{self, Limits},
         l402::Credential,
+        pow,
         x402::{PaymentPayload, Requirements},
     },
 };
-use countersign_store::{Attempt, CallView, Challenge as StoredChallenge};
+use countersign_store::{Attempt, CallView, Challenge as StoredChallenge, quota_used};
 use serde_json::value::RawValue;
 use std::collections::HashMap;
 use tokio::sync::Semaphore;
@@ -44,6 +49,8 @@ pub struct Rails {
     pub x402: Option<X402Rail>,
     /// Lightning.
     pub l402: Option<L402Rail>,
+    /// Work.
+    pub pow: Option<PowRail>,
 }
 
 /// x402.
@@ -73,6 +80,8 @@ pub struct Challenge {
     pub x402: Option<(Vec<Requirements>, Option<Box<RawValue>>)>,
     /// Lightning: what to pay, and the credential that paying completes.
     pub l402: Option<LightningOffer>,
+    /// Work: what to solve.
+    pub pow: Option<pow::Challenge>,
 }
 
 impl Rails {
@@ -112,9 +121,78 @@ impl Gate {
         if let Some(held) = &evidence.held {
             return Payment::held(self.verify_held(held)?, identity.principal(), quote);
         }
-        let credential = credential.ok_or(Code::PaymentRequired)??;
         let now = self.world.now();
+        if let Some(work) = self.work(evidence) {
+            let (rail, work) = work?;
+            let subject = self.subject(rail, identity.principal(), evidence);
+            let free = FreeUse { subject, daily_quota: rail.daily_quota() };
+            let payment = Payment::work(&work, free, quote, now)?;
+            if !is_begun {
+                self.free_calls_left(rail, subject)?;
+                rail.admit(&work, &self.world)?;
+            }
+            return Ok(payment);
+        }
+        let credential = credential.ok_or(Code::PaymentRequired)??;
         Payment::l402(&credential, identity.principal(), &call.terms, quote, now)
+    }
+
+    /// The work that came along, checked for all but whom and what it was done for; `None` when
+    /// none did.
+    fn work(&self, evidence: &Evidence) -> Option<Result<(&PowRail, VerifiedWork), Refusal>> {
+        let work = evidence.work.as_ref()?;
+        let Some(rail) = &self.rails.pow else { return Some(Err(Code::PaymentTerms.into())) };
+        let verified = match work {
+            Work::Solution(presented) => VerifiedWork::verify(presented, rail.key(), sha1),
+            Work::Credential(credential) => VerifiedWork::of_credential(credential, rail.key()),
+        };
+        Some(verified.map(|work| (rail, work)))
+    }
+
+    /// Whose free calls are counted: a person's, whatever agents it has; a client's without a
+    /// person; else those of the address.
+    pub(crate) fn subject(
+        &self,
+        rail: &PowRail,
+        principal: &Principal,
+        evidence: &Evidence,
+    ) -> Digest {
+        match &principal.delegator {
+            Some(person) => Digest::of_parts(&[
+                principal.tenant.as_bytes(),
+                person.issuer.as_bytes(),
+                person.subject.as_bytes(),
+            ]),
+            None if *principal == Principal::anonymous() => rail.subject_of(evidence.peer),
+            None => principal.key(),
+        }
+    }
+
+    /// How many calls the subject has had today, if it has one left.
+    ///
+    /// # Errors
+    /// [`Code::FreeQuotaUsed`]; the reservation looks again.
+    pub(crate) fn free_calls_left(&self, rail: &PowRail, subject: Digest) -> Result<u32, Refusal> {
+        let used = self.store.free_calls(subject, self.world.now())?;
+        let quota = rail.daily_quota();
+        if used < quota { Ok(used) } else { Err(quota_used(quota)) }
+    }
+
+    /// A challenge to solve for this call, where work is among the quote's offers.
+    ///
+    /// # Errors
+    /// [`Code::FreeQuotaUsed`].
+    pub(crate) fn work_offer(
+        &self,
+        principal: &Principal,
+        evidence: &Evidence,
+        quote: &Quote,
+    ) -> Result<Option<pow::Challenge>, Refusal> {
+        let is_offered = quote.offers().iter().any(|offer| offer.rail == Rail::Pow);
+        let Some(rail) = self.rails.pow.as_ref().filter(|_| is_offered) else { return Ok(None) };
+        let subject = self.subject(rail, principal, evidence);
+        let used = self.free_calls_left(rail, subject)?;
+        Ok(Some(rail.challenge(quote.call_digest(), subject, used, &self.world)))
     }
 
     /// Checks a payment here, then asks whoever settles.
@@ -180,8 +258,9 @@ impl Gate {
         let lights = known.lights_after(refusal);
         // The path's proof went into its permit, if it came that far: the credential that is
         // minted here rests on one of its own.
-        let (identity, _) = self.identify(call, &attempt.evidence).await?;
+        let (identity, _) = self.identify(&call.terms, &attempt.evidence).await?;
         let x402 = self.x402_offers(call, &quote);
+        let pow = self.work_offer(identity.principal(), &attempt.evidence, &quote);
         let now = self.world.now();
         let rail = self.rails.l402.as_ref();
         let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
@@ -195,16 +274,23 @@ impl Gate {
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
         let is_complete = open.is_some() || !wants_lightning;
-        if is_open && is_complete {
+        if is_open && is_complete && (x402.is_some() || open.is_some() || pow.is_ok()) {
             self.store.refuse(&stored, Some(&quote), refusal).await?;
-            return Ok(Challenge { quote, x402, l402: open });
+            return Ok(Challenge { quote, x402, l402: open, pow: pow.ok().flatten() });
         }
         // It is over, or its Lightning offer is gone (paid, given back, a restart): the same price
         // under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
         let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
         let (l402, credential) = self.lightning_offer(attempt, &identity, &quote).await.unzip();
-        if x402.is_none() && l402.is_none() {
+        let pow = match pow {
+            Err(no_more) if x402.is_none() && l402.is_none() => {
+                self.store.refuse(&stored, Some(&quote), &no_more).await?;
+                return Err(no_more);
+            }
+            pow => pow.ok().flatten(),
+        };
+        if x402.is_none() && l402.is_none() && pow.is_none() {
             return Err(Code::NoRail.into());
         }
         let challenge = StoredChallenge {
@@ -218,7 +304,7 @@ impl Gate {
         if let (Some(rail), Some(offer)) = (rail, &l402) {
             rail.keep(quote.id(), offer, now);
         }
-        Ok(Challenge { quote, x402, l402 })
+        Ok(Challenge { quote, x402, l402, pow })
     }
 
     /// The same offers under a new identifier and expiry.
@@ -247,7 +333,7 @@ impl Gate {
         let key = match (&evidence.x402, credential) {
             (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
             (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
-            _ => None,
+            _ => self.work_key(principal, evidence, digest),
         };
         let Some(key) = key else { return Ok(Repeat::Fresh) };
         if let Some(stored) = self.store.outcome_for(key, digest)? {
@@ -260,6 +346,18 @@ impl Gate {
             }
             _ => Err(unfinished(&call)),
         }
+    }
+
+    /// The key of work that was done for this very call by its subject.
+    fn work_key(
+        &self,
+        principal: &Principal,
+        evidence: &Evidence,
+        digest: Digest,
+    ) -> Option<Digest> {
+        let (rail, work) = self.work(evidence)?.ok()?;
+        let subject = self.subject(rail, principal, evidence);
+        work.fits(digest, subject).is_ok().then(|| work.key())
     }
 
     /// A refused payment may have been taken by the same call's twin meanwhile: then that one's

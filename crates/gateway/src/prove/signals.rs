@@ -15,7 +15,7 @@ use countersign_core::{
     money::Micros,
     policy::{Behaviour, CallIntent, Covered, History, Session, ToolWord, Trust},
     proof::{Identity, Principal, SignIn},
-    quote::Quote,
+    quote::{Quote, Rail},
     refusal::{Code, Refusal},
     terms::{Terms, ToolRef},
     time::UnixMs,
@@ -124,7 +124,7 @@ impl Gate {
         let Picture { call, caller, quote, now, .. } = picture;
         let principal = caller.principal;
         let offers: Vec<(&str, &str)> =
-            quote.offers().iter().map(|o| (o.payee.as_str(), &*o.amount.asset.0)).collect();
+            quote.for_money().map(|o| (o.payee.as_str(), &*o.amount.asset.0)).collect();
         let agent = agent_key(&principal.tenant, &principal.agent);
         let about = (agent, &call.terms.tool, quote.call_digest());
         let glance = self.past.glance(about, &offers, *now);
@@ -197,7 +197,8 @@ impl Gate {
     pub fn remember(&self, hold: &Hold, attempt: &Attempt) {
         let (permit, now) = (hold.permit(), self.world.now());
         let (principal, terms) = (permit.identity().principal(), permit.terms());
-        let offer = permit.payment().offer();
+        // Work pays nobody: it says nothing of whom the tool lets be paid.
+        let offer = permit.payment().offer().filter(|offer| offer.rail != Rail::Pow);
         self.past.ran(&Ran {
             agent: agent_key(&principal.tenant, &principal.agent),
             tool: terms.tool.clone(),

@@ -276,6 +276,9 @@ pub fn behaviour_of(code: Code) -> Option<Behaviour> {
             | Code::FacilitatorDown
             | Code::NoRail
             | Code::NoPrice
+            | Code::WorkExpired
+            | Code::FreeQuotaUsed
+            | Code::FreeLaneFull
     );
     let is_payment = code.row().family == Family::Payment && !is_harmless;
     is_payment.then_some(Behaviour::PaymentFailed)

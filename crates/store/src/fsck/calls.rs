@@ -127,8 +127,8 @@ fn fits(row: &Row, told: &Told) -> bool {
     }
 }
 
-/// A payment's uses are those of the calls that carry it and were not released, and no more than
-/// it pays for.
+/// A payment's uses are those of the calls that carry it and were not released (work is spent all
+/// the same), and no more than it pays for.
 pub(super) fn check_nonces(
     conn: &Connection,
     calls: &[Row],
@@ -137,7 +137,8 @@ pub(super) fn check_nonces(
     let mut expected: HashMap<Digest, u64> = HashMap::new();
     for row in calls {
         let nonce = row.money.as_ref().and_then(|money| money.nonce);
-        let is_used = row.state != CallState::Released || row.is_withheld();
+        let is_work = row.money.as_ref().is_some_and(Reservation::is_work);
+        let is_used = row.state != CallState::Released || row.is_withheld() || is_work;
         if let Some((key, _)) = nonce.filter(|_| is_used) {
             let count = expected.entry(key).or_default();
             *count = count.saturating_add(1);

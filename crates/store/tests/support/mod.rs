@@ -12,8 +12,8 @@ use countersign_core::{
     money::{Amount, Micros},
     policy::{Answer, Decision, Intent, Obligation},
     proof::{
-        Authorization, Consent, Expected, Identity, PaidX402, Payment, Permit, Principal, Profile,
-        VerifiedCredential, VerifiedToken,
+        Authorization, Consent, Expected, FreeUse, Identity, PaidX402, Payment, Permit, Principal,
+        Profile, VerifiedCredential, VerifiedToken, VerifiedWork,
         l402::{Mint, mint},
         x402::{Binding, Challenge as X402Challenge, X402Terms},
     },
@@ -21,7 +21,7 @@ use countersign_core::{
     refusal::{Code, Lights, Refusal},
     terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms, ToolRef, Uses},
     time::UnixMs,
-    wire::{l402::Credential as Presented, l402::L402Id, x402::PaymentPayload},
+    wire::{l402::Credential as Presented, l402::L402Id, pow, x402::PaymentPayload},
     world::World,
 };
 use countersign_store::{
@@ -126,6 +126,7 @@ pub(crate) enum Pay {
     Free,
     X402(Flow),
     L402,
+    Work,
 }
 
 /// One kind of call: who, what, how paid.
@@ -140,7 +141,7 @@ pub(crate) struct Kind {
 pub(crate) fn kind(pay: Pay) -> Kind {
     let flow = match pay {
         Pay::X402(flow) => flow,
-        Pay::Free | Pay::L402 => Flow::Upfront,
+        Pay::Free | Pay::L402 | Pay::Work => Flow::Upfront,
     };
     Kind {
         terms: Arc::new(Terms {
@@ -226,6 +227,7 @@ impl Kind {
                 micros,
                 uses: NonZeroU32::new(self.terms.uses.0).unwrap(),
             }),
+            Pay::Work => Some(Offer::work()),
         }
     }
 
@@ -329,6 +331,21 @@ pub(crate) fn pay_x402(kind: &Kind, quote: &Quote, nonce: [u8; 32], now: UnixMs)
     let signed = |_: &[u8; 32], _: &[u8; 65]| Some([0x11; 20]);
     let paid = PaidX402::verify(&payment, quote, &offer, &terms, &challenge, now, signed).unwrap();
     Payment::x402(paid, quote, flow).unwrap()
+}
+
+/// Work done for a quote's call under a challenge.
+pub(crate) fn pay_work(id: [u8; 16], quote: &Quote, free: FreeUse, now: UnixMs) -> Payment {
+    let key = pow::Key::of(&[5; 32]);
+    let challenge = pow::Challenge {
+        id,
+        expires_at: now.plus_ms(60_000),
+        difficulty: 1,
+        call: quote.call_digest(),
+        subject: free.subject,
+    };
+    let presented = pow::Presented::of(&challenge.seal(&key), "0").unwrap();
+    let work = VerifiedWork::verify(&presented, &key, |_| [0xff; 20]).unwrap();
+    Payment::work(&work, free, quote, now).unwrap()
 }
 
 /// An L402 credential with its preimage, as minted with a challenge.
@@ -446,7 +463,7 @@ pub(crate) fn any_permit(kind: &Kind, arguments: &str, now: UnixMs) -> Permit {
     let payment = match kind.pay {
         Pay::Free => Payment::not_required(&quote).unwrap(),
         Pay::X402(_) => pay_x402(kind, &quote, random(), now),
-        Pay::L402 => panic!("needs a challenge"),
+        Pay::L402 | Pay::Work => panic!("needs a challenge"),
     };
     permit(kind, &quote, payment, now)
 }

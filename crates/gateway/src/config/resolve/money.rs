@@ -2,13 +2,16 @@
 
 use super::{Vault, is_loopback, lightning, secure_url, span, web_url};
 use crate::config::{
-    Facilitator, Rails, Token, X402,
-    raw::{RawAsset, RawBuiltin, RawFacilitator, RawRails, RawX402},
+    Facilitator, Pow, Rails, Token, X402,
+    raw::{RawAsset, RawBuiltin, RawFacilitator, RawPow, RawRails, RawX402},
     report::{At, Report},
     scalar::{Span, evm_address},
     tree::printable,
 };
-use countersign_core::money::{Asset, AssetCode, Assets, Rate};
+use countersign_core::{
+    money::{Asset, AssetCode, Assets, Rate},
+    wire::pow::TTL_MAX_MS,
+};
 use http::{HeaderValue, Uri};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -54,7 +57,7 @@ fn asset(
         report.problem(at, format!("`{}` is not a code", printable(code)), hint);
         return None;
     }
-    if ["USD", "sat", "msat", "free"].contains(&code) {
+    if ["USD", "sat", "msat", "free", "work"].contains(&code) {
         let hint = "USD is the unit of limits; sat and msat are units of `BTC`";
         report.problem(at, format!("`{code}` has a meaning of its own"), hint);
         return None;
@@ -158,7 +161,27 @@ pub(super) fn rails(
     let x402 = raw.x402.as_ref().map(|raw| x402(raw, assets, vault, report));
     let l402 = raw.l402.as_ref().map(|raw| lightning::l402(raw, assets, vault, report));
     let (x402, l402) = (x402.map(|rail| rail.ok_or(())), l402.map(|rail| rail.ok_or(())));
-    Some(Rails { x402: x402.transpose().ok()?, l402: l402.transpose().ok()? })
+    let pow = raw.pow.as_ref().map(|raw| pow(raw, report));
+    Some(Rails { x402: x402.transpose().ok()?, l402: l402.transpose().ok()?, pow })
+}
+
+fn pow(raw: &RawPow, report: &mut Report) -> Pow {
+    let at = At::top().key("rails").key("pow");
+    let least = raw.min_difficulty.unwrap_or(50_000);
+    // Without a word of its own, the greatest leaves the controller room above the least.
+    let most = raw.max_difficulty.unwrap_or_else(|| least.saturating_mul(4).max(4_000_000));
+    if most < least {
+        let hint = "write it at least as large as `min_difficulty`";
+        report.problem(&at.key("max_difficulty"), "it is below `min_difficulty`", hint);
+    }
+    let bounds = [Span::seconds(10), Span(TTL_MAX_MS)];
+    Pow {
+        capacity_per_s: raw.capacity_per_s.unwrap_or(50),
+        daily_quota: raw.daily_quota.unwrap_or(100),
+        min_difficulty: least,
+        max_difficulty: most,
+        ttl_ms: span(raw.ttl, Span::seconds(60), bounds, &at.key("ttl"), report),
+    }
 }
 
 fn x402(raw: &RawX402, assets: &Known, vault: &Vault<'_>, report: &mut Report) -> Option<X402> {

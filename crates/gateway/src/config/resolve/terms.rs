@@ -149,9 +149,9 @@ fn price_list(
     at: &At,
     report: &mut Report,
 ) -> Option<Vec<PriceRule>> {
-    let for_all = |amounts: Vec<Amount>| {
-        let rule = PriceRule { tenant: None, agent: None, amounts };
-        if rule.amounts.is_empty() { Vec::new() } else { vec![rule] }
+    let for_all = |(amounts, work): Means| {
+        let rule = PriceRule { tenant: None, agent: None, amounts, work };
+        if rule.amounts.is_empty() && !work { Vec::new() } else { vec![rule] }
     };
     match raw {
         RawPriceList::One(text) => one(text, market, at, report).map(for_all),
@@ -180,7 +180,7 @@ fn rule(
     report: &mut Report,
 ) -> Option<PriceRule> {
     let price_at = at.key("price");
-    let amounts = match &raw.price {
+    let means = match &raw.price {
         RawPrice::One(text) => one(text, market, &price_at, report),
         RawPrice::Several(texts) => several(texts, market, &price_at, report),
     };
@@ -188,35 +188,54 @@ fn rule(
     let agent = raw.agent.as_deref().map(|agent| plain(agent, &at.key("agent"), report));
     // A rule whose condition is wrong must not turn into one without a condition.
     let (tenant, agent) = (tenant.map(|t| t.ok_or(())), agent.map(|agent| agent.ok_or(())));
+    let (amounts, work) = means?;
     Some(PriceRule {
         tenant: tenant.transpose().ok()?,
         agent: agent.transpose().ok()?,
-        amounts: amounts?,
+        amounts,
+        work,
     })
 }
 
-/// `free`, or one amount.
-fn one(text: &str, market: &Market<'_>, at: &At, report: &mut Report) -> Option<Vec<Amount>> {
-    if text == "free" {
-        return Some(Vec::new());
+/// Amounts, and whether work will do as well.
+type Means = (Vec<Amount>, bool);
+
+/// The word for proof of work among prices.
+const WORK: &str = "work";
+
+/// `free`, one amount, or work.
+fn one(text: &str, market: &Market<'_>, at: &At, report: &mut Report) -> Option<Means> {
+    match text {
+        "free" => Some((Vec::new(), false)),
+        WORK => work(market, at, report).then(|| (Vec::new(), true)),
+        _ => amount(text, market, at, report).map(|amount| (vec![amount], false)),
     }
-    amount(text, market, at, report).map(|amount| vec![amount])
 }
 
-fn several(
-    texts: &[String],
-    market: &Market<'_>,
-    at: &At,
-    report: &mut Report,
-) -> Option<Vec<Amount>> {
+/// Whether work is accepted at all.
+fn work(market: &Market<'_>, at: &At, report: &mut Report) -> bool {
+    if market.rails.pow.is_none() {
+        let hint = "add `rails.pow: {}`, or remove `work`";
+        report.problem(at, "no rail takes work", hint);
+    }
+    market.rails.pow.is_some()
+}
+
+fn several(texts: &[String], market: &Market<'_>, at: &At, report: &mut Report) -> Option<Means> {
     if texts.is_empty() {
         report.problem(at, "the list of prices is empty", "write `free` if it is free");
         return None;
     }
     let mut amounts: Vec<Amount> = Vec::new();
     let mut is_good = true;
+    let mut takes_work = false;
     for (index, text) in texts.iter().enumerate() {
         let at = at.index(index);
+        if text == WORK {
+            takes_work = true;
+            is_good &= work(market, &at, report);
+            continue;
+        }
         match amount(text, market, &at, report) {
             Some(amount) if amounts.iter().any(|other| other.asset == amount.asset) => {
                 let hint = "keep one price in each asset";
@@ -227,7 +246,7 @@ fn several(
             None => is_good = false,
         }
     }
-    is_good.then_some(amounts)
+    is_good.then_some((amounts, takes_work))
 }
 
 fn amount(text: &str, market: &Market<'_>, at: &At, report: &mut Report) -> Option<Amount> {
