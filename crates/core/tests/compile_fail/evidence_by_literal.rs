@@ -3,7 +3,7 @@
 use countersign_core::{
     digest::Digest,
     money::Amount,
-    proof::{PaidX402, Principal, VerifiedCredential, VerifiedToken},
+    proof::{PaidX402, Principal, VerifiedCredential, VerifiedToken, VerifiedWork},
     time::UnixMs,
 };
 
@@ -17,6 +17,10 @@ fn credential(credential: VerifiedCredential, price: Amount) -> VerifiedCredenti
 
 fn paid(paid: PaidX402, quote_digest: Digest) -> PaidX402 {
     PaidX402 { quote_digest, ..paid }
+}
+
+fn work(work: VerifiedWork, call: Digest) -> VerifiedWork {
+    VerifiedWork { call, ..work }
 }
 
 fn main() {}

@@ -2,7 +2,7 @@
 
 use countersign_core::{
     policy::Decision,
-    proof::{PaidX402, VerifiedCredential},
+    proof::{PaidX402, VerifiedCredential, VerifiedWork},
 };
 
 fn clone<T: Clone>() {}
@@ -10,5 +10,6 @@ fn clone<T: Clone>() {}
 fn main() {
     clone::<PaidX402>();
     clone::<VerifiedCredential>();
+    clone::<VerifiedWork>();
     clone::<Decision>();
 }
