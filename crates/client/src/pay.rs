@@ -87,6 +87,7 @@ impl Client {
         }
         let now = self.options.world.now();
         let choice = match self.options.means.choose(&challenge, now) {
+            Ok(choice @ Choice::Work(..)) => choice,
             Ok(choice) if self.options.spending.allows(self.host()) => choice,
             Ok(choice) => {
                 let offers = vec![choice.declined(DeclineReason::HostNotAllowed)];
@@ -191,6 +192,9 @@ impl Client {
 
     /// Writes down how a payment stands.
     async fn note(&self, entry: &Entry, outcome: SpendOutcome, receipt: Option<String>) {
+        if !entry.paid.is_money() {
+            return;
+        }
         let (at, now) = ((self.host(), &*entry.tool), self.options.world.now());
         self.options.spending.note(at, &entry.paid, (outcome, receipt), now).await;
     }

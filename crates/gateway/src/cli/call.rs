@@ -9,8 +9,8 @@ use super::{
 };
 use crate::world;
 use countersign_client::{
-    Caps, Ceiling, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret, Solver,
-    ToolCall, Wallet, show_amount,
+    Caps, Ceiling, Client, CredentialCache, EraChoice, Means, Options, Outcome, Paid, Secret,
+    Solver, ToolCall, Wallet, show_amount,
 };
 use countersign_core::{
     audit::receipt::Receipt,
