@@ -46,6 +46,7 @@ pub use crate::{
     means::{Caps, DeclineReason, KnownAsset, Means, OfferSummary, show_amount},
     options::{EraChoice, Options},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused, exit, family_exit_code},
+    pin::trusting,
     problem::{Problem, REFUSAL_META},
     rpc::Observer,
     secret::{Secret, SecretError},

@@ -12,7 +12,8 @@ use rustls::{
 use std::sync::Arc;
 
 /// TLS with a server that has this certificate, in PEM; `None` when it is none.
-pub(crate) fn trusting(pem: &str) -> Option<ClientConfig> {
+#[must_use]
+pub fn trusting(pem: &str) -> Option<ClientConfig> {
     let certificate = CertificateDer::from_pem_slice(pem.as_bytes()).ok()?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let pinned = Pinned { certificate, provider: Arc::clone(&provider) };

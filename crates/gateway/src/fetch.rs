@@ -18,6 +18,7 @@ pub use pin::{Pin, PinError};
 pub use reachable::Reachable;
 
 use bytes::Bytes;
+use countersign_client::trusting;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Uri, Version,
     header::{ACCEPT, CONTENT_TYPE, HOST, USER_AGENT},
@@ -303,7 +304,7 @@ impl Fetch {
         tcp.set_connect_timeout(Some(Duration::from_millis(self.rules.timeout_ms / 2)));
         let builder = HttpsConnectorBuilder::new();
         let builder = match &self.pin {
-            Some(pin) => builder.with_tls_config(pin.tls().ok_or(FetchError::Connect)?),
+            Some(pin) => builder.with_tls_config(trusting(pin.pem()).ok_or(FetchError::Connect)?),
             None => builder.with_webpki_roots(),
         };
         let connector = builder
