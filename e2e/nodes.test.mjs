@@ -258,6 +258,9 @@ describe('a double of LND', { concurrency: 1 }, () => {
     const { stdout } = await gateway.cliRaw('doctor');
     const line = JSON.parse(stdout).find(({ what }) => what === 'l402 lnd');
     assert.deepEqual([line.health, line.found], ['ok', 'answers, and can receive 1000 sat']);
+    const { nodes: [seen], held } = await gateway.cli('status');
+    assert.deepEqual([seen.name, seen.inbound_msat, seen.problem], ['lnd', 1_000_000, null]);
+    assert.deepEqual(held, { calls: 0, msat: 0 });
   });
 
   test('under another certificate nothing is offered, and nothing is told', async () => {

@@ -92,6 +92,34 @@ pub struct Status {
     pub in_doubt: usize,
     /// Calls whose money is owed back.
     pub refunds_due: usize,
+    /// Lightning nodes, the preferred one first.
+    pub nodes: Vec<NodeStatus>,
+    /// Lightning payments that are held for calls that run now.
+    pub held: HeldStatus,
+}
+
+/// What was last seen of a Lightning node.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// When; none before the first look.
+    pub seen_at: Option<String>,
+    /// The most that it can receive, in millisatoshi.
+    pub inbound_msat: Option<u64>,
+    /// The most that it can send, in millisatoshi.
+    pub outbound_msat: Option<u64>,
+    /// Why it gave no answer.
+    pub problem: Option<String>,
+}
+
+/// Lightning payments that are held.
+#[derive(Clone, Copy, Debug, Default, Serialize, Deserialize, JsonSchema)]
+pub struct HeldStatus {
+    /// How many.
+    pub calls: usize,
+    /// How much together, in millisatoshi.
+    pub msat: u64,
 }
 
 /// How an issuer's keys stand.

@@ -4,10 +4,14 @@ use super::{
     actor::{Actor, Need},
     ask::Asked,
     denied::Denied,
-    form::{Health, IssuerStatus, Status, Tail},
+    form::{Health, HeldStatus, IssuerStatus, NodeStatus, Status, Tail},
     read,
 };
-use crate::{gate::Gate, prove::identity::IssuerReport};
+use crate::{
+    gate::Gate,
+    prove::{identity::IssuerReport, lightning::L402Rail},
+    rails::lightning::Sight,
+};
 use axum::{Extension, Json, extract::State};
 use countersign_core::{
     approval::ApprovalStatus,
@@ -61,7 +65,29 @@ pub(crate) fn standing(gate: &Gate) -> Status {
         approvals_pending: pending.count(),
         in_doubt: gate.store.in_doubt().len(),
         refunds_due: gate.store.refunds_due().len(),
+        nodes: nodes(gate),
+        held: held(gate),
     }
+}
+
+fn nodes(gate: &Gate) -> Vec<NodeStatus> {
+    let sights = gate.rails.l402.as_ref().map(|rail| rail.nodes.sights()).unwrap_or_default();
+    let status = |(name, sight): (Arc<str>, Option<Sight>)| {
+        let balances = sight.and_then(|sight| sight.balances.ok());
+        NodeStatus {
+            name: name.to_string(),
+            seen_at: sight.map(|sight| sight.at.rfc3339()),
+            inbound_msat: balances.map(|balances| balances.inbound_msat),
+            outbound_msat: balances.map(|balances| balances.outbound_msat),
+            problem: sight.and_then(|s| s.balances.err()).map(|error| error.to_string()),
+        }
+    };
+    sights.into_iter().map(status).collect()
+}
+
+fn held(gate: &Gate) -> HeldStatus {
+    let holding = gate.rails.l402.as_ref().map(L402Rail::holding);
+    holding.map_or_else(HeldStatus::default, |(calls, msat)| HeldStatus { calls, msat })
 }
 
 fn issuer(report: IssuerReport) -> IssuerStatus {

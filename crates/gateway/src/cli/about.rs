@@ -106,6 +106,18 @@ pub(super) async fn status(link: &Link, out: Out) -> Result<(), Stop> {
             };
             text.push_str(&format!("\nissuer       {}: {how}", issuer.issuer));
         }
+        for node in &status.nodes {
+            let how = match (&node.problem, node.inbound_msat) {
+                (Some(problem), _) => problem.clone(),
+                (None, Some(msat)) => format!("can receive {} sat", msat / 1000),
+                (None, None) => "not asked yet".to_owned(),
+            };
+            text.push_str(&format!("\nnode         {}: {how}", node.name));
+        }
+        if status.held.calls > 0 {
+            let held = &status.held;
+            text.push_str(&format!("\nheld         {} calls, {} msat", held.calls, held.msat));
+        }
         text
     })
 }
