@@ -55,6 +55,10 @@ const MET_AGAIN: u32 = 1_000;
 const BLOCKS_MIN: u32 = 6;
 /// A payment can still come so long after its invoice lapsed, in milliseconds (BOLT 4, `cltv`).
 const LATE_MS: u64 = 3 * 3_600_000;
+/// How often, and how long each time, who brings a preimage waits for the outcome: a restart of
+/// ours may lie between.
+const CAPTURE_LOOKS: u32 = 500;
+const CAPTURE_LOOK: Duration = Duration::from_millis(20);
 /// Requests that are larger do not wait: their invoices are plain.
 const REQUEST_MAX_BYTES: usize = 64 << 10;
 
@@ -336,12 +340,12 @@ impl Gate {
             return Ok(());
         }
         let digest = call.digest(principal);
-        for _ in 0..100 {
+        for _ in 0..CAPTURE_LOOKS {
             let standing = self.store.standing_for(credential.key(), digest)?;
             if standing.is_none_or(|standing| standing.state != CallState::Finished) {
                 break;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(CAPTURE_LOOK).await;
         }
         Ok(())
     }
