@@ -493,9 +493,9 @@ test('an attempt that is held while another bundle comes is decided by the one i
   const { stdout } = await slow.cliRaw('audit', 'tail', '--limit', '100', '--from', '0');
   const lines = stdout.split('\n').filter((line) => line !== '').map((line) => JSON.parse(line));
   const decided = lines.filter(({ kind }) => kind === 'decision');
+  // What nobody in particular is refused is counted, not recorded.
   assert.deepEqual(
-    decided.map(({ policy, detail }) => [policy, detail.answer]),
-    [[was, 'allow'], [shown.digest, 'deny']],
+    decided.map(({ policy, detail }) => [policy, detail.answer]), [[was, 'allow']],
   );
   await client.close();
 });
