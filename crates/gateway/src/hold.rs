@@ -59,6 +59,9 @@ const LATE_MS: u64 = 3 * 3_600_000;
 /// ours may lie between.
 const CAPTURE_LOOKS: u32 = 500;
 const CAPTURE_LOOK: Duration = Duration::from_millis(20);
+/// An invoice of a node that is no longer configured is forgotten so long after it lapsed, in
+/// milliseconds.
+const FORGET_MS: u64 = 24 * 3_600_000;
 /// Requests that are larger do not wait: their invoices are plain.
 const REQUEST_MAX_BYTES: usize = 64 << 10;
 
@@ -135,6 +138,10 @@ async fn meet(gate: &Arc<Gate>, node: &Node) -> Result<(), ()> {
 async fn accepted(gate: &Arc<Gate>, node: &Node, hash: [u8; 32]) {
     let Some(rail) = &gate.rails.l402 else { return };
     let Ok(Some(open)) = gate.store.open_invoice(&hash) else { return };
+    // The money for plain invoices is taken as it comes.
+    if open.request.is_none() {
+        return;
+    }
     let Ok(InvoiceState::Accepted { amount_msat, blocks_left }) = node.lookup(&hash).await else {
         return;
     };
@@ -256,13 +263,22 @@ impl Gate {
     async fn lapsed(&self, rail: &L402Rail) -> Result<(), Refusal> {
         let now = self.world.now();
         for open in self.store.lapsed_invoices((now, now.minus_ms(LATE_MS)), LOOKUPS)? {
-            let Some(node) = rail.nodes.named(&open.node) else { continue };
+            let Some(node) = rail.nodes.named(&open.node) else {
+                // The operator took it out of the configuration.
+                if open.expires_at < now.minus_ms(FORGET_MS) {
+                    self.store.close_invoice(open.payment_hash).await?;
+                }
+                continue;
+            };
             let is_hold = open.request.is_some();
             match node.lookup(&open.payment_hash).await {
                 Ok(InvoiceState::Accepted { .. }) if is_hold => {
                     self.end_lapsed(node, &open).await?
                 }
-                Ok(InvoiceState::Open) if is_hold => self.give_back(node, &open).await?,
+                // Withdrawn: a payment that was on its way could still be held for hours.
+                Ok(InvoiceState::Open | InvoiceState::Expired) if is_hold => {
+                    self.give_back(node, &open).await?;
+                }
                 Ok(InvoiceState::Settled) => self.paid(&open.payment_hash).await?,
                 Ok(_) => self.store.close_invoice(open.payment_hash).await?,
                 Err(_silent) => return Ok(()),
