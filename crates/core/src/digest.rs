@@ -42,16 +42,12 @@ impl Digest {
     /// Lower-case hex, 64 characters.
     #[must_use]
     pub fn to_hex(self) -> String {
-        hex::encode(self.0)
+        self.hex_in(&mut [0; 64]).to_owned()
     }
 
     /// As [`Self::to_hex`], without an allocation: leaves are made of these.
-    fn hex_in(self, text: &mut [u8; 64]) -> &str {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(self.0) {
-            let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or(b'0');
-            *pair = [digit(byte >> 4), digit(byte & 15)];
-        }
+    pub(crate) fn hex_in(self, text: &mut [u8; 64]) -> &str {
+        lower_hex(&self.0, text);
         std::str::from_utf8(text).unwrap_or_default()
     }
 
@@ -63,6 +59,15 @@ impl Digest {
         let mut bytes = [0u8; 32];
         hex::decode_to_slice(text, &mut bytes)?;
         Ok(Self(bytes))
+    }
+}
+
+/// Writes bytes as lower-case hex, two digits each, as far as `text` has room.
+pub(crate) fn lower_hex(bytes: &[u8], text: &mut [u8]) {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
+        let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or(b'0');
+        *pair = [digit(byte >> 4), digit(byte & 15)];
     }
 }
 

@@ -1,7 +1,7 @@
 //! Identifiers: 16 bytes, made by the caller (48-bit milliseconds then 80 random bits, so they
 //! sort by time), written as a prefix and 32 hex characters.
 
-use crate::time::UnixMs;
+use crate::{digest::lower_hex, time::UnixMs};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
 
@@ -49,11 +49,19 @@ macro_rules! id {
             pub const fn as_bytes(&self) -> &[u8; 16] {
                 &self.0
             }
+
+            /// The text form without an allocation: leaves are made of these.
+            fn text_in<'a>(&self, text: &'a mut [u8; concat!($prefix, "_").len() + 32]) -> &'a str {
+                let (prefix, digits) = text.split_at_mut(concat!($prefix, "_").len());
+                prefix.copy_from_slice(concat!($prefix, "_").as_bytes());
+                lower_hex(&self.0, digits);
+                std::str::from_utf8(text).unwrap_or_default()
+            }
         }
 
         impl fmt::Display for $name {
             fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                write!(f, concat!($prefix, "_{}"), hex::encode(self.0))
+                f.write_str(self.text_in(&mut [0; concat!($prefix, "_").len() + 32]))
             }
         }
 
@@ -77,7 +85,7 @@ macro_rules! id {
 
         impl Serialize for $name {
             fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
+                serializer.serialize_str(self.text_in(&mut [0; concat!($prefix, "_").len() + 32]))
             }
         }
 

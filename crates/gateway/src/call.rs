@@ -3,6 +3,7 @@
 //! The first attempt and the paid retry take it alike: policy, consent and budget say yes before
 //! any money is asked for, and again, on current state, when the money is there. Cheapest refusal
 //! first. From `reserve` on, the call no longer depends on the client's connection.
+//! The rarer turnings are boxed: what is spawned for a call is copied, whole, twice.
 
 use crate::{
     answer::Done,
@@ -74,6 +75,7 @@ pub struct Refused {
 /// # Errors
 /// The refusal, recorded.
 pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
+    let _calling = gate.calling.subscribe();
     let mut known = Known::default();
     let ended = match join(&gate, &attempt, &mut known).await {
         Ok(Joined::Before(done)) => Ok(*done),
@@ -87,7 +89,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
         Ok(done) => Ok(done),
         Err(refusal) => {
             gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
-            Err(gate.refuse(&attempt, known, refusal).await)
+            Err(Box::pin(gate.refuse(&attempt, known, refusal)).await)
         }
     }
 }
@@ -121,7 +123,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
         // A call that was begun is never asked for anything again.
         (Err(_), Some(earlier)) => Err(unfinished(&earlier.call)),
         (Err(refusal), None) if evidence.x402.is_some() && is_about_payment(&refusal) => {
-            gate.twin(call, &principal, evidence, refusal).await.map(Joined::Before)
+            Box::pin(gate.twin(call, &principal, evidence, refusal)).await.map(Joined::Before)
         }
         (proven, _) => proven,
     }
@@ -170,7 +172,7 @@ async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<
         Reserved::Replay(stored) => return Done::replayed(*stored),
         Reserved::Run(hold) => hold,
         Reserved::Settle(settling) => {
-            gate.settle_upfront(settling).await.map_err(conclude::truthful)?
+            Box::pin(gate.settle_upfront(settling)).await.map_err(conclude::truthful)?
         }
     };
     failpoint("started");

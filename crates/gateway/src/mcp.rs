@@ -424,12 +424,7 @@ async fn run(
     let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers), can_ask);
     let (progress, mut events) = mpsc::channel(64);
     attempt.progress = shape.can_stream().then_some(progress);
-    let (calling, taken) = (gate.calling.subscribe(), call::take(Arc::clone(&gate), attempt));
-    let taking = tokio::spawn(async move {
-        let taken = taken.await;
-        drop(calling);
-        taken
-    });
+    let taking = tokio::spawn(call::take(Arc::clone(&gate), attempt));
     let mut taking = Box::pin(async { taking.await.unwrap_or_else(|_panicked| Err(broken())) });
     tokio::select! {
         biased;

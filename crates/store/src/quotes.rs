@@ -312,6 +312,7 @@ pub(crate) fn write_refused(
     let row = NewRow {
         call: entry.call,
         state: CallState::Refused,
+        tenant: &entry.tenant,
         facts_json: &facts_json,
         salt,
         code: Some(code.text()),

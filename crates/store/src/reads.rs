@@ -77,8 +77,7 @@ impl Store {
         limit: u32,
     ) -> Result<Vec<CallView>, Refusal> {
         self.read(|conn| {
-            // The term of the index `calls_of_tenant`, word for word.
-            let of_tenant = tenant.map_or("", |_| "json_extract(facts, '$.tenant') = ?3 AND");
+            let of_tenant = tenant.map_or("", |_| "tenant = ?3 AND");
             let sql = format!(
                 "SELECT {} FROM calls WHERE {of_tenant} id < ?1 ORDER BY id DESC LIMIT ?2",
                 calls::VIEW_COLUMNS

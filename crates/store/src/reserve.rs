@@ -338,8 +338,8 @@ fn admit(
     };
     record(batch, &mut live, drafts)?;
     let (call, chain) = (live.call(), &live.chain);
-    let facts_json = &facts_json;
-    let row = NewRow { call, state, facts_json, salt: &salt, code: None, chain };
+    let (tenant, facts_json) = (&*live.facts.tenant, &*facts_json);
+    let row = NewRow { call, state, tenant, facts_json, salt: &salt, code: None, chain };
     live.n = calls::insert(batch, &row)?;
     let reserved = token(permit, &live);
     batch.state().calls.insert(live.call(), live);

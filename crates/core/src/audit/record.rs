@@ -9,6 +9,7 @@
 //! decoding re-encodes and compares.
 
 mod form;
+mod leaf;
 
 use super::merkle::leaf_hash;
 use crate::{
@@ -170,19 +171,34 @@ pub enum ProofState {
     Unchecked,
 }
 
+impl ProofState {
+    /// Its name in the log: `not_required`.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Proven => "proven",
+            Self::NotRequired => "not_required",
+            Self::Missing => "missing",
+            Self::Pending => "pending",
+            Self::Refused => "refused",
+            Self::Unchecked => "unchecked",
+        }
+    }
+}
+
 /// One proof's state, and what it rests on: a grant, a decision, a payment reference.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofEntry {
     /// The evidence, by reference; never a token, a credential or a name.
-    #[serde(rename = "ref", skip_serializing_if = "Option::is_none")]
+    #[serde(rename = "ref")]
     pub reference: Option<Arc<str>>,
     /// Where the proof stood.
     pub state: ProofState,
 }
 
 /// The four proofs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ProofEntries {
     /// Policy permits the call.
@@ -196,11 +212,10 @@ pub struct ProofEntries {
 }
 
 /// The tool that a call names.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ToolEntry {
     /// Digest of the tool's definition as the server gave it.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "form::hex_option")]
     pub definition: Option<Digest>,
     /// Its name.
     pub name: Arc<str>,
@@ -209,7 +224,7 @@ pub struct ToolEntry {
 }
 
 /// An amount in its asset and in the reference unit, both as decimal text.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct AmountEntry {
     /// The asset.
@@ -391,9 +406,7 @@ impl RecordDraft {
     /// Any [`RecordError`] up to [`RecordError::Detail`].
     pub fn encode(&self, seq: u64, prev: Option<Digest>) -> Result<Vec<u8>, RecordError> {
         self.check(seq, prev)?;
-        let mut leaf = Vec::with_capacity(1536);
-        let form = Form::of(self, seq, prev);
-        serde_json::to_writer(&mut leaf, &form).map_err(|_| RecordError::Malformed)?;
+        let leaf = leaf::write(self, seq, prev);
         if leaf.len() > MAX_RECORD_BYTES { Err(RecordError::TooLong) } else { Ok(leaf) }
     }
 

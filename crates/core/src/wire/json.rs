@@ -82,21 +82,25 @@ pub fn check(text: &[u8], limits: &Limits) -> Result<(), JsonError> {
 /// The JSON string literal of a text, quotes included, escaped as RFC 8785 says.
 #[must_use]
 pub fn quote(text: &str) -> String {
-    let is_escaped = |c: char| matches!(c, '"' | '\\' | '\0'..='\u{1f}');
     let mut out = Vec::with_capacity(text.len() + 2);
-    out.push(b'"');
-    for run in text.split_inclusive(is_escaped) {
-        let mut chars = run.chars();
-        match chars.next_back() {
-            Some(last) if is_escaped(last) => {
-                out.extend_from_slice(chars.as_str().as_bytes());
-                push_escaped(&mut out, last);
-            }
-            _ => out.extend_from_slice(run.as_bytes()),
-        }
-    }
-    out.push(b'"');
+    push_quoted(&mut out, text);
     String::from_utf8(out).unwrap_or_default()
+}
+
+/// Appends the JSON string literal of a text: what lies between two escapes is copied whole.
+pub(crate) fn push_quoted(out: &mut Vec<u8>, text: &str) {
+    let is_escaped = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
+    let mut rest = text.as_bytes();
+    out.push(b'"');
+    while let Some(at) = rest.iter().position(is_escaped) {
+        let (run, from) = rest.split_at(at);
+        out.extend_from_slice(run);
+        let Some((byte, after)) = from.split_first() else { break };
+        push_escaped(out, char::from(*byte));
+        rest = after;
+    }
+    out.extend_from_slice(rest);
+    out.push(b'"');
 }
 
 fn walk(text: &[u8], limits: &Limits, reorder: bool) -> Result<Vec<u8>, JsonError> {

@@ -62,7 +62,7 @@ impl Gate {
         }
         let refusal = nearest.unwrap_or_else(|| Code::NoGrant.into());
         let refusal = self.ask_for_grant(refusal, call, identity.principal(), quote);
-        self.agreed_or_asked(refusal, attempt, identity, quote, (begun, known)).await
+        Box::pin(self.agreed_or_asked(refusal, attempt, identity, quote, (begun, known))).await
     }
 
     /// Nobody is asked for money that no wallet of theirs may pay.

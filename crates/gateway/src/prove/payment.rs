@@ -115,7 +115,7 @@ impl Gate {
         }
         if let Some(payment) = &evidence.x402 {
             let payment = payment.as_ref().map_err(Clone::clone)?;
-            let paid = self.verify_x402(call, payment, quote, is_begun).await?;
+            let paid = Box::pin(self.verify_x402(call, payment, quote, is_begun)).await?;
             return Payment::x402(paid, quote, call.terms.flow);
         }
         if let Some(held) = &evidence.held {
