@@ -39,7 +39,8 @@ use std::path::PathBuf;
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 done, and the answer is bad (the tool failed, a check found something);
 2 usage or configuration; 10 payment, 11 identity, 12 consent, 13 policy, 14 budget,
-15 the far side, 16 money may have moved: do not pay again, 17 the request was refused.";
+15 the far side, 16 money may have moved: do not pay again, 17 the request was refused,
+18 the data directory cannot be used.";
 
 /// What was typed.
 #[derive(Debug, Parser)]

@@ -39,11 +39,12 @@ use countersign_core::{
     wire::eip712::Address,
     world::World,
 };
-use countersign_store::{Durability, Limits, LogOptions, Options, Store};
+use countersign_store::{Claim, Durability, Limits, LogOptions, Options, Store};
 use http::{HeaderValue, Uri};
 use lightning_invoice::Currency;
 use std::{
     collections::HashMap,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -62,8 +63,10 @@ const SESSIONS_MAX: usize = 10_000;
 /// Whatever cannot be opened, with what to do.
 pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     refuse_open_sandbox(&config)?;
+    // Before the keys: of several processes that start on nothing, one makes them.
+    let claim = Claim::on(&config.data_dir).with_context(|| unopened(&config))?;
     let keys = keys::open(&config.data_dir, &config.audit.origin, &world)?;
-    let store = open_store(&config, &keys, world.clone())?;
+    let store = open_store(&config, claim, &keys, world.clone())?;
     let verifier = Verifier::new(issuers(&config), world.clone())
         .map_err(|problem| anyhow!("the issuers cannot be used: {problem}"))?;
     let policy = open_policy(&config, &store, &world)?;
@@ -102,23 +105,21 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     Ok(gate)
 }
 
+/// Opens the public listener.
+///
+/// # Errors
+/// The address cannot be had.
+pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address}: is another process there?"))
+}
+
 /// Serves until `stop`, or until the store can no longer be trusted.
 ///
 /// # Errors
-/// A listener cannot be opened, or the store failed.
-pub async fn serve(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> Result<()> {
-    let address = gate.config.listen;
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address}: is another process there?"))?;
-    serve_on(gate, listener, stop).await
-}
-
-/// Serves on a listener that is open already.
-///
-/// # Errors
-/// As [`serve`].
-pub async fn serve_on(
+/// Another listener cannot be opened, or the store failed.
+pub async fn serve(
     gate: Arc<Gate>,
     listener: TcpListener,
     stop: watch::Receiver<bool>,
@@ -216,7 +217,11 @@ fn refuse_open_sandbox(config: &Config) -> Result<()> {
     Ok(())
 }
 
-fn open_store(config: &Config, keys: &keys::Keys, world: World) -> Result<Store> {
+fn unopened(config: &Config) -> String {
+    format!("cannot open the store in `{}`", config.data_dir.display())
+}
+
+fn open_store(config: &Config, claim: Claim, keys: &keys::Keys, world: World) -> Result<Store> {
     let limits = Limits {
         open_quotes_per_principal: config.limits.open_quotes_per_principal,
         pending_approvals_per_principal: config.limits.pending_approvals_per_principal,
@@ -234,8 +239,7 @@ fn open_store(config: &Config, keys: &keys::Keys, world: World) -> Result<Store>
         },
         limits,
     };
-    Store::open(options, world)
-        .with_context(|| format!("cannot open the store in `{}`", config.data_dir.display()))
+    Store::open_claimed(claim, options, world).with_context(|| unopened(config))
 }
 
 /// Power-cut tests need a control that must lose; it exists in debug builds only.

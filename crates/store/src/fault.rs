@@ -66,6 +66,43 @@ pub enum OpenError {
     },
 }
 
+impl OpenError {
+    /// A word for programs; stable.
+    #[must_use]
+    pub const fn code(&self) -> &'static str {
+        match self {
+            Self::Io(_) | Self::Database(_) => "DATA-UNUSABLE",
+            Self::Corrupt(_) => "DATA-MALFORMED",
+            Self::NewerSchema(_) => "DATA-NEWER",
+            Self::NotDurable => "DATA-NOT-DURABLE",
+            Self::Locked => "DATA-IN-USE",
+            Self::Checkpoint(_) => "DATA-OTHER-KEY",
+            Self::RolledBack { .. } => "DATA-OLDER-COPY",
+            Self::Forked { .. } => "DATA-FORKED",
+        }
+    }
+
+    /// What to do about it.
+    #[must_use]
+    pub const fn next(&self) -> &'static str {
+        match self {
+            Self::Io(_) | Self::Database(_) | Self::NotDurable => {
+                "look at the disk, its space and the owner of the directory"
+            }
+            Self::Corrupt(_) | Self::Forked { .. } => {
+                "something else wrote into it: keep all of it, and restore the newest whole copy"
+            }
+            Self::NewerSchema(_) => "start it with the version that wrote it, or a newer one",
+            Self::Locked => "end the other process first: one gateway serves one data directory",
+            Self::Checkpoint(_) => "restore the keys that belong to this log",
+            Self::RolledBack { .. } => {
+                "restore the database that belongs to this log; what was spent since the copy is \
+                 not in it"
+            }
+        }
+    }
+}
+
 impl fmt::Display for OpenError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -76,7 +113,7 @@ impl fmt::Display for OpenError {
                 write!(f, "the database has schema {version}, written by a newer version")
             }
             Self::NotDurable => f.write_str("the database does not sync each commit"),
-            Self::Locked => f.write_str("another process has the store open"),
+            Self::Locked => f.write_str("another process has it"),
             Self::Checkpoint(error) => {
                 write!(f, "the published checkpoint does not verify: {error}")
             }

@@ -65,6 +65,7 @@ pub use invoices::OpenInvoice;
 pub use log::{Inclusion, LoggedRecord};
 pub use notes::Note;
 pub use once::{Begun, Given, Named};
+pub use open::Claim;
 pub use options::{Durability, Limits, LogOptions, Options};
 pub use policies::{KeptPolicy, NewPolicy};
 pub use quotes::{Challenge, OpenQuote};

@@ -41,7 +41,36 @@ use std::{
 use tokio::sync::mpsc;
 
 const DATABASE: &str = "countersign.db";
-const LOCK: &str = "lock";
+
+/// A directory that is this process's alone, until this is dropped or the process ends, however it
+/// ends.
+///
+/// INVARIANT: the directory itself is locked, so that there is no file whose removal would let a
+/// second process in beside the first.
+#[derive(Debug)]
+pub struct Claim {
+    _held: File,
+}
+
+impl Claim {
+    /// Claims a directory, which is made when it is not there. Waits five seconds for a process
+    /// that is just ending.
+    ///
+    /// # Errors
+    /// Another process has it, or it cannot be used.
+    pub fn on(dir: &Path) -> Result<Self, OpenError> {
+        own_dir(dir)?;
+        let file = File::open(dir)?;
+        for _ in 0..250 {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self { _held: file }),
+                Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
+                Err(TryLockError::Error(error)) => return Err(error.into()),
+            }
+        }
+        Err(OpenError::Locked)
+    }
+}
 
 impl Store {
     /// Opens the store in a directory, recovers what a crash left, and starts its threads.
@@ -49,10 +78,17 @@ impl Store {
     /// # Errors
     /// See [`OpenError`].
     pub fn open(options: Options, world: World) -> Result<Self, OpenError> {
+        let claim = Claim::on(&options.dir)?;
+        Self::open_claimed(claim, options, world)
+    }
+
+    /// The same in the directory that was claimed before.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub fn open_claimed(claim: Claim, options: Options, world: World) -> Result<Self, OpenError> {
         let dir = options.dir.clone();
-        own_dir(&dir)?;
         own_dir(&dir.join(LOG_DIR))?;
-        let lock = take_lock(&dir.join(LOCK))?;
         drop(private_file_kept(&dir.join(DATABASE))?);
         let conn = writer_connection(&dir.join(DATABASE), options.durability)?;
         let log = Log::load(&conn)?;
@@ -64,7 +100,7 @@ impl Store {
         let (queue, jobs) = mpsc::channel(options.limits.queue_max.max(1));
         let shared = Arc::new(Shared::new(
             (world, options.limits, options.log.pseudonym_key),
-            (dir.clone(), lock),
+            (dir.clone(), claim),
             (state, Accounts::load(&conn)?),
             (log.size(), published),
             (wake, stop),
@@ -213,19 +249,6 @@ fn last_record_time(conn: &Connection, size: u64) -> Result<UnixMs, OpenError> {
     let leaf = Tree { conn }.leaf(last)?.ok_or(OpenError::Corrupt("log"))?;
     let record = Record::decode(&leaf).map_err(|_| OpenError::Corrupt("record"))?;
     Ok(record.draft.time)
-}
-
-/// Keeps other processes out. One that just ended may hold it for a moment more.
-fn take_lock(path: &Path) -> Result<File, OpenError> {
-    let file = private_file_kept(path)?;
-    for _ in 0..250 {
-        match file.try_lock() {
-            Ok(()) => return Ok(file),
-            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(20)),
-            Err(TryLockError::Error(error)) => return Err(error.into()),
-        }
-    }
-    Err(OpenError::Locked)
 }
 
 /// The store's directory: made, or made private.

@@ -3,6 +3,7 @@
 use crate::{
     accounts::Accounts,
     fault::Fault,
+    open::Claim,
     options::Limits,
     publish::Published,
     refuse::{Uncounted, aggregate_job},
@@ -16,7 +17,6 @@ use countersign_core::{
 use rusqlite::Connection;
 use std::{
     fmt,
-    fs::File,
     path::PathBuf,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -53,7 +53,7 @@ pub(crate) struct Shared {
     /// Wakes and stops the publisher; both close with the writer.
     publisher: Mutex<Option<(SyncSender<()>, SyncSender<()>)>>,
     /// Keeps other processes out until both threads are gone.
-    _lock: File,
+    _claim: Claim,
     queue: mpsc::WeakSender<Job>,
 }
 
@@ -67,7 +67,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 impl Shared {
     pub(crate) fn new(
         (world, limits, pseudonym_key): (World, Limits, [u8; 32]),
-        (dir, lock_file): (PathBuf, File),
+        (dir, claim): (PathBuf, Claim),
         (state, accounts): (State, Accounts),
         sizes: (u64, u64),
         publisher: (SyncSender<()>, SyncSender<()>),
@@ -86,7 +86,7 @@ impl Shared {
             readers: Mutex::default(),
             poison: watch::Sender::new(None),
             publisher: Mutex::new(Some(publisher)),
-            _lock: lock_file,
+            _claim: claim,
             queue,
         }
     }

@@ -10,6 +10,9 @@ use tokio::{
 /// Runs the gateway until SIGINT or SIGTERM, or until its store can no longer be trusted.
 pub(super) async fn run(config: Config) -> Result<(), Stop> {
     let Signals { stop, at_once } = signals()?;
+    let gate = start::open(config, world::system())?;
+    let config = &gate.config;
+    let listener = start::listen(config.listen).await?;
     super::out::note(&format!(
         "countersign {} listens on {}, reached at {}{}",
         env!("CARGO_PKG_VERSION"),
@@ -17,8 +20,7 @@ pub(super) async fn run(config: Config) -> Result<(), Stop> {
         config.public_url,
         if config.sandbox { " (sandbox: play money)" } else { "" },
     ));
-    let gate = start::open(config, world::system())?;
-    ended(start::serve(gate, stop), at_once).await
+    ended(start::serve(gate, listener, stop), at_once).await
 }
 
 /// Shows the proofs at work.

@@ -3,8 +3,12 @@
 use super::out::{Out, note};
 use countersign_client::{ClientError, Problem, exit, family_exit_code};
 use countersign_core::refusal::Charged;
+use countersign_store::OpenError;
 use serde_json::json;
 use std::{collections::BTreeMap, fmt};
+
+/// The data directory cannot be used: the command and its configuration may be right.
+const DATA: u8 = 18;
 
 /// An end with an exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -118,7 +122,11 @@ impl std::error::Error for Stop {}
 impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Self {
         // The causes, from the outermost in.
-        Self::usage(format_args!("{error:#}"))
+        let said = format!("{error:#}");
+        match error.downcast_ref::<OpenError>() {
+            Some(why) => Self::new(DATA, said).coded(why.code()).next(why.next()),
+            None => Self::usage(said),
+        }
     }
 }
 
