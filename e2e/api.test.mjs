@@ -245,9 +245,12 @@ include-path-regex = "^/access/v1/search/"
 checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403"]
 
 `;
-  const ARGS = ['--seed', SEED, '--continue-on-failure', '--warnings', 'off'];
+  // Every check that there is, with none left out.
+  const ARGS = [
+    '--checks', 'all', '--max-response-time', '5', '--seed', SEED, '--continue-on-failure', '--warnings', 'off',
+  ];
 
-  test('as the owner of the socket, who may do everything', { timeout: 120_000 }, async () => {
+  test('as the owner of the socket, who may do everything', { timeout: 240_000 }, async () => {
     const paths = Object.entries(await things()).map(([path, id]) =>
       `[[operations]]\ninclude-path = "${path}"\nparameters = { "path.id" = "${id}" }\n`);
     const file = path.join(dir, 'openapi.json');
@@ -261,7 +264,7 @@ checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403"]
     assert.equal((await admin(gateway, '/v1/health')).status, 200);
   });
 
-  test('as a program over the network: no operation without its token', { timeout: 120_000 }, async () => {
+  test('as a program over the network: no operation without its token', { timeout: 240_000 }, async () => {
     const token = await issuer.clientCredentials(at, 'mcp:call', PROGRAM);
     const file = path.join(dir, 'openapi-network.json');
     writeFileSync(file, JSON.stringify(document));
