@@ -10,9 +10,14 @@
 
 mod answer;
 mod approval;
+mod carry;
 mod http;
 mod stdio;
 
+pub(crate) use self::{
+    answer::{Answered, Words},
+    carry::{Carried, tool_call},
+};
 use crate::{
     client::{Client, Tool, ToolCall},
     error::ClientError,
@@ -147,22 +152,11 @@ impl Bridge {
         }
         let answered = async {
             match &*request.method {
-                "tools/call" => self.call(&passage, request).await,
+                "tools/call" => self.call(&passage, request).await.text,
                 _ => self.relay(&passage, &meta, request).await,
             }
         };
-        // A client that has gone wants no answer.
-        let gone = async {
-            out.closed().await;
-            passage.withdraw();
-            std::future::pending::<()>().await;
-        };
-        let answer = tokio::select! {
-            biased;
-            answer = answered => Some(answer),
-            () = passage.withdrawn() => None,
-            () = gone => None,
-        };
+        let answer = passage.unless_withdrawn(answered).await;
         of.end(id);
         if let Some(answer) = answer.filter(|_| passage.is_heard()) {
             send(out, answer).await;
@@ -197,12 +191,10 @@ impl Bridge {
     }
 
     /// Makes a tool call, and pays for it if it must and may; gives the answer.
-    async fn call(&self, passage: &Arc<Passage>, request: &Request<'_>) -> String {
-        let refuse =
-            |message: &str| jsonrpc::error(Some(request.id), INVALID_PARAMS, message, None);
+    async fn call(&self, passage: &Arc<Passage>, request: &Request<'_>) -> Answered {
         let call = match self.read_call(passage, request.params) {
             Ok(call) => call,
-            Err(error) => return refuse(&error.to_string()),
+            Err(error) => return Answered::refused(request.id, &error.to_string()),
         };
         let outcome = self.call_with_approval(call, passage).await;
         match &outcome {
@@ -210,7 +202,7 @@ impl Bridge {
             Ok(outcome) => self.say(&answer::one_line(outcome)),
             Err(error) => self.say(&error.to_string()),
         }
-        answer::of(request.id, passage, outcome)
+        Answered::of(request.id, passage, outcome)
     }
 
     fn read_call(

@@ -62,7 +62,7 @@ pub(crate) struct WorkOffer {
 
 impl WorkOffer {
     /// Reads an offer of SHA-256; anything else is none that we solve.
-    fn read(raw: &RawValue) -> Option<Self> {
+    pub(crate) fn read(raw: &RawValue) -> Option<Self> {
         #[derive(Deserialize)]
         #[serde(rename_all = "camelCase")]
         struct Form {

@@ -9,7 +9,7 @@ use crate::error::{ClientError, TransportError};
 use bytes::Bytes;
 use http::{HeaderMap, Method, Request, Response, Uri, header};
 use http_body_util::{BodyExt as _, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Body, Incoming};
 use hyper_rustls::HttpsConnector;
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
@@ -103,15 +103,28 @@ impl Http {
     }
 
     /// The whole body, within the limit.
-    pub(crate) async fn read(&self, body: Incoming) -> Result<Bytes, TransportError> {
-        let body = Limited::new(body, self.max_answer_bytes).collect().await;
-        body.map(http_body_util::Collected::to_bytes).map_err(|error| {
-            match error.is::<http_body_util::LengthLimitError>() {
-                true => TransportError::TooLarge,
-                false => TransportError::Lost,
-            }
-        })
+    pub(crate) async fn read<B>(&self, body: B) -> Result<Bytes, TransportError>
+    where
+        B: Body<Data = Bytes>,
+        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        read_within(body, self.max_answer_bytes).await
     }
+}
+
+/// The whole body, within this many bytes.
+pub(crate) async fn read_within<B>(body: B, bytes_max: usize) -> Result<Bytes, TransportError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let body = Limited::new(body, bytes_max).collect().await;
+    body.map(http_body_util::Collected::to_bytes).map_err(|error| {
+        match error.is::<http_body_util::LengthLimitError>() {
+            true => TransportError::TooLarge,
+            false => TransportError::Lost,
+        }
+    })
 }
 
 fn tcp(connect_timeout_ms: u64) -> HttpConnector {

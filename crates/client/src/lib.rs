@@ -7,24 +7,31 @@
 //! INVARIANT: no call is paid twice. What is sent again after a lost or unknown answer is the same
 //! payment; a second challenge ends the call.
 //!
-//! [`Bridge`] puts all of that before clients that know nothing of it.
+//! [`Client`] calls by itself. [`Bridge`] puts all of that before clients that know nothing of it,
+//! [`PayLayer`] into a stack of `tower`, `PayClient` (feature `reqwest`) around a `reqwest` client,
+//! `PayTransport` (feature `rmcp`) under an `rmcp` client.
 //!
 //! Does not: follow redirects, run stdio servers, verify receipts.
 #![deny(missing_docs)]
 
+mod ahead;
 mod bridge;
 mod cache;
 mod challenge;
 mod client;
+mod courier;
 mod error;
 mod evm;
 mod http;
+mod layer;
 mod lightning;
 mod means;
 mod options;
 mod outcome;
 mod passage;
 mod pay;
+#[cfg(feature = "reqwest")]
+mod pay_client;
 mod pin;
 mod problem;
 mod rpc;
@@ -32,16 +39,24 @@ mod secret;
 mod sign_in;
 mod spend;
 mod sse;
+#[cfg(feature = "rmcp")]
+mod transport;
 mod verdict;
 mod wallet;
 mod work;
+pub mod world;
 
+#[cfg(feature = "reqwest")]
+pub use crate::pay_client::PayClient;
+#[cfg(feature = "rmcp")]
+pub use crate::transport::PayTransport;
 pub use crate::{
     bridge::{Bridge, BridgeOptions},
     cache::{CredentialCache, Paid},
     client::{Client, Tool, ToolCall},
     error::{ClientError, TransportError},
     evm::EvmWallet,
+    layer::{Pay, PayBody, PayError, PayLayer},
     lightning::{LightningWallet, OfferFault},
     means::{Caps, DeclineReason, KnownAsset, Means, OfferSummary, show_amount},
     options::{EraChoice, Options},
@@ -55,3 +70,4 @@ pub use crate::{
     wallet::{Wallet, WalletError, seal},
     work::{Solver, WorkObserver, WorkProgress},
 };
+pub use countersign_core;

@@ -231,7 +231,7 @@ impl Means {
     }
 
     /// Whether an offer of work is within what may be computed.
-    fn work(&self, offer: &WorkOffer) -> Result<(), OfferSummary> {
+    pub(crate) fn work(&self, offer: &WorkOffer) -> Result<(), OfferSummary> {
         let reason = if self.rail.is_some_and(|rail| rail != Rail::Pow) {
             DeclineReason::Unsupported
         } else if work::expected(offer.target) > self.caps.work {

@@ -7,13 +7,12 @@ use crate::{
     means::Means,
     rpc::Observer,
     secret::Secret,
-    sign_in::{Access, SignIn},
+    sign_in::SignIn,
     spend::{SpendLimits, SpendLog},
     work::Solver,
 };
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{digest::Digest, world::World};
-use http::Uri;
 use serde::Deserialize;
 
 /// Which era of MCP to speak.
@@ -96,13 +95,17 @@ impl Options {
 
     /// Whose credentials are looked for. A token's claims are not verified here: a wrong guess
     /// finds nothing, or is refused.
-    pub(crate) fn principal(&self, access: &Access, uri: &Uri) -> String {
+    pub(crate) fn principal(
+        &self,
+        bearer: Option<&Secret>,
+        signed_in: impl FnOnce() -> Option<String>,
+    ) -> String {
         if let Some(principal) = &self.principal {
             return principal.clone();
         }
-        let Some(bearer) = access.bearer() else { return "anonymous".to_owned() };
+        let Some(bearer) = bearer else { return "anonymous".to_owned() };
         let token = bearer.expose();
-        let named = claims(token).or_else(|| access.principal(uri));
+        let named = claims(token).or_else(signed_in);
         named.unwrap_or_else(|| Digest::of(token.as_bytes()).to_hex())
     }
 }

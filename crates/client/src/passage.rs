@@ -9,6 +9,7 @@
 
 use crate::{
     client::{Client, LEGACY, Outgoing, merged},
+    courier::Courier,
     error::{ClientError, TransportError},
     rpc::{Answer, AnswerBody, Ear, Mirror, SESSION, object, set, set_mirrors, set_secret},
     secret::Secret,
@@ -24,6 +25,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{
     collections::BTreeMap,
+    future::Future,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -81,6 +83,8 @@ pub(crate) struct Passage {
     /// Where messages for the client go.
     pub(crate) out: mpsc::Sender<String>,
     pub(crate) is_modern: bool,
+    /// Takes it to the server in our place.
+    pub(crate) courier: Option<Courier>,
     progress_token: Option<Box<RawValue>>,
     /// Modern, and its client says that it can show links.
     opens_links: bool,
@@ -193,6 +197,7 @@ impl Passage {
             of: Arc::clone(of),
             out: out.clone(),
             is_modern: meta.get(META_PROTOCOL_VERSION).is_some(),
+            courier: None,
             progress_token: meta.get("progressToken").map(ToOwned::to_owned),
             opens_links: modern.is_some_and(|modern| modern.capabilities.elicitation_url),
             steps: AtomicU64::new(1),
@@ -201,6 +206,12 @@ impl Passage {
             upstream_id: Mutex::new(None),
             last: Mutex::new(None),
         }
+    }
+
+    /// A request that its program sends by itself. Questions of ours do not reach it.
+    pub(crate) fn carried(courier: Courier, out: &mpsc::Sender<String>, meta: &Meta<'_>) -> Self {
+        let passage = Self::new(&Arc::default(), out, meta);
+        Self { courier: Some(courier), opens_links: false, ..passage }
     }
 
     /// From here on it runs to its end; `false` when it was withdrawn before.
@@ -230,11 +241,6 @@ impl Passage {
         matches!(*lock(&self.stage), Stage::Free | Stage::Paying)
     }
 
-    /// Returns once it was withdrawn, and may end.
-    pub(crate) async fn withdrawn(&self) {
-        self.withdrawn.notified().await;
-    }
-
     /// The id under which the server knows it.
     pub(crate) fn upstream_id(&self) -> Option<String> {
         lock(&self.upstream_id).clone()
@@ -249,6 +255,21 @@ impl Passage {
     pub(crate) fn opens_links(&self) -> bool {
         let session = self.of.session();
         self.opens_links || !self.is_modern && session.is_some_and(|session| session.opens_links)
+    }
+
+    /// What `work` gives, unless the client wants no answer or has gone, and it may end.
+    pub(crate) async fn unless_withdrawn<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let gone = async {
+            self.out.closed().await;
+            self.withdraw();
+            std::future::pending::<()>().await;
+        };
+        tokio::select! {
+            biased;
+            done = work => Some(done),
+            () = self.withdrawn.notified() => None,
+            () = gone => None,
+        }
     }
 
     /// Tells the client how the request goes, if it wants to know. Ours comes before the server's
@@ -274,7 +295,9 @@ impl Client {
         outgoing: &Outgoing<'_>,
         passage: &Passage,
     ) -> Result<Answer, ClientError> {
-        let id = self.endpoint.own_id();
+        // What its program withdraws by itself is known by its own id.
+        let carried = passage.courier.as_ref().map(|courier| courier.id.clone());
+        let id = carried.unwrap_or_else(|| self.endpoint.own_id());
         let mut params = outgoing.params.to_owned();
         if outgoing.meta.is_some() || !outgoing.own_meta.is_empty() {
             let meta = merged(outgoing.meta.map_or("{}", RawValue::get), outgoing.own_meta)?;
@@ -291,9 +314,12 @@ impl Client {
         let body = jsonrpc::request(&id, method, Some(&params));
         let sent = Sent { id: &id, method, body, mirror, secret_headers };
         *lock(&passage.upstream_id) = Some(id.clone());
-        let passed = self.pass(&sent, &passage.of, &passage.out);
         let limit = Duration::from_millis(self.options.exchange_timeout_ms);
-        let passed = tokio::time::timeout(limit, passed).await;
+        let out = &passage.out;
+        let passed = match &passage.courier {
+            Some(courier) => tokio::time::timeout(limit, self.carry(&sent, courier, out)).await,
+            None => tokio::time::timeout(limit, self.pass(&sent, &passage.of, out)).await,
+        };
         let answer = passed.unwrap_or(Err(TransportError::TimedOut.into()))?;
         *lock(&passage.last) = match &answer.body {
             AnswerBody::Result(result) => Some(Last::Result(result.clone())),

@@ -10,11 +10,13 @@ use crate::{
     cache::{Entry, Paid, Proof, Scope},
     challenge::{Challenge, Channel, NoChallenge, WorkOffer},
     client::{Client, Outgoing, ToolCall, merged},
+    courier::Courier,
     error::{ClientError, TransportError},
     lightning::{MacaroonTerms, PayError, Payable, Purse},
     means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice, show_amount},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
     problem::Problem,
+    secret::Secret,
     spend::{NotSpent, SpendOutcome},
     verdict::{self, Verdict},
 };
@@ -119,7 +121,7 @@ impl Client {
     }
 
     /// The work that an offer asks for; `None` when it was not done in time.
-    async fn do_work(
+    pub(crate) async fn do_work(
         &self,
         call: &ToolCall,
         scope: &Scope,
@@ -152,19 +154,27 @@ impl Client {
     }
 
     /// The names of this call's credential.
-    fn scope(&self, call: &ToolCall) -> Result<Scope, ClientError> {
+    pub(crate) fn scope(&self, call: &ToolCall) -> Result<Scope, ClientError> {
         let arguments = call.arguments.get().as_bytes();
         let arguments =
             json::canonical(arguments, &Limits::REQUEST).map_err(|_| ClientError::BadInput)?;
+        let bearer = self.bearer(call);
+        let signed_in = || self.endpoint.access.principal(&self.endpoint.uri);
         let (server, principal) =
-            (self.server(), self.options.principal(&self.endpoint.access, &self.endpoint.uri));
+            (self.server(), self.options.principal(bearer.as_ref(), signed_in));
         let parts = [server.as_bytes(), call.name.as_bytes(), principal.as_bytes()];
         let tool = Digest::of_parts(&parts);
         Ok(Scope { call: Digest::of_parts(&[tool.as_bytes(), &arguments]), tool })
     }
 
+    /// The token that the call is made with.
+    fn bearer(&self, call: &ToolCall) -> Option<Secret> {
+        let courier = call.passage.as_ref().and_then(|passage| passage.courier.as_ref());
+        courier.map_or_else(|| self.endpoint.access.bearer(), Courier::bearer)
+    }
+
     /// Origin and path.
-    fn server(&self) -> String {
+    pub(crate) fn server(&self) -> String {
         let uri = &self.endpoint.uri;
         let scheme = uri.scheme_str().unwrap_or_default();
         let authority = uri.authority().map(http::uri::Authority::as_str).unwrap_or_default();
@@ -399,11 +409,7 @@ impl Client {
             expires_at: terms.expires_at.unwrap_or(undated),
             uses_left: terms.uses,
             // `Authorization` is taken when there is a token.
-            channel: if self.endpoint.access.bearer().is_some() {
-                Channel::Meta
-            } else {
-                choice.channel
-            },
+            channel: if self.bearer(call).is_some() { Channel::Meta } else { choice.channel },
             paid: Paid {
                 rail: Rail::L402,
                 amount: price.amount.clone(),
@@ -416,7 +422,7 @@ impl Client {
         }
     }
 
-    async fn keep(&self, entry: &Entry) -> Result<(), ClientError> {
+    pub(crate) async fn keep(&self, entry: &Entry) -> Result<(), ClientError> {
         self.options.credentials.keep(entry.clone(), self.options.world.now()).await
     }
 

@@ -22,7 +22,7 @@ use countersign_core::wire::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Uri, header};
 use http_body_util::BodyExt as _;
-use hyper::body::Incoming;
+use hyper::body::Body;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use std::{
@@ -211,10 +211,7 @@ impl Endpoint {
     ) -> Result<Answer, TransportError> {
         let response = self.http.post(&self.uri, headers.clone(), body).await?;
         let (head, body) = response.into_parts();
-        let content_type = head.headers.get(header::CONTENT_TYPE);
-        let content_type = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let is_stream = content_type.to_ascii_lowercase().starts_with("text/event-stream");
-        let body = match is_stream {
+        let body = match is_stream(&head.headers) {
             true => self.read_stream((id, ear), &headers, body).await?,
             false => read_body(id, &self.http.read(body).await?),
         };
@@ -229,9 +226,7 @@ impl Endpoint {
     ) -> Result<bool, TransportError> {
         let response = self.http.send(Method::GET, &self.uri, headers.clone(), String::new());
         let response = self.http.in_time(response).await?;
-        let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-        let is_stream = kind.is_some_and(|kind| kind.starts_with(b"text/event-stream"));
-        if !response.status().is_success() || !is_stream {
+        if !response.status().is_success() || !is_stream(response.headers()) {
             return Ok(false);
         }
         // No answer has an empty id, so it ends with the stream.
@@ -246,11 +241,11 @@ impl Endpoint {
     }
 
     /// Reads events up to the answer. A stream that ends before it has lost it.
-    async fn read_stream(
+    pub(crate) async fn read_stream(
         &self,
         wanted: (&str, Ear<'_>),
         headers: &HeaderMap,
-        mut body: Incoming,
+        mut body: impl Body<Data = Bytes> + Unpin,
     ) -> Result<AnswerBody, TransportError> {
         let mut decoder = Decoder::new(self.http.max_answer_bytes);
         while let Some(frame) = body.frame().await {
@@ -305,9 +300,15 @@ impl Endpoint {
     }
 }
 
+/// Whether a body is a stream of events.
+pub(crate) fn is_stream(headers: &HeaderMap) -> bool {
+    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.to_ascii_lowercase().starts_with("text/event-stream"))
+}
+
 /// A body that is no stream. What is not our answer is kept if it is an object: HTTP's own
 /// refusals look like that.
-fn read_body(id: &str, body: &Bytes) -> AnswerBody {
+pub(crate) fn read_body(id: &str, body: &Bytes) -> AnswerBody {
     if let Ok(Message::Response(response)) = Message::parse_relayed(body, body.len())
         && response.id.is_none_or(|found| found.get() == id)
         && let Ok(answer) = read_outcome(response.outcome)

@@ -29,4 +29,5 @@ pub mod sse;
 pub mod start;
 pub mod upstream;
 mod work;
-pub mod world;
+
+pub use countersign_client::world;

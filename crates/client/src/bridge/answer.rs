@@ -3,7 +3,7 @@
 //!
 //! Rendering only.
 
-use super::NO_ANSWER;
+use super::{INVALID_PARAMS, NO_ANSWER};
 use crate::{
     cache::Paid,
     error::ClientError,
@@ -25,11 +25,48 @@ const DECLINED_META: &str = "countersign/declined";
 const CHARGED_META: &str = "countersign/charged";
 
 /// The answer to a call, as a message.
-pub(super) fn of(
-    id: &RawValue,
-    passage: &Passage,
-    outcome: Result<Outcome, ClientError>,
-) -> String {
+#[derive(Debug)]
+pub(crate) struct Answered {
+    pub(crate) text: String,
+    pub(crate) words: Words,
+}
+
+/// Whose an answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Words {
+    /// What the server said, under the client's id.
+    Servers,
+    /// What we say of the money.
+    Ours,
+    /// Nobody answered, and nothing was paid.
+    Nobodys,
+}
+
+impl Answered {
+    /// The call is none.
+    pub(super) fn refused(id: &RawValue, message: &str) -> Self {
+        let text = jsonrpc::error(Some(id), INVALID_PARAMS, message, None);
+        Self { text, words: Words::Ours }
+    }
+
+    /// The answer that an outcome is.
+    pub(super) fn of(
+        id: &RawValue,
+        passage: &Passage,
+        outcome: Result<Outcome, ClientError>,
+    ) -> Self {
+        let words = match &outcome {
+            Ok(Outcome::Ok(_) | Outcome::InputNeeded(_) | Outcome::Failed(_)) => Words::Servers,
+            Ok(Outcome::Refused(refused)) if refused.paid.is_none() => Words::Servers,
+            Ok(Outcome::Refused(_) | Outcome::Declined(_) | Outcome::Unknown(_)) => Words::Ours,
+            Err(ClientError::Transport(_)) => Words::Nobodys,
+            Err(_) => Words::Ours,
+        };
+        Self { text: text(id, passage, outcome), words }
+    }
+}
+
+fn text(id: &RawValue, passage: &Passage, outcome: Result<Outcome, ClientError>) -> String {
     match outcome {
         Ok(Outcome::Ok(done) | Outcome::InputNeeded(done)) => {
             jsonrpc::result(id, &on_one_line(done.result.get().as_bytes()))

@@ -70,13 +70,13 @@ impl Bridge {
             // The client shows the page by itself, and comes back with the same call.
             return Ok(outcome);
         }
-        let may_wait = match passage.opens_links() {
-            true if came_back => true,
-            true => self.elicit(passage, &pending).await,
-            false => {
-                self.show(&pending);
-                true
-            }
+        let may_wait = if came_back {
+            true
+        } else if passage.opens_links() {
+            self.elicit(passage, &pending).await
+        } else {
+            self.show(&pending);
+            true
         };
         if !may_wait {
             return Ok(outcome);

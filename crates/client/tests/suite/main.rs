@@ -7,9 +7,11 @@
     reason = "a test that meets what it did not expect fails"
 )]
 
+mod ahead;
 mod bridge;
 mod fixture;
 mod l402;
+mod layer;
 mod opening;
 mod server;
 mod wallets;
