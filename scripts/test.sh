@@ -23,6 +23,7 @@ cargo test --workspace --locked --no-fail-fast
 cargo test "${lightning[@]}"
 
 step "end to end: real clients, real chains, a real Lightning network, a real issuer"
+# The client's examples are there: cargo builds them with its tests.
 cargo build --locked -p countersign
 # Both at once: the chain's features and the daemon's are then resolved, and built, only once.
 cargo build "${lightning[@]}" --bins --examples
