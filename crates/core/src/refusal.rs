@@ -242,6 +242,9 @@ codes! {
     FreeQuotaUsed = "PAY-025" Payment 429 AfterAction Client "today's calls for work are used up"; "pay, or come back after midnight UTC";
     FreeLaneFull = "PAY-026" Payment 503 AfterAction Client "more calls for work came than there are places for"; "solve a new challenge a little later, or pay";
 
+    FailuresTooMany = "PAY-030" Payment 429 Later Client "too many payments of this caller failed or were left out"; "pay an offer that you have, or wait; do not repeat a call that asks for payment without one";
+    InvoicesTooMany = "PAY-031" Payment 429 Later Client "too many invoices were asked for and not paid"; "pay an invoice that you have, or wait";
+
     Forbidden = "POL-001" Policy 403 Never Operator "policy forbids this call"; "read the reasons; ask the operator if they are wrong";
     PolicyError = "POL-002" Policy 503 Later Operator "policy could not be evaluated"; "tell the operator";
     UnknownObligation = "POL-003" Policy 503 Never Operator "policy asks for an obligation that cannot be met"; "tell the operator";

@@ -221,6 +221,8 @@ const SAMPLES: &[Sample] = {
         Sample(WorkSubject, Free, "ooro", Yes, &[]),
         Sample(FreeQuotaUsed, Free, "ooro", Yes, &[("daily_quota", "100")]),
         Sample(FreeLaneFull, Free, "ooro", Yes, &[]),
+        Sample(FailuresTooMany, Free, "ooro", Yes, &[("cause", "PAY-001")]),
+        Sample(InvoicesTooMany, Free, "oomo", Yes, &[]),
         Sample(
             Forbidden,
             Free,
@@ -294,7 +296,8 @@ fn refusal(sample: &Sample) -> Refusal {
     for (name, value) in *facts {
         refusal = refusal.with(name, value);
     }
-    if *code == Code::KeysUnavailable {
+    let waits = [Code::KeysUnavailable, Code::FailuresTooMany, Code::InvoicesTooMany];
+    if waits.contains(code) {
         refusal = refusal.retry_after_s(5);
     }
     match named {

@@ -20,6 +20,7 @@ pub(crate) mod denied;
 pub(crate) mod grants;
 mod idempotency;
 pub(crate) mod ledger;
+mod lightning;
 pub(crate) mod log;
 mod object;
 pub mod openapi;

@@ -24,7 +24,7 @@ use countersign_core::{
 };
 use countersign_store::{Reserved, failpoint};
 use http::HeaderMap;
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 /// A `tools/call` and everything that came with it.
 #[derive(Debug)]
@@ -58,6 +58,8 @@ pub struct Original {
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// The address that it came from.
+    pub peer: IpAddr,
 }
 
 /// A recorded refusal, with the ways to pay when money is what is missing.
@@ -86,7 +88,12 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
         Err(refusal) => Err(refusal),
     };
     match ended {
-        Ok(done) => Ok(done),
+        Ok(done) => {
+            if known.is_permitted && !matches!(done, Done::Replayed(_)) {
+                gate.has_paid(&attempt, &known);
+            }
+            Ok(done)
+        }
         Err(refusal) => {
             gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
             Err(Box::pin(gate.refuse(&attempt, known, refusal)).await)
@@ -118,6 +125,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
         Repeat::Again(earlier) => Some(earlier),
     };
     let principal = identity.principal().clone();
+    gate.may_ask(attempt, &principal)?;
     let proven = prove(gate, attempt, known, (identity, credential), earlier.as_deref()).await;
     match (proven, earlier) {
         // A call that was begun is never asked for anything again.

@@ -15,6 +15,7 @@ mod grant;
 mod init;
 mod keys;
 mod ledger;
+mod lightning;
 mod link;
 mod out;
 mod people;
@@ -107,6 +108,9 @@ enum Command {
     /// Money: accounts, doubts, refunds.
     #[command(subcommand)]
     Ledger(ledger::Ledger),
+    /// Lightning nodes: balances, how payments go, and room to receive.
+    #[command(subcommand)]
+    Lightning(lightning::Lightning),
     /// Calls as the gateway keeps them.
     #[command(subcommand)]
     Calls(ledger::Calls),
@@ -175,6 +179,7 @@ impl Cli {
             Command::Approvals(approvals) => approvals.run(&shared.link()?, out).await,
             Command::Budget(budget) => budget.run(&shared.link()?, out).await,
             Command::Ledger(ledger) => ledger.run(&shared.link()?, out).await,
+            Command::Lightning(lightning) => lightning.run(&shared.link()?, out).await,
             Command::Calls(calls) => calls.run(&shared.link()?, out).await,
             Command::Tools(tools) => tools.run(&shared.link()?, out).await,
             Command::Trust(trust) => trust.run(&shared.link()?, out).await,

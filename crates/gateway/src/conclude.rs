@@ -5,7 +5,7 @@ use crate::{
     call::{Attempt, Refused},
     gate::Gate,
     oblige,
-    prove::{Known, payment},
+    prove::{Known, patience::is_counted, payment},
     rails::x402::{Attempt as Try, AuthorizationState, SettleOutcome, SignedPayment},
     session::Session,
     upstream::{Failure, Ran, Relay},
@@ -247,6 +247,7 @@ impl Gate {
         refusal: Refusal,
     ) -> Refused {
         let call = &attempt.call;
+        let refusal = self.borne_call(attempt, &known, refusal);
         let lights = known.lights_after(&refusal);
         let refusal = refusal.lights(lights).call(call.id);
         let Some(principal) = known.principal.take() else {
@@ -274,6 +275,10 @@ impl Gate {
             },
         };
         if is_reserved {
+            return Refused { refusal, challenge: None };
+        }
+        if is_counted(refusal.code()) {
+            self.store.count_refusal(refusal.code());
             return Refused { refusal, challenge: None };
         }
         let stored = payment::attempt(call, &principal, known.decided);

@@ -22,7 +22,10 @@ mod source;
 mod template;
 mod tree;
 
-use crate::fetch::Pin;
+use crate::{
+    fetch::Pin,
+    rails::lightning::{Means, Thresholds},
+};
 use countersign_core::{
     audit::checkpoint::VerifierKey,
     ledger::Budget,
@@ -82,6 +85,8 @@ pub struct Config {
     pub limits: Limits,
     /// The audit log.
     pub audit: Audit,
+    /// Address of the listener for monitoring, if there is one.
+    pub metrics: Option<SocketAddr>,
     /// Pages for people, and the admin API over the network.
     pub console: Option<Console>,
     /// Sandbox parts are in use; everything is on loopback.
@@ -314,6 +319,56 @@ pub struct L402 {
     pub hold_max_msat: u64,
     /// So many times the price must be receivable.
     pub inbound_factor: u64,
+    /// Invoices that are kept ready for each tool and price that is asked for.
+    pub prefetch: usize,
+    /// When somebody is told that a node needs them.
+    pub alerts: Option<LightningAlerts>,
+    /// Who swaps money in channels for money on the chain.
+    pub loopd: Option<LoopDaemon>,
+    /// How far room to receive may be bought; without it only its price is asked.
+    pub rebalance: Option<RebalanceLimits>,
+}
+
+/// The loop daemon.
+#[derive(Clone, Debug)]
+pub struct LoopDaemon {
+    /// Base URL of its REST API.
+    pub url: Uri,
+    /// Macaroon, in hex.
+    pub macaroon: Secret,
+    /// The only certificate accepted.
+    pub pin: Option<Pin>,
+}
+
+/// How far room to receive may be bought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RebalanceLimits {
+    /// The most that one rebalance may cost.
+    pub max_fee_sat: u64,
+    /// The most that all of a day may move.
+    pub max_per_day_sat: u64,
+    /// When one is made without a person's word.
+    pub rule: Option<Rule>,
+}
+
+/// When room to receive is bought without a person's word.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// While less than this can be received.
+    pub inbound_below_sat: u64,
+    /// How much is bought at a time.
+    pub amount_sat: u64,
+    /// How.
+    pub via: Means,
+}
+
+/// When somebody is told that a Lightning node needs them.
+#[derive(Clone, Debug)]
+pub struct LightningAlerts {
+    /// Name of the webhook that is told.
+    pub webhook: Option<Arc<str>>,
+    /// From where on something is wrong.
+    pub thresholds: Thresholds,
 }
 
 /// Proof of work: a free lane beside the paid one.
@@ -548,6 +603,14 @@ pub struct Limits {
     pub pending_approvals_per_principal: usize,
     /// Approvals that one agent may ask for within an hour.
     pub asks_per_agent_per_hour: usize,
+    /// Payments of one principal that may fail, or be left out, within a minute.
+    pub failed_payments_per_principal_per_minute: u32,
+    /// The same from one address.
+    pub failed_payments_per_address_per_minute: u32,
+    /// Invoices that one principal may ask for within a minute and not pay.
+    pub invoices_per_principal_per_minute: u32,
+    /// The same from one address.
+    pub invoices_per_address_per_minute: u32,
     /// How long a quote holds, in milliseconds.
     pub quote_ttl_ms: u64,
     /// How long an approval is waited for, in milliseconds.

@@ -8,8 +8,8 @@ use crate::{
     places::Places,
     prove::{
         Evidence, definitions::Definitions, evidence, identity::Verifier, metadata, nonce::Nonces,
-        past::Past, payment::Rails, pdp::Pdp, policy::Live, provider::Provider, standing::Standing,
-        state::StateKey,
+        past::Past, patience::Patience, payment::Rails, pdp::Pdp, policy::Live, provider::Provider,
+        standing::Standing, state::StateKey,
     },
     session::Sessions,
     upstream::Upstream,
@@ -58,6 +58,8 @@ pub struct Gate {
     pub risk_provider: Option<Provider>,
     /// What happened lately.
     pub past: Past,
+    /// How many failed payments are borne.
+    pub patience: Patience,
     /// How far everybody is trusted.
     pub standing: Standing,
     /// What tools say of themselves.

@@ -38,7 +38,12 @@ use countersign_core::{
 use countersign_store::{OpenInvoice, SettlementReceipt, failpoint};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use serde::{Deserialize, Serialize};
-use std::{fmt, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+    time::Duration,
+};
 use tokio::sync::watch;
 
 /// Between two looks at nodes and at invoices that lapsed.
@@ -73,9 +78,18 @@ pub async fn run(gate: Arc<Gate>, stop: watch::Receiver<bool>) {
         let (gate, node) = (Arc::clone(&gate), node.clone());
         tasks.spawn(async move { follow(&gate, &node).await });
     }
+    let stocking = Arc::clone(&gate);
+    tasks.spawn(async move {
+        if let Some(rail) = &stocking.rails.l402 {
+            rail.nodes.keep_stocked().await;
+        }
+    });
     let mut ended = stop;
     loop {
         rail.nodes.look().await;
+        rail.takings.lapse(gate.world.now());
+        gate.ring(rail).await;
+        gate.rebalance_by_rule(rail).await;
         // A store that fails poisons itself; the server ends for that elsewhere.
         let _faulted = gate.lapsed(rail).await;
         tokio::select! {
@@ -88,6 +102,7 @@ pub async fn run(gate: Arc<Gate>, stop: watch::Receiver<bool>) {
 
 /// Follows one node, for ever. What happened while nobody followed it is looked up first.
 async fn follow(gate: &Arc<Gate>, node: &Node) {
+    let Some(rail) = &gate.rails.l402 else { return };
     let kept = gate.store.notes(CURSOR).unwrap_or_default();
     let mut cursor =
         kept.into_iter().find(|(key, _)| *key == *node.name).map_or_else(String::new, |(_, c)| c);
@@ -98,6 +113,12 @@ async fn follow(gate: &Arc<Gate>, node: &Node) {
         }
         match node.news(&cursor).await {
             Ok(news) => {
+                for hash in &news.accepted {
+                    rail.takings.arrived(hash, gate.world.now());
+                }
+                for hash in &news.settled {
+                    rail.takings.taken(hash, gate.world.now());
+                }
                 for hash in news.accepted {
                     let (gate, node) = (Arc::clone(gate), node.clone());
                     tokio::spawn(async move { accepted(&gate, &node, hash).await });
@@ -112,6 +133,7 @@ async fn follow(gate: &Arc<Gate>, node: &Node) {
             }
             Err(_silent) => {
                 is_met = false;
+                rail.nodes.lost(&node.name);
                 tokio::time::sleep(PAUSE).await;
             }
         }
@@ -202,6 +224,7 @@ impl Gate {
         let mut head = Request::new(()).into_parts().0;
         head.headers = original.headers;
         let mut attempt = mcp::again(self, &server, &head, &original.body).await?;
+        attempt.evidence.peer = original.peer;
         (attempt.evidence.l402, attempt.evidence.x402) = (None, None);
         Ok(attempt)
     }
@@ -210,7 +233,12 @@ impl Gate {
     async fn give_back(&self, node: &Node, open: &OpenInvoice) -> Result<(), Refusal> {
         failpoint("held.returning");
         match node.cancel(&open.payment_hash).await {
-            Ok(HoldEnd::Gone) => self.store.close_invoice(open.payment_hash).await,
+            Ok(HoldEnd::Gone) => {
+                if let Some(rail) = &self.rails.l402 {
+                    rail.takings.returned(&open.payment_hash);
+                }
+                self.store.close_invoice(open.payment_hash).await
+            }
             // Nobody but us has the preimage: somebody settled it by hand, and owes it back.
             Ok(HoldEnd::Settled) => self.paid(&open.payment_hash).await,
             // It is asked again when the node is met again, and when the invoice has lapsed.
@@ -381,6 +409,8 @@ struct Kept {
     server: String,
     headers: Vec<(String, String)>,
     body: String,
+    /// Missing in what was sealed before it was kept.
+    peer: Option<IpAddr>,
 }
 
 impl Sealed {
@@ -391,24 +421,23 @@ impl Sealed {
         UnboundKey::new(&CHACHA20_POLY1305, key.as_bytes()).ok().map(LessSafeKey::new).map(Self)
     }
 
-    /// A request, bound to its invoice; `None` for one that is too large to wait.
+    /// A request as it is kept, before it is sealed; `None` for one that is too large to wait.
     #[must_use]
-    pub fn seal(
-        &self,
-        server: &str,
-        original: &Original,
-        (hash, nonce): (&[u8; 32], [u8; 12]),
-    ) -> Option<Vec<u8>> {
+    pub fn keepable(server: &str, original: &Original) -> Option<Vec<u8>> {
         let text = |value: &HeaderValue| value.to_str().ok().map(ToOwned::to_owned);
         let header =
             |(name, value): (&HeaderName, &HeaderValue)| Some((name.to_string(), text(value)?));
         let headers = original.headers.iter().map(header).collect::<Option<Vec<_>>>()?;
         let body = STANDARD.encode(&original.body);
-        let kept = Kept { server: server.to_owned(), headers, body };
-        let mut sealed = serde_json::to_vec(&kept).ok()?;
-        if sealed.len() > REQUEST_MAX_BYTES {
-            return None;
-        }
+        let kept = Kept { server: server.to_owned(), headers, body, peer: Some(original.peer) };
+        let kept = serde_json::to_vec(&kept).ok()?;
+        (kept.len() <= REQUEST_MAX_BYTES).then_some(kept)
+    }
+
+    /// A request that [`Self::keepable`] gave, bound to its invoice.
+    #[must_use]
+    pub fn seal(&self, kept: Vec<u8>, (hash, nonce): (&[u8; 32], [u8; 12])) -> Option<Vec<u8>> {
+        let mut sealed = kept;
         let aad = Aad::from(*hash);
         self.0
             .seal_in_place_append_tag(Nonce::assume_unique_for_key(nonce), aad, &mut sealed)
@@ -431,7 +460,8 @@ impl Sealed {
             headers.append(HeaderName::try_from(name).ok()?, value);
         }
         let body = Bytes::from(STANDARD.decode(kept.body).ok()?);
-        Some((kept.server, Original { headers, body }))
+        let peer = kept.peer.unwrap_or(Ipv4Addr::UNSPECIFIED.into());
+        Some((kept.server, Original { headers, body, peer }))
     }
 }
 
@@ -444,17 +474,19 @@ mod tests {
         let sealed = Sealed::of(&[7; 32]).unwrap();
         let mut headers = HeaderMap::new();
         headers.insert("authorization", HeaderValue::from_static("Bearer secret"));
-        let original = Original { headers, body: Bytes::from_static(b"{\"a\":1}") };
-        let kept = sealed.seal("weather", &original, (&[1; 32], [2; 12])).unwrap();
+        let (body, peer) = (Bytes::from_static(b"{\"a\":1}"), Ipv4Addr::LOCALHOST.into());
+        let original = Original { headers, body, peer };
+        let kept = Sealed::keepable("weather", &original).unwrap();
+        let kept = sealed.seal(kept, (&[1; 32], [2; 12])).unwrap();
         assert!(!kept.windows(6).any(|window| window == b"secret"));
         let (server, opened) = sealed.open(&kept, &[1; 32]).unwrap();
         assert_eq!(
-            (&*server, &opened.headers, &opened.body),
-            ("weather", &original.headers, &original.body)
+            (&*server, &opened.headers, &opened.body, opened.peer),
+            ("weather", &original.headers, &original.body, peer)
         );
         assert!(sealed.open(&kept, &[3; 32]).is_none(), "another invoice");
         assert!(Sealed::of(&[8; 32]).unwrap().open(&kept, &[1; 32]).is_none());
-        let large = Original { headers: HeaderMap::new(), body: vec![b'x'; 64 << 10].into() };
-        assert!(sealed.seal("weather", &large, (&[1; 32], [2; 12])).is_none());
+        let large = Original { headers: HeaderMap::new(), body: vec![b'x'; 64 << 10].into(), peer };
+        assert!(Sealed::keepable("weather", &large).is_none());
     }
 }

@@ -1,6 +1,7 @@
 //! The gateway: all I/O of Countersign.
 
 pub mod admin;
+pub mod allowance;
 pub mod answer;
 pub mod body;
 pub mod call;
@@ -13,7 +14,9 @@ pub mod fetch;
 pub mod gate;
 pub mod hold;
 pub mod keys;
+pub mod liquidity;
 pub mod mcp;
+mod metrics;
 pub mod notify;
 pub mod oblige;
 pub mod places;

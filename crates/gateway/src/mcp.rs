@@ -4,6 +4,7 @@
 //! relay's way.
 
 use crate::{
+    allowance::Caller,
     answer::{self, Form, Shape, accepts_events},
     body::{self, Body, ReadError},
     call::{self, Attempt, Original, Refused},
@@ -51,10 +52,13 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let form = Form::of(&server, &head);
+    let (form, caller) = (Form::of(&server, &head), Caller::new(None, server::peer(&head)));
     match dispatch(&gate, &server, head, body, form).await {
         Ok(answer) => answer,
-        Err(stopped) => stopped.into_response(&gate, &server),
+        Err(Stopped { refusal, id }) => {
+            let refusal = gate.borne(&caller, refusal);
+            Stopped { refusal, id }.into_response(&gate, &server)
+        }
     }
 }
 
@@ -315,7 +319,11 @@ async fn attempt(
 /// The attempt with its request as it came, where it may have to wait for its money.
 fn waiting(gate: &Gate, attempt: Attempt, head: &Parts, body: &Bytes) -> Attempt {
     let may_wait = gate.rails.l402.as_ref().is_some_and(|rail| rail.may_hold(&attempt.call.terms));
-    let original = may_wait.then(|| Original { headers: head.headers.clone(), body: body.clone() });
+    let original = may_wait.then(|| Original {
+        headers: head.headers.clone(),
+        body: body.clone(),
+        peer: server::peer(head),
+    });
     Attempt { original, ..attempt }
 }
 

@@ -17,6 +17,7 @@ mod mandate;
 pub mod metadata;
 pub mod nonce;
 pub mod past;
+pub mod patience;
 pub mod payment;
 pub mod pdp;
 pub mod policy;

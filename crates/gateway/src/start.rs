@@ -8,13 +8,14 @@ use crate::{
     gate::Gate,
     hold::{self, Sealed},
     keys::{self, ReceiptSigner},
-    notify,
+    metrics, notify,
     prove::{
         definitions::Definitions,
         identity::{Discovery, IssuerConfig, Verifier},
         lightning::L402Rail,
         nonce::Nonces,
         past::Past,
+        patience::Patience,
         payment::{Rails, VERIFYING_MAX, X402Rail},
         pdp::Pdp,
         policy::{Live, shadow},
@@ -24,7 +25,7 @@ use crate::{
     },
     rails::{
         evm::{Chain, EvmFacilitator, EvmLimits, Signer},
-        lightning::{Backend, Cln, Daemon, Lnd, Node, Nodes, Phoenixd},
+        lightning::{Backend, Cln, Daemon, Lnd, Loopd, Node, Nodes, Phoenixd, Stock},
         pow::PowRail,
         x402::{Facilitator, Remote},
     },
@@ -84,6 +85,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         pdp: config.pdp.as_ref().map(Pdp::new),
         risk_provider: config.risk_provider.as_ref().map(Provider::new),
         past: Past::default(),
+        patience: Patience::new(&config.limits),
         standing: Standing::load(&store, world.now()).map_err(unread)?,
         definitions: Definitions::load(&store).map_err(unread)?,
         sessions: Sessions::new(world.clone(), SESSIONS_MAX),
@@ -153,6 +155,7 @@ pub async fn serve(
         served = server::serve(Arc::clone(&gate), listener, stop.clone()) => served.context("serving"),
         failed = admin_failure(&mut administering) => Err(failed),
         failed = console_failure(Arc::clone(&gate), stop.clone()) => Err(failed),
+        failed = metrics_failure(Arc::clone(&gate), stop.clone()) => Err(failed),
         why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
     if !administering.is_finished() {
@@ -196,6 +199,14 @@ async fn console_failure(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> anyhow
     match console::serve(gate, stop).await {
         Ok(()) => std::future::pending().await,
         Err(error) => error.context("the console"),
+    }
+}
+
+/// How the listener for monitoring failed. Its orderly end is none.
+async fn metrics_failure(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> anyhow::Error {
+    match metrics::serve(gate, stop).await {
+        Ok(()) => std::future::pending().await,
+        Err(error) => error.context("the metrics"),
     }
 }
 
@@ -310,17 +321,29 @@ fn open_rails(config: &Config, keys: &keys::Keys, world: &World) -> Result<Rails
         None => None,
     };
     let l402 = config.rails.l402.as_ref().filter(|l402| !l402.nodes.is_empty());
-    let l402 = l402.map(|l402| open_lightning(l402, keys, world)).transpose()?;
+    let quote_ttl_s = config.limits.quote_ttl_ms / 1000;
+    let l402 = l402.map(|l402| open_lightning(l402, quote_ttl_s, keys, world)).transpose()?;
     let pow = config.rails.pow.as_ref();
     let pow = pow.map(|pow| PowRail::new(pow, &keys.challenge, world.now()));
     Ok(Rails { x402, l402, pow })
 }
 
-fn open_lightning(l402: &config::L402, keys: &keys::Keys, world: &World) -> Result<L402Rail> {
-    let nodes = Nodes::new(lightning_nodes(l402, world), l402.inbound_factor, world.clone());
+fn open_lightning(
+    l402: &config::L402,
+    quote_ttl_s: u64,
+    keys: &keys::Keys,
+    world: &World,
+) -> Result<L402Rail> {
+    let stock = Stock { size: l402.prefetch, expiry_s: quote_ttl_s };
+    let nodes = lightning_nodes(l402, world);
+    let nodes = Nodes::new(nodes, l402.inbound_factor, stock, world.clone());
     let sealed = Sealed::of(&keys.challenge).context("the key of requests that wait")?;
     let holds = (l402.hold, l402.hold_max_msat);
-    Ok(L402Rail::new(nodes, l402.credential_ttl_ms, holds, sealed))
+    let loopd = l402.loopd.as_ref().map(|loopd| {
+        let fetch = pinned_fetch(&loopd.pin);
+        Loopd::new(fetch, &loopd.url.to_string(), loopd.macaroon.clone())
+    });
+    Ok(L402Rail::new(nodes, l402.credential_ttl_ms, holds, sealed, loopd))
 }
 
 /// The configured nodes.
@@ -344,23 +367,27 @@ const NODE_TIMEOUT_MS: u64 = 30_000;
 
 fn backend(node: &config::LightningNode, world: &World) -> Backend {
     let fetch = private_fetch(NODE_TIMEOUT_MS);
-    let pinned = |pin: &Option<Pin>| match pin {
-        Some(pin) => private_fetch(NODE_TIMEOUT_MS).pinned(pin.clone()),
-        None => private_fetch(NODE_TIMEOUT_MS),
-    };
     let url = node.url.to_string();
     match &node.access {
         NodeAccess::Sandbox => Backend::Sandbox(Daemon::new(fetch, &url, None)),
         NodeAccess::Ldk { token } => Backend::Ldk(Daemon::new(fetch, &url, Some(token.clone()))),
         NodeAccess::Lnd { macaroon, pin } => {
-            Backend::Lnd(Lnd::new(pinned(pin), &url, macaroon.clone()))
+            Backend::Lnd(Lnd::new(pinned_fetch(pin), &url, macaroon.clone()))
         }
         NodeAccess::Phoenixd { password } => {
             Backend::Phoenixd(Phoenixd::new(fetch, &url, password.clone()))
         }
         NodeAccess::Cln { rune, pin } => {
-            Backend::Cln(Cln::new(pinned(pin), &url, rune.clone(), world.clone()))
+            Backend::Cln(Cln::new(pinned_fetch(pin), &url, rune.clone(), world.clone()))
         }
+    }
+}
+
+/// Requests to a node, over TLS to nobody but who has the certificate, where there is one.
+fn pinned_fetch(pin: &Option<Pin>) -> Fetch {
+    match pin {
+        Some(pin) => private_fetch(NODE_TIMEOUT_MS).pinned(pin.clone()),
+        None => private_fetch(NODE_TIMEOUT_MS),
     }
 }
 

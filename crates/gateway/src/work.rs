@@ -6,6 +6,7 @@
 //! same challenge, so that both together are good for one call.
 
 use crate::{
+    allowance::Caller,
     body::{self, Body, ReadError},
     config::Server,
     gate::Gate,
@@ -79,6 +80,7 @@ pub(crate) async fn answer(gate: &Gate, step: Step, request: Request<Incoming>) 
     match answered(gate, &step, &head, body).await {
         Ok(json) => private(StatusCode::OK, json),
         Err(refusal) => {
+            let refusal = gate.borne(&Caller::new(None, server::peer(&head)), refusal);
             gate.store.count_refusal(refusal.code());
             refused(gate, &step, &refusal)
         }
@@ -89,6 +91,7 @@ pub(crate) async fn answer(gate: &Gate, step: Step, request: Request<Incoming>) 
 fn refused(gate: &Gate, step: &Step, refusal: &Refusal) -> Response<Body> {
     let server = match step {
         Step::Challenge(server) => server,
+        Step::Verify if refusal.code() == Code::FailuresTooMany => return problem::http(refusal),
         Step::Verify => {
             let mut body = serde_json::to_value(refusal.problem()).unwrap_or(Value::Null);
             if let Some(members) = body.as_object_mut() {

@@ -163,7 +163,7 @@ limits: { body: 1 MB, colour: red }
               line 28: budgets[0].limit: `10` is not an amount in USD; write it as `10 USD` or `0.50 USD`
               line 28: budgets[0].window: `forever` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`
               line 29: limits.body: `1 MB` is not a size; write it as `512 B`, `64 KiB` or `1 MiB`
-              line 29: limits.colour: unknown member `colour`; known here: `approval_ttl`, `asks_per_agent_per_hour`, `body`, `body_timeout`, `calls`, `connections`, `connections_per_address`, `depth`, `header_timeout`, `headers`, `open_quotes_per_principal`, `pending_approvals_per_principal`, `quote_ttl`, `result`"#]],
+              line 29: limits.colour: unknown member `colour`; known here: `approval_ttl`, `asks_per_agent_per_hour`, `body`, `body_timeout`, `calls`, `connections`, `connections_per_address`, `depth`, `failed_payments_per_address_per_minute`, `failed_payments_per_principal_per_minute`, `header_timeout`, `headers`, `invoices_per_address_per_minute`, `invoices_per_principal_per_minute`, `open_quotes_per_principal`, `pending_approvals_per_principal`, `quote_ttl`, `result`"#]],
     );
 }
 
@@ -670,7 +670,7 @@ fn the_json_template_loads_and_says_what_it_lacks() {
         main/image_describe: any token may call; it costs 3 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
         main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
         main: every other tool is hidden and refused (REQ-015).
-        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));
+        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; 120 failed payments of one principal and 1200 of one address a minute, 120 and 600 unpaid invoices; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));
 }
 
 #[test]
@@ -755,7 +755,7 @@ budgets:
         weather: every other tool is hidden and refused (REQ-015).
         Budget all: at most 100 USD ever, all callers together.
         Budget writers: at most 1.5 USD within any 1h, counted for tenant `acme` and each agent and tool `weather/write`.
-        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; browsers from anywhere but http://127.0.0.1:8402.
+        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; 120 failed payments of one principal and 1200 of one address a minute, 120 and 600 unpaid invoices; browsers from anywhere but http://127.0.0.1:8402.
         line 17: servers.weather: a tool is anonymous, but listing tools needs a token; add `relay: { anonymous: true }` if callers without a token should see it
         line 22: servers.weather.tools.write.price: the reference x402 client refuses to pay more than 1 USD; lower the price, or tell your clients to raise their cap"#]].assert_eq(&lines.collect::<Vec<_>>().join("\n"));
 }

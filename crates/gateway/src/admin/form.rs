@@ -15,7 +15,7 @@ pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBu
 
 use super::object::{nullable, object};
 use super::schema::{BoundsForm, Hex, Id, Money, Word};
-use crate::prove::standing::Party;
+use crate::{liquidity::rebalance::Rebalance, prove::standing::Party, rails::lightning::Means};
 use countersign_core::{
     approval::{Approval, ApprovalStatus, AskKind},
     grant::{Agreed, Bounds, Grant, GrantStatus, GrantTerms, WindowLimit},
@@ -111,6 +111,20 @@ pub struct NodeStatus {
     pub outbound_msat: Option<u64>,
     /// Why it gave no answer.
     pub problem: Option<String>,
+    /// Invoices that it made ahead.
+    pub invoices_ready: usize,
+    /// Invoices that were shown since the gateway began.
+    pub invoices_shown: u64,
+    /// Those of them that were paid.
+    pub invoices_paid: u64,
+    /// How many of a hundred invoices that ended within an hour were paid.
+    pub success_percent: Option<u8>,
+    /// From an invoice to its money within an hour: half of them took no longer, in milliseconds.
+    pub p50_ms: Option<u64>,
+    /// The same for 99 of a hundred.
+    pub p99_ms: Option<u64>,
+    /// What is wrong with it, by the configured thresholds.
+    pub alerts: Vec<String>,
 }
 
 /// Lightning payments that are held.
@@ -120,6 +134,31 @@ pub struct HeldStatus {
     pub calls: usize,
     /// How much together, in millisatoshi.
     pub msat: u64,
+}
+
+/// How Lightning stands.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct LightningView {
+    /// Nodes, the preferred one first.
+    pub nodes: Vec<NodeStatus>,
+    /// Payments that are held for calls that run now.
+    pub held: HeldStatus,
+    /// Rebalances, the newest first.
+    pub rebalances: Vec<Rebalance>,
+}
+
+/// Room to receive that is asked for.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub struct RoomAsked {
+    /// How it is to be had.
+    pub via: Means,
+    /// How much, in satoshi.
+    #[schemars(range(min = 1))]
+    pub amount_sat: u64,
+    /// The most that it may cost, in satoshi; what is configured when absent. `lsps2` needs it.
+    #[serde(default)]
+    pub max_fee_sat: Option<u64>,
 }
 
 /// How an issuer's keys stand.

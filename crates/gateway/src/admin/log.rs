@@ -71,18 +71,27 @@ pub(crate) fn standing(gate: &Gate) -> Status {
 }
 
 fn nodes(gate: &Gate) -> Vec<NodeStatus> {
-    let sights = gate.rails.l402.as_ref().map(|rail| rail.nodes.sights()).unwrap_or_default();
+    let Some(rail) = &gate.rails.l402 else { return Vec::new() };
+    let now = gate.world.now();
     let status = |(name, sight): (Arc<str>, Option<Sight>)| {
         let balances = sight.and_then(|sight| sight.balances.ok());
+        let figures = rail.takings.figures(&name, now);
         NodeStatus {
             name: name.to_string(),
             seen_at: sight.map(|sight| sight.at.rfc3339()),
             inbound_msat: balances.map(|balances| balances.inbound_msat),
             outbound_msat: balances.map(|balances| balances.outbound_msat),
             problem: sight.and_then(|s| s.balances.err()).map(|error| error.to_string()),
+            invoices_ready: rail.nodes.ready(&name),
+            invoices_shown: figures.shown,
+            invoices_paid: figures.paid,
+            success_percent: figures.success_percent,
+            p50_ms: figures.p50_ms,
+            p99_ms: figures.p99_ms,
+            alerts: rail.alarms.standing(&name).iter().map(|a| a.text().to_owned()).collect(),
         }
     };
-    sights.into_iter().map(status).collect()
+    rail.nodes.sights().into_iter().map(status).collect()
 }
 
 fn held(gate: &Gate) -> HeldStatus {

@@ -4,13 +4,16 @@
 //! is in the document, and the reverse.
 
 use super::{
-    approvals, authzen, budgets, form, grants, ledger, log,
+    approvals, authzen, budgets, form, grants, ledger, lightning, log,
     openapi::{self, Operation, Way, answers},
     people, policies,
     schema::{Hex, Id},
     settlements, tools, trust,
 };
-use crate::gate::Gate;
+use crate::{
+    gate::Gate,
+    liquidity::rebalance::{Advice, Offer, Rebalance},
+};
 use axum::{
     Router,
     extract::DefaultBodyLimit,
@@ -96,7 +99,7 @@ pub(super) fn table() -> Table {
         );
     let table = of_authzen(table);
     let table = of_people(of_approvers(of_consent(table)));
-    let table = of_policy(of_tools(of_spending(of_money(table))));
+    let table = of_policy(of_tools(of_spending(of_lightning(of_money(table)))));
     table.look(
         "/v1/audit",
         log::tail,
@@ -352,6 +355,33 @@ fn of_money(table: Table) -> Table {
             ledger::refunded,
             stands("bookRefund", "Record that it was paid back")
                 .takes::<form::PaidBack>(json!({ "reference": "0xabc" })),
+        )
+}
+
+fn of_lightning(table: Table) -> Table {
+    let room = json!({ "via": "loop", "amount_sat": 250_000, "max_fee_sat": 2_000 });
+    table
+        .look(
+            "/v1/lightning",
+            lightning::show,
+            answers::<form::LightningView>("getLightning", "How Lightning nodes stand"),
+        )
+        .pose(
+            "/v1/lightning/quote",
+            lightning::quote,
+            answers::<Offer>("quoteRoom", "What room to receive costs")
+                .takes::<form::RoomAsked>(room.clone()),
+        )
+        .look(
+            "/v1/lightning/suggest",
+            lightning::advise,
+            answers::<form::Items<Advice>>("suggestRoom", "What is advised now"),
+        )
+        .change(
+            "/v1/lightning/rebalances",
+            lightning::rebalance,
+            answers::<Rebalance>("rebalance", "Buy room to receive, within the configured limits")
+                .takes::<form::RoomAsked>(room),
         )
 }
 

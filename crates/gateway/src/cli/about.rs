@@ -113,6 +113,14 @@ pub(super) async fn status(link: &Link, out: Out) -> Result<(), Stop> {
                 (None, None) => "not asked yet".to_owned(),
             };
             text.push_str(&format!("\nnode         {}: {how}", node.name));
+            if let (Some(percent), Some(p50), Some(p99)) =
+                (node.success_percent, node.p50_ms, node.p99_ms)
+            {
+                text.push_str(&format!("; {percent} % paid, in {p50} ms (p99 {p99} ms)"));
+            }
+            if !node.alerts.is_empty() {
+                text.push_str(&format!("\nalert        {}: {}", node.name, node.alerts.join(", ")));
+            }
         }
         if status.held.calls > 0 {
             let held = &status.held;

@@ -335,6 +335,7 @@ async fn invoices(config: &Config, world: &World) -> Vec<Line> {
         let next = "set `rails.l402.source`";
         return vec![Line::warn("l402 invoices", "no source is configured", next)];
     }
+    let wanted_msat = l402.alerts.as_ref().and_then(|alerts| alerts.thresholds.inbound_below_msat);
     let mut lines = Vec::new();
     for node in start::lightning_nodes(l402, world) {
         let what = format!("l402 {}", node.name);
@@ -342,6 +343,13 @@ async fn invoices(config: &Config, world: &World) -> Vec<Line> {
             Ok(Balances { inbound_msat: 0, .. }) => {
                 let next = "open a channel towards it: L402 is not offered until then";
                 Line::warn(what, "answers, and can receive nothing", next)
+            }
+            Ok(Balances { inbound_msat, .. })
+                if wanted_msat.is_some_and(|wanted| inbound_msat < wanted) =>
+            {
+                let sat = inbound_msat / 1000;
+                let found = format!("answers, and can receive only {sat} sat");
+                Line::warn(what, found, "ask `countersign lightning suggest` for more room")
             }
             Ok(balances) => {
                 let sat = balances.inbound_msat / 1000;

@@ -352,8 +352,8 @@ fn refused(config: &Config) -> String {
     format!(
         "Refused besides: bodies over {}, headers over {}, JSON deeper than {}, results over {}, \
          more than {} calls at once, {} unpaid quotes or {} pending approvals of \
-         one principal, {} requests for approval of one agent an hour; \
-         browsers from {}.",
+         one principal, {} requests for approval of one agent an hour; {} failed payments of one \
+         principal and {} of one address a minute, {} and {} unpaid invoices; browsers from {}.",
         show_size(limits.body_bytes),
         show_size(limits.header_bytes),
         limits.json_depth,
@@ -362,6 +362,10 @@ fn refused(config: &Config) -> String {
         limits.open_quotes_per_principal,
         limits.pending_approvals_per_principal,
         limits.asks_per_agent_per_hour,
+        limits.failed_payments_per_principal_per_minute,
+        limits.failed_payments_per_address_per_minute,
+        limits.invoices_per_principal_per_minute,
+        limits.invoices_per_address_per_minute,
         match config.allowed_origins.as_slice() {
             [] => format!("anywhere but {}", config.public_url),
             origins => format!("anywhere but {} and {}", config.public_url, origins.join(", ")),

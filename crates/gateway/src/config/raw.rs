@@ -5,7 +5,10 @@
 
 mod lightning;
 
-pub(super) use lightning::{RawInvoiceSource, RawL402, RawLightningNetwork, RawSources};
+pub(super) use lightning::{
+    RawInvoiceSource, RawL402, RawLightningAlerts, RawLightningNetwork, RawLoopd, RawMeans,
+    RawRebalance, RawSources,
+};
 
 use super::scalar::{SecretRef, Size, Span, Usd};
 use countersign_core::policy::Intent;
@@ -50,6 +53,8 @@ pub(super) struct RawConfig {
     pub(super) limits: RawLimits,
     /// The audit log.
     pub(super) audit: RawAudit,
+    /// Figures for monitoring. Default: off.
+    pub(super) metrics: Option<RawMetrics>,
     /// The console: pages for people, and the admin API over the network. Default: off.
     pub(super) console: Option<RawConsole>,
     /// Allow parts that move play money. Only on loopback. Default: `false`.
@@ -544,6 +549,16 @@ pub(super) struct RawPolicy {
     pub(super) key: Option<String>,
 }
 
+/// Figures for monitoring, in the text format of Prometheus, at `/metrics` of a listener of its
+/// own. Whoever reaches it can read it: amounts and counts, no names and no secrets.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Metrics")]
+pub(super) struct RawMetrics {
+    /// Address and port of its listener: `127.0.0.1:9464`.
+    pub(super) listen: String,
+}
+
 /// The console. It has a listener of its own; agents have no business there.
 #[derive(Clone, Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -757,6 +772,19 @@ pub(super) struct RawLimits {
     /// Approvals that one agent may ask for within an hour. Default: 60.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) asks_per_agent_per_hour: Option<usize>,
+    /// Payments of one principal that may fail, or be left out, within a minute. What is paid in the
+    /// end is not counted. Default: 120.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) failed_payments_per_principal_per_minute: Option<u32>,
+    /// The same from one address. Callers without a token share half of it. Default: 1200.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) failed_payments_per_address_per_minute: Option<u32>,
+    /// Lightning invoices that one principal may ask for within a minute and not pay. Default: 120.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) invoices_per_principal_per_minute: Option<u32>,
+    /// The same from one address. Callers without a token share half of it. Default: 600.
+    #[schemars(range(min = 1, max = 1_000_000))]
+    pub(super) invoices_per_address_per_minute: Option<u32>,
     /// How long a quote holds. Default: `5m`.
     pub(super) quote_ttl: Option<Span>,
     /// How long an approval is waited for. Default: `15m`.

@@ -66,7 +66,7 @@ pub(super) fn resolve(
     }
     let issuers = issuers::issuers(&raw.issuers, tenant.as_ref(), report);
     let assets = money::assets(&raw.assets, report);
-    let rails = money::rails(&raw.rails, &assets, &vault, report);
+    let rails = money::rails(&raw.rails, &assets, &raw.webhooks, &vault, report);
     let market = terms::Market {
         assets: &assets.known,
         written: raw.assets.keys().map(String::as_str).collect(),
@@ -88,6 +88,7 @@ pub(super) fn resolve(
     let webhooks = webhooks(&raw.webhooks, &vault, report);
     let limits = limits(&raw.limits, report);
     let audit = audit(&raw.audit, public_host.as_ref(), report);
+    let metrics = raw.metrics.as_ref().map(|raw| metrics(&raw.listen, report));
     let whole = console::Whole { listen, public_url: base, tenant: tenant.as_ref() };
     let console = raw.console.as_ref().map(|raw| console::console(raw, &whole, &vault, report));
     // Everything has been looked at; only now may something missing end it.
@@ -112,10 +113,8 @@ pub(super) fn resolve(
         budgets,
         limits,
         audit: audit?,
-        console: match console {
-            None => None,
-            Some(console) => Some(console?),
-        },
+        metrics: metrics.map_or(Some(None), |metrics| metrics.map(Some))?,
+        console: console.map_or(Some(None), |console| console.map(Some))?,
         sandbox: raw.sandbox,
     })
 }
@@ -217,6 +216,20 @@ fn listen(written: Option<&str>, report: &mut Report) -> Option<SocketAddr> {
     parsed
 }
 
+fn metrics(written: &str, report: &mut Report) -> Option<SocketAddr> {
+    let at = At::top().key("metrics").key("listen");
+    let Ok(listen) = written.parse::<SocketAddr>() else {
+        let message = format!("`{}` is not an IP address and a port", printable(written));
+        report.problem(&at, message, "write it as `127.0.0.1:9464`");
+        return None;
+    };
+    if !listen.ip().is_loopback() {
+        let hint = "let nobody but your monitoring reach it";
+        report.warn(&at, "whoever reaches this listener can read amounts and counts", hint);
+    }
+    Some(listen)
+}
+
 fn public_url(
     written: Option<&str>,
     listen: Option<SocketAddr>,
@@ -307,28 +320,38 @@ fn approve_url(written: Option<&str>, report: &mut Report) -> Option<Arc<str>> {
 fn push(raw: &RawConfig, report: &mut Report) -> Option<Vec<Push>> {
     let one = |(index, written): (usize, &RawPush)| {
         let at = At::top().key("consent").key("push").index(index);
-        if !raw.webhooks.contains_key(&written.webhook) {
-            let known = raw.webhooks.keys().map(String::as_str);
-            let hint = match nearest(&written.webhook, known) {
-                Some(near) => format!("did you mean `{near}`?"),
-                None => "add it to `webhooks`".to_owned(),
-            };
-            report.problem(&at.key("webhook"), "no webhook of this name is configured", hint);
-            return None;
-        }
+        let name = webhook(&written.webhook, &raw.webhooks, &at.key("webhook"), report)?;
         let tenant =
             written.tenant.as_deref().map(|t| name_of_tenant(t, &at.key("tenant"), report));
         let person = written.delegator.as_deref().map(|d| plain(d, &at.key("delegator"), report));
         // One that is wrong must not turn into everybody's.
         let (tenant, person) = (tenant.map(|t| t.ok_or(())), person.map(|p| p.ok_or(())));
         Some(Push {
-            webhook: written.webhook.as_str().into(),
+            webhook: name,
             tenant: tenant.transpose().ok()?,
             delegator: person.transpose().ok()?,
         })
     };
     let all: Vec<Option<Push>> = raw.consent.push.iter().enumerate().map(one).collect();
     all.into_iter().collect()
+}
+
+/// The name of a webhook that is configured.
+fn webhook(
+    name: &str,
+    webhooks: &BTreeMap<String, RawWebhook>,
+    at: &At,
+    report: &mut Report,
+) -> Option<Arc<str>> {
+    if !webhooks.contains_key(name) {
+        let hint = match nearest(name, webhooks.keys().map(String::as_str)) {
+            Some(near) => format!("did you mean `{near}`?"),
+            None => "add it to `webhooks`".to_owned(),
+        };
+        report.problem(at, "no webhook of this name is configured", hint);
+        return None;
+    }
+    Some(name.into())
 }
 
 fn origins(written: &[String], report: &mut Report) -> Vec<String> {
@@ -443,6 +466,14 @@ fn limits(raw: &RawLimits, report: &mut Report) -> Limits {
         open_quotes_per_principal: raw.open_quotes_per_principal.unwrap_or(64),
         pending_approvals_per_principal: raw.pending_approvals_per_principal.unwrap_or(16),
         asks_per_agent_per_hour: raw.asks_per_agent_per_hour.unwrap_or(60),
+        failed_payments_per_principal_per_minute: raw
+            .failed_payments_per_principal_per_minute
+            .unwrap_or(120),
+        failed_payments_per_address_per_minute: raw
+            .failed_payments_per_address_per_minute
+            .unwrap_or(1200),
+        invoices_per_principal_per_minute: raw.invoices_per_principal_per_minute.unwrap_or(120),
+        invoices_per_address_per_minute: raw.invoices_per_address_per_minute.unwrap_or(600),
         quote_ttl_ms: span(raw.quote_ttl, s(300), [s(10), s(3600)], &at("quote_ttl"), report),
         approval_ttl_ms: span(
             raw.approval_ttl,

@@ -264,6 +264,10 @@ fn pay(part: RawPaymentPart, raw: &mut RawConfig, at: &At, report: &mut Report) 
         hold: None,
         hold_max_sat: None,
         inbound_factor: None,
+        prefetch: None,
+        alerts: None,
+        loopd: None,
+        rebalance: None,
     });
 }
 

@@ -12,12 +12,12 @@ use crate::{
     call::Attempt,
     gate::Gate,
     hold::Sealed,
-    rails::lightning::{Ask, Invoice, Node, Nodes},
+    rails::lightning::{Alarms, Loopd, Node, Nodes, Ready, Takings, Want},
 };
 use countersign_core::{
     digest::Digest,
     ids::QuoteId,
-    proof::{HeldPayment, Identity, Mint, hold_preimage, mint},
+    proof::{HeldPayment, Identity, Mint, mint},
     quote::{Offer, Quote, Rail},
     refusal::{Code, Refusal},
     terms::Terms,
@@ -46,6 +46,14 @@ pub struct L402Rail {
     pub hold_max_msat: u64,
     /// Seals requests that wait for their money.
     pub sealed: Sealed,
+    /// What becomes of invoices.
+    pub takings: Takings,
+    /// What is wrong with nodes.
+    pub alarms: Alarms,
+    /// Who swaps money in channels for money on the chain.
+    pub loopd: Option<Loopd>,
+    /// Held by the one rebalance at a time.
+    pub(crate) rebalancing: tokio::sync::Mutex<()>,
     /// Offers of open quotes, so that asking again shows the same invoice.
     open: Mutex<HashMap<QuoteId, LightningOffer>>,
     /// Money that is held for calls that run now, by payment hash.
@@ -88,9 +96,21 @@ impl L402Rail {
         credential_ttl_ms: u64,
         (hold, hold_max_msat): (bool, u64),
         sealed: Sealed,
+        loopd: Option<Loopd>,
     ) -> Self {
-        let (open, held) = (Mutex::default(), Mutex::default());
-        Self { nodes, credential_ttl_ms, hold, hold_max_msat, sealed, open, held }
+        Self {
+            nodes,
+            credential_ttl_ms,
+            hold,
+            hold_max_msat,
+            sealed,
+            takings: Takings::default(),
+            alarms: Alarms::default(),
+            loopd,
+            rebalancing: tokio::sync::Mutex::default(),
+            open: Mutex::default(),
+            held: Mutex::default(),
+        }
     }
 
     /// Whether calls under these terms may wait for money that is held.
@@ -157,8 +177,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 /// An invoice, and what is kept to settle it.
 struct Made {
     node: String,
-    invoice: Invoice,
-    root_key: [u8; 32],
+    ready: Ready,
     request: Option<Vec<u8>>,
 }
 
@@ -193,8 +212,8 @@ impl Gate {
         let rail = self.rails.l402.as_ref()?;
         let offer = quote.offers().iter().find(|offer| offer.rail == Rail::L402)?;
         let terms = &attempt.call.terms;
-        let Made { node, invoice, root_key, request } =
-            self.invoice(rail, attempt, quote, offer).await?;
+        let Made { node, ready, request } = self.invoice(rail, attempt, quote, offer).await?;
+        let Ready { invoice, root_key, .. } = ready;
         // A credential for one call lives as long as its invoice can be paid; one for several
         // calls as long as configured.
         let ends = match terms.uses.0 {
@@ -238,25 +257,24 @@ impl Gate {
         quote: &Quote,
         offer: &Offer,
     ) -> Option<Made> {
+        let tool = &attempt.call.terms.tool;
         let price_msat = u64::try_from(offer.amount.minor).ok()?;
-        let memo = format!("{} {}", attempt.call.terms.tool, quote.id());
-        let expiry_s = (quote.expires_at().since_ms(self.world.now()) / 1000).max(1);
-        let root_key = self.world.random();
-        let hash = *Digest::of(&hold_preimage(&root_key)).as_bytes();
-        let server = &attempt.call.terms.tool.server;
         let original = attempt.original.as_ref();
-        let request = original
-            .and_then(|original| rail.sealed.seal(server, original, (&hash, self.world.random())));
-        let may_hold = request.is_some() && price_msat <= rail.hold_max_msat;
-        let hold = |node: &Node| (may_hold && node.capabilities().has_hold).then_some(hash);
-        let made = rail.nodes.create(|node| Ask {
-            amount_msat: node.amount_to_ask_msat(price_msat),
-            memo: &memo,
-            expiry_s,
-            hold: hold(node),
-        });
-        let (node, invoice) = made.await.ok()?;
-        let request = request.filter(|_| hold(node).is_some());
-        Some(Made { node: node.name.to_string(), invoice, root_key, request })
+        let kept = original.and_then(|original| Sealed::keepable(&tool.server, original));
+        let want = Want {
+            price_msat,
+            memo: &tool.to_string(),
+            expiry_s: (quote.expires_at().since_ms(self.world.now()) / 1000).max(1),
+            may_hold: kept.is_some() && price_msat <= rail.hold_max_msat,
+        };
+        let (node, ready) = rail.nodes.invoice(&want).await.ok()?;
+        let hash = &ready.invoice.payment_hash;
+        let times = (self.world.now(), ready.invoice.expires_at);
+        rail.takings.shown(*hash, &node.name, times);
+        let request = match kept.filter(|_| ready.is_hold) {
+            Some(kept) => Some(rail.sealed.seal(kept, (hash, self.world.random()))?),
+            None => None,
+        };
+        Some(Made { node: node.name.to_string(), ready, request })
     }
 }

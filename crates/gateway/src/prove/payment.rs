@@ -4,6 +4,7 @@
 //! INVARIANT: a challenge is made only after consent, policy and budget have said yes.
 
 use crate::{
+    allowance::Caller,
     answer::Done,
     call::Attempt as CallAttempt,
     gate::{Gate, Presented},
@@ -115,7 +116,8 @@ impl Gate {
         }
         if let Some(payment) = &evidence.x402 {
             let payment = payment.as_ref().map_err(Clone::clone)?;
-            let paid = Box::pin(self.verify_x402(call, payment, quote, is_begun)).await?;
+            let caller = Caller::new(Some(identity.principal()), evidence.peer);
+            let paid = Box::pin(self.verify_x402(call, payment, quote, &caller, is_begun)).await?;
             return Payment::x402(paid, quote, call.terms.flow);
         }
         if let Some(held) = &evidence.held {
@@ -201,6 +203,7 @@ impl Gate {
         call: &Call,
         payment: &PaymentPayload,
         quote: &Quote,
+        caller: &Caller,
         is_begun: bool,
     ) -> Result<PaidX402, Refusal> {
         let rail = self.rails.x402.as_ref().ok_or(Code::PaymentTerms)?;
@@ -213,6 +216,7 @@ impl Gate {
         if is_begun {
             return Ok(paid);
         }
+        self.may_fail(caller)?;
         let signed = SignedPayment::from_stored(paid.payload()).ok_or(Code::InternalFault)?;
         let busy = |_full| Refusal::new(Code::Overloaded).retry_after_s(BUSY_S);
         let _place = rail.verifying.try_acquire().map_err(busy)?;
@@ -273,7 +277,10 @@ impl Gate {
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
         let wants_lightning = quote.offers().iter().any(|offer| offer.rail == Rail::L402);
-        let is_complete = open.is_some() || !wants_lightning;
+        let caller = Caller::new(Some(identity.principal()), attempt.evidence.peer);
+        let mint = (wants_lightning && open.is_none()).then(|| self.may_mint(&caller));
+        let may_mint = matches!(mint, Some(Ok(())));
+        let is_complete = !may_mint;
         if is_open && is_complete && (x402.is_some() || open.is_some() || pow.is_ok()) {
             self.store.refuse(&stored, Some(&quote), refusal).await?;
             return Ok(Challenge { quote, x402, l402: open, pow: pow.ok().flatten() });
@@ -282,7 +289,10 @@ impl Gate {
         // under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
         let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
-        let (l402, credential) = self.lightning_offer(attempt, &identity, &quote).await.unzip();
+        let (l402, credential) = match may_mint {
+            true => self.lightning_offer(attempt, &identity, &quote).await.unzip(),
+            false => (None, None),
+        };
         let pow = match pow {
             Err(no_more) if x402.is_none() && l402.is_none() => {
                 self.store.refuse(&stored, Some(&quote), &no_more).await?;
@@ -291,7 +301,8 @@ impl Gate {
             pow => pow.ok().flatten(),
         };
         if x402.is_none() && l402.is_none() && pow.is_none() {
-            return Err(Code::NoRail.into());
+            let limited = mint.and_then(Result::err);
+            return Err(limited.unwrap_or_else(|| Code::NoRail.into()));
         }
         let challenge = StoredChallenge {
             attempt: stored,

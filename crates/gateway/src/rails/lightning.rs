@@ -9,25 +9,34 @@
 //! and network compared with what was asked: no node can make us offer another one.
 //! INVARIANT: an answer that leaves open whether money moved is an error, never a state.
 
+mod alarms;
 mod bolt11;
 mod cln;
 mod daemon;
 mod lnd;
+mod loopd;
 mod nodes;
 mod phoenixd;
+mod pool;
+mod takings;
 
 pub use self::{
+    alarms::{Alarms, Alert, Change, Thresholds},
     bolt11::Invoice,
     cln::Cln,
-    daemon::Daemon,
+    daemon::{Daemon, Order, Paid},
     lnd::Lnd,
-    nodes::{Nodes, Sight},
+    loopd::{Loopd, SwapCost},
+    nodes::{Nodes, Sight, Stock, Want},
     phoenixd::Phoenixd,
+    pool::Ready,
+    takings::{Figures, Takings},
 };
 
 use crate::fetch::{FetchError, Reply};
 use lightning_invoice::Currency;
-use serde::Deserialize;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 
 /// A Lightning node.
@@ -120,6 +129,36 @@ pub struct Balances {
     pub outbound_msat: u64,
 }
 
+/// How room to receive is had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Means {
+    /// Money in channels is swapped for money on the chain, by the loop daemon.
+    Loop,
+    /// An inbound channel is bought of a provider (LSPS1).
+    Lsps1,
+    /// A provider opens a channel with a payment that comes (LSPS2).
+    Lsps2,
+}
+
+impl Means {
+    /// Its word.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Loop => "loop",
+            Self::Lsps1 => "lsps1",
+            Self::Lsps2 => "lsps2",
+        }
+    }
+
+    /// What a word means.
+    #[must_use]
+    pub fn from_text(text: &str) -> Option<Self> {
+        [Self::Loop, Self::Lsps1, Self::Lsps2].into_iter().find(|means| means.text() == text)
+    }
+}
+
 /// How an attempt to settle or to cancel ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum HoldEnd {
@@ -190,12 +229,14 @@ impl Node {
         }
     }
 
-    /// No invoice of the node lapses sooner.
-    const fn shortest_expiry_s(&self) -> u64 {
-        match self.backend {
+    /// How long an invoice of the node can be paid that should be for so long: some make none
+    /// that lapses sooner.
+    fn expiry_s(&self, wanted_s: u64) -> u64 {
+        let shortest_s = match self.backend {
             Backend::Ldk(_) => 60,
             Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => 1,
-        }
+        };
+        wanted_s.max(shortest_s)
     }
 
     /// Makes an invoice.
@@ -206,7 +247,6 @@ impl Node {
         if ask.hold.is_some() && !self.capabilities().has_hold {
             return Err(NodeError::Unsupported);
         }
-        let ask = &Ask { expiry_s: ask.expiry_s.max(self.shortest_expiry_s()), ..*ask };
         let bolt11 = match &self.backend {
             Backend::Sandbox(node) | Backend::Ldk(node) => node.create(ask).await,
             Backend::Lnd(node) => node.create(ask).await,
@@ -267,6 +307,46 @@ impl Node {
             Backend::Lnd(node) => node.news(cursor).await,
             Backend::Phoenixd(node) => node.news(cursor).await,
             Backend::Cln(node) => node.news(cursor).await,
+        }
+    }
+
+    /// Asks its provider for an inbound channel (LSPS1).
+    ///
+    /// # Errors
+    /// [`NodeError::Unsupported`] but for the LDK daemon; no usable answer.
+    pub async fn order(&self, inbound_sat: u64) -> Result<Order, NodeError> {
+        match &self.backend {
+            Backend::Ldk(node) => node.order(inbound_sat, &self.network).await,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => {
+                Err(NodeError::Unsupported)
+            }
+        }
+    }
+
+    /// Whether its provider opens a channel with a payment of so much (LSPS2) for at most so much.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`]: not for that; [`NodeError::Unsupported`] but for the LDK daemon.
+    pub async fn just_in_time(&self, amount_msat: u64, max_fee_msat: u64) -> Result<(), NodeError> {
+        match &self.backend {
+            Backend::Ldk(node) => node.just_in_time(amount_msat, max_fee_msat).await,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => {
+                Err(NodeError::Unsupported)
+            }
+        }
+    }
+
+    /// Pays an invoice of somebody else's, once however often it is asked.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`], [`NodeError::Unsupported`]: it was not begun. Any other: it may
+    /// have been.
+    pub async fn pay(&self, bolt11: &str, max_fee_msat: u64) -> Result<Paid, NodeError> {
+        match &self.backend {
+            Backend::Ldk(node) => node.pay(bolt11, max_fee_msat).await,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => {
+                Err(NodeError::Unsupported)
+            }
         }
     }
 

@@ -3,28 +3,36 @@
 use super::{
     MAX_SECRET_BYTES, Vault, beside,
     money::{Known, sandbox_url},
-    secure_url, span,
+    secure_url, span, webhook,
 };
 use crate::{
     config::{
-        L402, LightningNetwork, LightningNode, NodeAccess,
-        raw::{RawInvoiceSource, RawL402, RawLightningNetwork},
+        L402, LightningAlerts, LightningNetwork, LightningNode, LoopDaemon, NodeAccess,
+        RebalanceLimits, Rule, Secret,
+        raw::{
+            RawInvoiceSource, RawL402, RawLightningAlerts, RawLightningNetwork, RawLoopd, RawMeans,
+            RawRebalance, RawWebhook,
+        },
         report::{At, Report},
         scalar::Span,
         source::read_text,
         tree::printable,
     },
     fetch::Pin,
+    rails::lightning::{Means, Thresholds},
 };
 use http::Uri;
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The most that is held at once, in satoshi, unless the operator says otherwise.
 const HOLD_MAX_SAT: u64 = 1_000_000;
+/// Invoices kept ready of each kind, likewise.
+const PREFETCH: usize = 4;
 
 pub(super) fn l402(
     raw: &RawL402,
     assets: &Known,
+    webhooks: &Webhooks,
     vault: &Vault<'_>,
     report: &mut Report,
 ) -> Option<L402> {
@@ -54,7 +62,86 @@ pub(super) fn l402(
         hold: raw.hold.unwrap_or(true),
         hold_max_msat: hold_max_msat?,
         inbound_factor,
+        prefetch: raw.prefetch.unwrap_or(PREFETCH),
+        alerts: match &raw.alerts {
+            Some(alerts) => Some(self::alerts(alerts, webhooks, report)?),
+            None => None,
+        },
+        loopd: match &raw.loopd {
+            Some(loopd) => Some(self::loopd(loopd, vault, report)?),
+            None => None,
+        },
+        rebalance: match &raw.rebalance {
+            Some(limits) => Some(rebalance(limits, raw, report)?),
+            None => None,
+        },
     })
+}
+
+/// Webhooks as they are written, by name.
+pub(super) type Webhooks = BTreeMap<String, RawWebhook>;
+
+fn alerts(
+    raw: &RawLightningAlerts,
+    webhooks: &Webhooks,
+    report: &mut Report,
+) -> Option<LightningAlerts> {
+    let at = At::top().key("rails").key("l402").key("alerts");
+    let webhook = match &raw.webhook {
+        Some(name) => Some(webhook(name, webhooks, &at.key("webhook"), report)?),
+        None => None,
+    };
+    let msat = |sat: Option<u64>| sat.map(|sat| sat.saturating_mul(1000));
+    let thresholds = Thresholds {
+        inbound_below_msat: msat(raw.inbound_below_sat),
+        outbound_below_msat: msat(raw.outbound_below_sat),
+        success_below_percent: raw.success_below_percent,
+        p99_above_ms: raw.p99_above.map(|Span(ms)| ms),
+    };
+    Some(LightningAlerts { webhook, thresholds })
+}
+
+fn loopd(raw: &RawLoopd, vault: &Vault<'_>, report: &mut Report) -> Option<LoopDaemon> {
+    let at = At::top().key("rails").key("l402").key("loop");
+    let macaroon = vault.open(&raw.macaroon, &at.key("macaroon"), report);
+    let pin = pin(raw.certificate.as_deref(), &at, vault, report);
+    let url = secure_url(&raw.url, &at.key("url"), report)?;
+    let macaroon = macaroon.filter(|macaroon| is_hex(macaroon, &at.key("macaroon"), report))?;
+    Some(LoopDaemon { url, macaroon, pin: pin? })
+}
+
+fn rebalance(raw: &RawRebalance, whole: &RawL402, report: &mut Report) -> Option<RebalanceLimits> {
+    let at = At::top().key("rails").key("l402").key("rebalance").key("rule");
+    let rule = raw.rule.as_ref().map(|rule| {
+        let (via, is_there, hint) = match rule.via {
+            RawMeans::Loop => (Means::Loop, whole.loopd.is_some(), "add `rails.l402.loop`"),
+            RawMeans::Lsps1 => {
+                let is_ldk = |source: &RawInvoiceSource| matches!(source, RawInvoiceSource::Ldk(_));
+                let is_there = whole.source.all().iter().any(is_ldk);
+                (Means::Lsps1, is_there, "it takes a source `ldk` with a provider")
+            }
+        };
+        if !is_there {
+            report.problem(&at.key("via"), "nobody is configured who could do that", hint);
+        }
+        if rule.amount_sat > raw.max_per_day_sat {
+            let hint = "lower it, or raise `max_per_day_sat`";
+            report.problem(&at.key("amount_sat"), "it is more than a day's limit", hint);
+        }
+        let (inbound_below_sat, amount_sat) = (rule.inbound_below_sat, rule.amount_sat);
+        Rule { inbound_below_sat, amount_sat, via }
+    });
+    let (max_fee_sat, max_per_day_sat) = (raw.max_fee_sat, raw.max_per_day_sat);
+    Some(RebalanceLimits { max_fee_sat, max_per_day_sat, rule })
+}
+
+fn is_hex(macaroon: &Secret, at: &At, report: &mut Report) -> bool {
+    let is_hex = hex::decode(macaroon.expose().trim()).is_ok();
+    if !is_hex {
+        let hint = "write it out: `xxd -p -c 1000 invoice.macaroon > invoice.hex`";
+        report.problem(at, "this is not hex", hint);
+    }
+    is_hex
 }
 
 fn network(raw: &RawL402, at: &At, report: &mut Report) -> Option<LightningNetwork> {
@@ -127,12 +214,7 @@ fn access(
             let macaroon = vault.open(&raw.macaroon, &at.key("macaroon"), report);
             let pin = pin(raw.certificate.as_deref(), at, vault, report);
             let url = secure_url(&raw.url, &url_at, report)?;
-            let macaroon = macaroon?;
-            if hex::decode(macaroon.expose().trim()).is_err() {
-                let hint = "write it out: `xxd -p -c 1000 invoice.macaroon > invoice.hex`";
-                report.problem(&at.key("macaroon"), "this is not hex", hint);
-                return None;
-            }
+            let macaroon = macaroon.filter(|found| is_hex(found, &at.key("macaroon"), report))?;
             Some((url, NodeAccess::Lnd { macaroon, pin: pin? }))
         }
         RawInvoiceSource::Phoenixd(raw) => {

@@ -1,6 +1,10 @@
 //! Assets and rails.
 
-use super::{Vault, is_loopback, lightning, secure_url, span, web_url};
+use super::{
+    Vault, is_loopback,
+    lightning::{self, Webhooks},
+    secure_url, span, web_url,
+};
 use crate::config::{
     Facilitator, Pow, Rails, Token, X402,
     raw::{RawAsset, RawBuiltin, RawFacilitator, RawPow, RawRails, RawX402},
@@ -155,11 +159,12 @@ fn token(raw: &RawAsset, at: &At, report: &mut Report) -> Option<Token> {
 pub(super) fn rails(
     raw: &RawRails,
     assets: &Known,
+    webhooks: &Webhooks,
     vault: &Vault<'_>,
     report: &mut Report,
 ) -> Option<Rails> {
     let x402 = raw.x402.as_ref().map(|raw| x402(raw, assets, vault, report));
-    let l402 = raw.l402.as_ref().map(|raw| lightning::l402(raw, assets, vault, report));
+    let l402 = raw.l402.as_ref().map(|raw| lightning::l402(raw, assets, webhooks, vault, report));
     let (x402, l402) = (x402.map(|rail| rail.ok_or(())), l402.map(|rail| rail.ok_or(())));
     let pow = raw.pow.as_ref().map(|raw| pow(raw, report));
     Some(Rails { x402: x402.transpose().ok()?, l402: l402.transpose().ok()?, pow })

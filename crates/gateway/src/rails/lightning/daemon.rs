@@ -1,7 +1,7 @@
 //! `countersign-lightning`, and the sandbox, which answers in the same form
 //! (`docs/guides/lightning.md`).
 
-use super::{Ask, Balances, HoldEnd, InvoiceState, News, NodeError, hash, read};
+use super::{Ask, Balances, HoldEnd, Invoice, InvoiceState, News, NodeError, hash, read};
 use crate::{
     config::Secret,
     fetch::{Fetch, Reply},
@@ -9,6 +9,7 @@ use crate::{
 use bytes::Bytes;
 use countersign_core::digest::Digest;
 use http::Method;
+use lightning_invoice::Currency;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -161,6 +162,98 @@ impl Daemon {
         }
         let told: Told = read(&self.ask(Method::GET, "/v1/balances", None).await?)?;
         Ok(Balances { inbound_msat: told.inbound_msat, outbound_msat: told.outbound_msat })
+    }
+}
+
+/// An inbound channel that a provider offers (LSPS1): nothing happens before its invoice is paid.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Order {
+    /// The provider's name for it.
+    pub id: String,
+    /// What it costs.
+    pub fee_sat: u64,
+    /// The invoice, which asks as much.
+    pub invoice: Invoice,
+}
+
+/// How a payment of ours stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Paid {
+    /// It is made.
+    Done,
+    /// No part of it is on its way.
+    Failed,
+    /// It may still be made.
+    Pending,
+}
+
+/// How long a bought channel stays open, in blocks: thirty days.
+const CHANNEL_BLOCKS: u32 = 4_320;
+/// How long the end of a payment is waited for, in seconds: less than a fetch may take.
+const PAY_WAIT_S: u64 = 15;
+
+impl Daemon {
+    /// Asks the provider for an inbound channel.
+    ///
+    /// # Errors
+    /// No usable answer, or no provider.
+    pub(super) async fn order(
+        &self,
+        inbound_sat: u64,
+        network: &Currency,
+    ) -> Result<Order, NodeError> {
+        #[derive(Deserialize)]
+        struct Told {
+            id: String,
+            total_sat: u64,
+            bolt11: String,
+        }
+        let body = json!({ "inbound_sat": inbound_sat, "expiry_blocks": CHANNEL_BLOCKS });
+        let reply = self.ask(Method::POST, "/v1/lsps1/orders", Some(body)).await?;
+        let told: Told = read(&reply)?;
+        let invoice = Invoice::read(&told.bolt11, network)?;
+        if told.total_sat.checked_mul(1000) != Some(invoice.amount_msat) {
+            return Err(NodeError::Nonsense);
+        }
+        Ok(Order { id: told.id, fee_sat: told.total_sat, invoice })
+    }
+
+    /// Whether the provider opens a channel with a payment of so much (LSPS2) for at most so much.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`]: there is no provider, or it wants more. No usable answer.
+    pub(super) async fn just_in_time(
+        &self,
+        amount_msat: u64,
+        max_fee_msat: u64,
+    ) -> Result<(), NodeError> {
+        let body = json!({
+            "amount_msat": amount_msat, "memo": "a quote", "expiry_s": 60, "jit": true,
+            "max_jit_fee_msat": max_fee_msat,
+        });
+        let reply = self.ask(Method::POST, "/v1/invoices", Some(body)).await?;
+        read::<Value>(&reply).map(drop)
+    }
+
+    /// Pays an invoice, once however often it is asked.
+    ///
+    /// # Errors
+    /// [`NodeError::Refused`]: it was not begun. Any other: it may have been.
+    pub(super) async fn pay(&self, bolt11: &str, max_fee_msat: u64) -> Result<Paid, NodeError> {
+        #[derive(Deserialize)]
+        struct Told {
+            state: String,
+        }
+        let body = json!({
+            "bolt11": bolt11, "max_fee_msat": max_fee_msat, "wait_s": PAY_WAIT_S,
+        });
+        let told: Told = read(&self.ask(Method::POST, "/v1/payments", Some(body)).await?)?;
+        match &*told.state {
+            "succeeded" => Ok(Paid::Done),
+            "failed" => Ok(Paid::Failed),
+            "pending" => Ok(Paid::Pending),
+            _ => Err(NodeError::Nonsense),
+        }
     }
 }
 

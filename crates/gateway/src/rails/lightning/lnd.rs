@@ -60,7 +60,7 @@ struct Htlc {
 /// A 64-bit integer, which its JSON writes as a string.
 #[derive(Default, Deserialize)]
 #[serde(try_from = "Value")]
-struct Number(u64);
+pub(super) struct Number(pub(super) u64);
 
 impl TryFrom<Value> for Number {
     type Error = &'static str;

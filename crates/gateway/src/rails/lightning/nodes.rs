@@ -2,10 +2,48 @@
 //!
 //! INVARIANT: no invoice is asked for that the node could not receive: with too little inbound
 //! liquidity the rail is not offered.
+//! INVARIANT: an invoice that was made ahead is handed out only while its node answers.
 
-use super::{Ask, Balances, Invoice, Node, NodeError};
-use countersign_core::{time::UnixMs, world::World};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use super::{
+    Ask, Backend, Balances, Node, NodeError,
+    pool::{Kind, Pool, Ready},
+};
+use countersign_core::{digest::Digest, proof::hold_preimage, time::UnixMs, world::World};
+use std::{
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+use tokio::{task::JoinSet, time::timeout};
+
+/// A node that was not looked at for so long hands out nothing that was made ahead, in
+/// milliseconds.
+const SEEN_MS: u64 = 15_000;
+/// Between two looks at what is ready.
+const RESTOCK: Duration = Duration::from_secs(5);
+/// Invoices that are made ahead at once.
+const MAKING_MAX: usize = 16;
+
+/// What is to be paid.
+#[derive(Clone, Copy, Debug)]
+pub struct Want<'a> {
+    /// The price.
+    pub price_msat: u64,
+    /// What the payer's wallet shows.
+    pub memo: &'a str,
+    /// How long it can be paid.
+    pub expiry_s: u64,
+    /// Its money may be held, where the node can do it.
+    pub may_hold: bool,
+}
+
+/// How many invoices are made ahead.
+#[derive(Clone, Copy, Debug)]
+pub struct Stock {
+    /// Of each kind that is asked for.
+    pub size: usize,
+    /// How long they can be paid.
+    pub expiry_s: u64,
+}
 
 /// What was last seen of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -23,15 +61,18 @@ pub struct Nodes {
     seen: Mutex<Vec<Option<Sight>>>,
     /// So many times an invoice's amount must be receivable.
     inbound_factor: u64,
+    pool: Pool,
+    ahead_expiry_s: u64,
     world: World,
 }
 
 impl Nodes {
     /// The nodes, the preferred one first.
     #[must_use]
-    pub fn new(nodes: Vec<Node>, inbound_factor: u64, world: World) -> Self {
+    pub fn new(nodes: Vec<Node>, inbound_factor: u64, stock: Stock, world: World) -> Self {
         let seen = Mutex::new(vec![None; nodes.len()]);
-        Self { nodes, seen, inbound_factor, world }
+        let (pool, ahead_expiry_s) = (Pool::new(stock.size), stock.expiry_s);
+        Self { nodes, seen, inbound_factor, pool, ahead_expiry_s, world }
     }
 
     /// All of them.
@@ -43,6 +84,12 @@ impl Nodes {
     #[must_use]
     pub fn named(&self, name: &str) -> Option<&Node> {
         self.nodes.iter().find(|node| &*node.name == name)
+    }
+
+    /// The node that can buy channels, if there is one.
+    #[must_use]
+    pub fn liquid(&self) -> Option<&Node> {
+        self.nodes.iter().find(|node| matches!(node.backend, Backend::Ldk(_)))
     }
 
     /// Who is paid: the operator, under the name of the preferred node.
@@ -66,23 +113,29 @@ impl Nodes {
         }
     }
 
-    /// An invoice from the first node that can make one and receive its money. `ask` says what
-    /// to ask of a node.
+    /// An invoice of the first node that has one or can make one, and can receive its money.
     ///
     /// # Errors
     /// That of the last node tried; [`NodeError::Refused`] when none has the liquidity.
-    pub async fn create<'a>(
-        &self,
-        ask: impl Fn(&Node) -> Ask<'a>,
-    ) -> Result<(&Node, Invoice), NodeError> {
+    pub async fn invoice(&self, want: &Want<'_>) -> Result<(&Node, Ready), NodeError> {
         let mut last = NodeError::Refused;
         for (index, node) in self.nodes.iter().enumerate() {
-            let ask = ask(node);
-            if !self.can_receive(index, ask.amount_msat) {
+            let kind = Kind {
+                node: index,
+                amount_msat: node.amount_to_ask_msat(want.price_msat),
+                memo: want.memo.into(),
+                is_hold: want.may_hold && node.capabilities().has_hold,
+            };
+            if !self.can_receive(index, kind.amount_msat) {
                 continue;
             }
-            match node.create(&ask).await {
-                Ok(invoice) => return Ok((node, invoice)),
+            let expiry_s = node.expiry_s(want.expiry_s);
+            let is_there = self.answers(index);
+            if is_there && let Some(ready) = self.pool.take(&kind, expiry_s, self.world.now()) {
+                return Ok((node, ready));
+            }
+            match make(node, &kind, expiry_s, &self.world).await {
+                Ok(ready) => return Ok((node, ready)),
                 Err(error) => {
                     if error == NodeError::Unreachable {
                         self.saw(index, Err(error));
@@ -92,6 +145,69 @@ impl Nodes {
             }
         }
         Err(last)
+    }
+
+    /// Keeps invoices ready of every kind that is asked for, for ever.
+    pub async fn keep_stocked(&self) {
+        loop {
+            let _time_is_over = timeout(RESTOCK, self.pool.taken.notified()).await;
+            self.restock().await;
+        }
+    }
+
+    /// Makes what is missing.
+    async fn restock(&self) {
+        let expiry_s = |kind: &Kind| {
+            self.nodes.get(kind.node).map_or(0, |node| node.expiry_s(self.ahead_expiry_s))
+        };
+        let missing = self.pool.missing(expiry_s, self.world.now());
+        let able = missing.into_iter().filter(|(kind, _)| {
+            self.answers(kind.node) && self.can_receive(kind.node, kind.amount_msat)
+        });
+        let mut orders = able.flat_map(|(kind, count)| std::iter::repeat_n(kind, count));
+        let mut making = JoinSet::new();
+        loop {
+            while making.len() < MAKING_MAX
+                && let Some(kind) = orders.next()
+            {
+                let Some(node) = self.nodes.get(kind.node).cloned() else { continue };
+                let (world, expiry_s) = (self.world.clone(), expiry_s(&kind));
+                making.spawn(async move {
+                    let made = make(&node, &kind, expiry_s, &world).await;
+                    (kind, made)
+                });
+            }
+            match making.join_next().await {
+                Some(Ok((kind, Ok(ready)))) => self.pool.put(&kind, ready),
+                Some(Ok((kind, Err(error)))) => {
+                    if error == NodeError::Unreachable {
+                        self.saw(kind.node, Err(error));
+                    }
+                }
+                Some(Err(_broke)) => {}
+                None => return,
+            }
+        }
+    }
+
+    /// A node was lost sight of: what it made ahead is given up.
+    pub fn lost(&self, name: &str) {
+        if let Some(index) = self.nodes.iter().position(|node| &*node.name == name) {
+            self.pool.forget(index);
+        }
+    }
+
+    /// How many invoices a node made ahead.
+    #[must_use]
+    pub fn ready(&self, name: &str) -> usize {
+        let index = self.nodes.iter().position(|node| &*node.name == name);
+        index.map_or(0, |index| self.pool.ready(index))
+    }
+
+    /// Whether a node answered lately.
+    fn answers(&self, index: usize) -> bool {
+        let Some(Some(sight)) = self.seen().get(index).copied() else { return false };
+        sight.balances.is_ok() && self.world.now().since_ms(sight.at) < SEEN_MS
     }
 
     /// Whether a node was there when it was last looked at, and can receive so much. One that was
@@ -104,6 +220,9 @@ impl Nodes {
 
     fn saw(&self, index: usize, balances: Result<Balances, NodeError>) {
         let at = self.world.now();
+        if balances.is_err() {
+            self.pool.forget(index);
+        }
         if let Some(seen) = self.seen().get_mut(index) {
             *seen = Some(Sight { at, balances });
         }
@@ -112,4 +231,18 @@ impl Nodes {
     fn seen(&self) -> MutexGuard<'_, Vec<Option<Sight>>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Makes an invoice of a kind.
+async fn make(node: &Node, kind: &Kind, expiry_s: u64, world: &World) -> Result<Ready, NodeError> {
+    let root_key = world.random();
+    let hash = || *Digest::of(&hold_preimage(&root_key)).as_bytes();
+    let ask = Ask {
+        amount_msat: kind.amount_msat,
+        memo: &kind.memo,
+        expiry_s,
+        hold: kind.is_hold.then(hash),
+    };
+    let invoice = node.create(&ask).await?;
+    Ok(Ready { invoice, root_key, is_hold: kind.is_hold })
 }
