@@ -4,7 +4,7 @@
 use crate::{
     child::{self, Child},
     disk::Dir,
-    load::Connection,
+    load::{Answer, Connection},
     messages,
     options::Options,
 };
@@ -30,6 +30,10 @@ use std::{
     fs,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 use tokio::{runtime::Runtime, sync::watch};
@@ -52,7 +56,9 @@ pub(crate) const PLENTY: Micros = Micros(1_000_000_000_000);
 pub(crate) struct Gateway {
     child: Child,
     issuer: SandboxIssuer,
-    lightning: SandboxLightning,
+    lightning: Arc<SandboxLightning>,
+    /// Calls that were asked for: each has arguments of its own.
+    asked: Arc<AtomicUsize>,
     resource: String,
     runtime: Runtime,
 }
@@ -60,6 +66,17 @@ pub(crate) struct Gateway {
 impl Gateway {
     /// Starts it over a fresh database, with a grant for each person.
     pub(crate) fn start(options: &Options, dir: &Dir, name: &str, upstream: &str) -> Result<Self> {
+        Self::start_with(options, dir, name, upstream, Lightning::default())
+    }
+
+    /// The same, with Lightning as it is wanted.
+    pub(crate) fn start_with(
+        options: &Options,
+        dir: &Dir,
+        name: &str,
+        upstream: &str,
+        wanted: Lightning,
+    ) -> Result<Self> {
         let runtime =
             tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build()?;
         let loopback = SocketAddr::from(([127, 0, 0, 1], 0));
@@ -73,13 +90,15 @@ impl Gateway {
             issuer: issuer.url(),
             lightning: lightning.url(),
             upstream: &format!("{upstream}/mcp"),
+            wanted,
         };
         let path = settings.write(dir, name)?;
         runtime.block_on(prepare(&path, issuer.url()))?;
         let mut child = launch(options, &path, &format!("http://{listen}"))?;
         wait_for(&mut child, listen)?;
         let resource = format!("http://{listen}{}", messages::PATH);
-        Ok(Self { child, issuer, lightning, resource, runtime })
+        let (lightning, asked) = (Arc::new(lightning), Arc::default());
+        Ok(Self { child, issuer, lightning, asked, resource, runtime })
     }
 
     /// Its process.
@@ -90,6 +109,28 @@ impl Gateway {
     /// Where a process takes MCP messages: a gateway under the server's name.
     pub(crate) fn path_for(&self, child: &Child) -> &'static str {
         if child.id() == self.child.id() { messages::PATH } else { "/mcp" }
+    }
+
+    /// Where calls are bought one by one.
+    pub(crate) fn shop(&self) -> Result<Shop> {
+        Ok(Shop {
+            authority: self.child.authority()?.to_owned(),
+            lightning: Arc::clone(&self.lightning),
+            asked: Arc::clone(&self.asked),
+        })
+    }
+
+    /// Buys a credential of many calls for each caller, for anybody; the requests that use it.
+    pub(crate) fn buy_bundles(&self, callers: usize) -> Result<Vec<Vec<u8>>> {
+        let shop = self.shop()?;
+        self.runtime.block_on(async {
+            let mut connection = Connection::open(&shop.authority).await?;
+            let mut requests = Vec::with_capacity(callers);
+            for _ in 0..callers {
+                requests.push(shop.buy(&mut connection, "many").await?);
+            }
+            Ok(requests)
+        })
     }
 
     /// Buys one credential for each caller, from challenge to preimage; the requests that use it.
@@ -121,17 +162,9 @@ impl Gateway {
         let bearer = format!("Bearer {token}");
         let unpaid = messages::unpaid(authority, caller, std::slice::from_ref(&bearer));
         let answer = connection.exchange(&unpaid).await?;
-        let challenge = answer.header("www-authenticate").filter(|_| answer.status() == "402");
-        let Some(challenge) = challenge else {
-            bail!("no challenge: {}\n{}", answer.head, String::from_utf8_lossy(answer.body));
-        };
-        let part = |name: &str| {
-            let from = challenge.split_once(&format!("{name}=\""))?.1;
-            Some(from.split_once('"')?.0)
-        };
-        let (macaroon, invoice) = part("macaroon").zip(part("invoice")).context("no offer")?;
+        let (macaroon, invoice) = offer(&answer)?;
         let preimage =
-            self.lightning.pay(invoice).await.map_err(|e| anyhow!("paying: {}", e.text()))?;
+            self.lightning.pay(&invoice).await.map_err(|e| anyhow!("paying: {}", e.text()))?;
         let l402 = format!("L402 {macaroon}:{}", hex::encode(preimage));
         Ok(messages::paid(authority, caller, &[bearer, l402]))
     }
@@ -181,6 +214,7 @@ pub(crate) fn config_for_store(dir: &Dir, shape: &str) -> Result<PathBuf> {
         issuer: ISSUER_OF_STORE,
         lightning: "http://127.0.0.1:9",
         upstream: "http://127.0.0.1:7/mcp",
+        wanted: Lightning::default(),
     };
     settings.write(dir, &format!("store-{shape}"))
 }
@@ -193,6 +227,66 @@ struct Settings<'a> {
     issuer: &'a str,
     lightning: &'a str,
     upstream: &'a str,
+    wanted: Lightning,
+}
+
+/// How the gateway makes its invoices.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Lightning {
+    pub(crate) hold: bool,
+    pub(crate) prefetch: usize,
+}
+
+impl Default for Lightning {
+    fn default() -> Self {
+        Self { hold: true, prefetch: 0 }
+    }
+}
+
+/// Where calls are bought one by one.
+#[derive(Clone, Debug)]
+pub(crate) struct Shop {
+    authority: String,
+    lightning: Arc<SandboxLightning>,
+    asked: Arc<AtomicUsize>,
+}
+
+impl Shop {
+    /// Asks for a call that nobody asked for before: its number and its offer, macaroon and
+    /// invoice.
+    pub(crate) async fn ask(
+        &self,
+        connection: &mut Connection,
+        tool: &str,
+    ) -> Result<(usize, String, String)> {
+        let number = self.asked.fetch_add(1, Ordering::Relaxed);
+        let unpaid = messages::asked(&self.authority, tool, number);
+        let answer = connection.exchange(&unpaid).await?;
+        let (macaroon, invoice) = offer(&answer)?;
+        Ok((number, macaroon, invoice))
+    }
+
+    /// Asks for a call and pays for it: the request that makes it.
+    pub(crate) async fn buy(&self, connection: &mut Connection, tool: &str) -> Result<Vec<u8>> {
+        let (number, macaroon, invoice) = self.ask(connection, tool).await?;
+        let paid = self.lightning.pay(&invoice).await;
+        let preimage = paid.map_err(|error| anyhow!("paying: {}", error.text()))?;
+        let l402 = format!("L402 {macaroon}:{}", hex::encode(preimage));
+        Ok(messages::bought(&self.authority, tool, number, l402))
+    }
+}
+
+/// Macaroon and invoice of a challenge.
+fn offer(answer: &Answer<'_>) -> Result<(String, String)> {
+    let challenge = answer.header("www-authenticate").filter(|_| answer.status() == "402");
+    let Some(challenge) = challenge else {
+        bail!("no challenge: {}\n{}", answer.head, String::from_utf8_lossy(answer.body));
+    };
+    let part = |name: &str| {
+        let from = challenge.split_once(&format!("{name}=\""))?.1;
+        Some(from.split_once('"')?.0.to_owned())
+    };
+    part("macaroon").zip(part("invoice")).context("no offer")
 }
 
 impl Settings<'_> {
@@ -204,10 +298,11 @@ impl Settings<'_> {
         Ok(path)
     }
 
-    /// Three tools: one that wants nothing, one that wants work, and one that wants all four
-    /// proofs. Four budgets count the last one's calls, besides the grant's window.
+    /// Five tools: one that wants nothing, one that wants work, two that want money of anybody, for
+    /// one call or for many, and one that wants all four proofs. Four budgets count the last one's calls, besides the grant's window.
     fn yaml(&self) -> String {
-        let Self { listen, issuer, lightning, upstream } = self;
+        let Self { listen, issuer, lightning, upstream, wanted } = self;
+        let Lightning { hold, prefetch } = wanted;
         let budget = |scope: &str| {
             format!(
                 "  - {{ name: {scope}, scope: {{ {scope}: \"*\", tool: bench/paid }}, \
@@ -225,7 +320,11 @@ issuers:
 assets:
   BTC: {{ network: lightning, rate: 60000 USD }}
 rails:
-  l402: {{ source: {{ sandbox: \"{lightning}\" }}, credential_ttl: 2h }}
+  l402:
+    source: {{ sandbox: \"{lightning}\" }}
+    credential_ttl: 2h
+    hold: {hold}
+    prefetch: {prefetch}
   pow: {{ capacity_per_s: 100000, daily_quota: 1000000, min_difficulty: 1, max_difficulty: 1 }}
 servers:
   bench:
@@ -234,12 +333,25 @@ servers:
     tools:
       free: {{ price: free, identity: anonymous, consent: none, intent: read }}
       work: {{ price: work, identity: anonymous, consent: none, intent: read }}
+      once: {{ price: 1 sat, identity: anonymous, consent: none, intent: read }}
+      many:
+        price: 100 sat
+        uses: 10000
+        identity: anonymous
+        consent: none
+        intent: read
       paid:
         price: 100 sat
         uses: 10000
         identity: human
         consent: required
         intent: read
+limits:
+  quote_ttl: 10s
+  failed_payments_per_principal_per_minute: 1000000
+  failed_payments_per_address_per_minute: 1000000
+  invoices_per_principal_per_minute: 1000000
+  invoices_per_address_per_minute: 1000000
 budgets:
 {budgets}  - {{ name: tool, scope: {{ tool: bench/paid }}, limit: 1000000 USD, window: 24h }}
 "

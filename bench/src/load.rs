@@ -4,7 +4,7 @@
 //! a challenge before each call, since each is good for one. Every answer is
 //! looked at: one that is not a result ends the run with what it said.
 
-use crate::{child::Child, cpu::Cpu, messages, options::Options, sample::Sample};
+use crate::{child::Child, cpu::Cpu, gateway::Shop, messages, options::Options, sample::Sample};
 use anyhow::{Context as _, Result, bail};
 use std::{
     cell::{Cell, RefCell},
@@ -131,6 +131,10 @@ pub(crate) enum Script {
     Same(Vec<u8>),
     /// A request for a challenge, and the call that answers it, to this authority.
     Worked(String),
+    /// A call that is asked for, paid for and made, each one another.
+    Bought(Shop),
+    /// A call that is only asked for, each one another.
+    Asked(Shop),
 }
 
 /// Drives load on a process, one connection for each script, and reads its CPU time.
@@ -182,6 +186,11 @@ async fn call(mut connection: Connection, script: Script, shared: Rc<Shared>) ->
                 let request = messages::worked(authority, nonce.context("no challenge")?);
                 connection.exchange(&request).await?.check()?;
             }
+            Script::Bought(shop) => {
+                let request = shop.buy(&mut connection, "once").await?;
+                connection.exchange(&request).await?.check()?;
+            }
+            Script::Asked(shop) => _ = shop.ask(&mut connection, "once").await?,
         }
         if shared.phase.get() == Phase::Measure {
             let us = u32::try_from(begun.elapsed().as_micros()).unwrap_or(u32::MAX);

@@ -1,5 +1,5 @@
 //! Side-by-side benchmarks, in one run: `countersign-bench [--seconds N] [--rounds N] [--quick]
-//! [--only relay|free|work|paid] [--callers N,N] [--gateway PATH] [--dir DIR]`.
+//! [--only relay|free|work|ways|minting|paid] [--callers N,N] [--gateway PATH] [--dir DIR]`.
 //! `countersign-bench decide` measures decisions alone; `countersign-bench pow` simulates the free
 //! lane under attack, and measures proofs of work alone.
 //!
@@ -23,6 +23,7 @@ mod cpu;
 mod decide;
 mod disk;
 mod gateway;
+mod l402;
 mod load;
 mod messages;
 mod options;
@@ -34,7 +35,7 @@ mod upstream;
 
 use crate::{
     child::Child,
-    gateway::Gateway,
+    gateway::{Gateway, Lightning},
     load::Script,
     options::{Options, Part},
     report::Section,
@@ -90,6 +91,13 @@ fn run(options: &Options) -> Result<()> {
     }
     if options.wants(Part::Work) {
         sections.push(work(options, &dir, &upstream)?);
+    }
+    if options.wants(Part::Ways) {
+        sections.push(ways(options, &dir, &upstream)?);
+        l402::costs()?;
+    }
+    if options.wants(Part::Minting) {
+        sections.push(minting(options, &dir, &upstream)?);
     }
     if options.wants(Part::Paid) {
         sections.push(paid(options, &dir, &upstream)?);
@@ -156,6 +164,58 @@ fn work(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section>
         section.print(callers);
     }
     section.compare("w / store throughput", 0, 1, 0.7);
+    Ok(section)
+}
+
+/// (l), (o), (h), (w): an anonymous tool, paid for with a credential of many calls, with one bought
+/// for each call, with one whose money is held, and with work.
+fn ways(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section> {
+    let start =
+        |name, lightning| Gateway::start_with(options, dir, name, upstream.url()?, lightning);
+    let plain = start("ways", Lightning { hold: false, prefetch: 256 })?;
+    let held = start("ways-held", Lightning { hold: true, prefetch: 256 })?;
+    let most = options.callers.iter().copied().max().unwrap_or(0);
+    let bundles = plain.buy_bundles(most).context("buying L402 credentials")?;
+    let mut section = Section::new(
+        "anonymous tool, ways to pay",
+        &["(l) L402 reuse", "(o) L402 one-time", "(h) L402 one-time, held", "(w) work"],
+    );
+    for callers in options.callers.iter().copied() {
+        let Some(bundles) = bundles.get(..callers) else { bail!("too few credentials") };
+        for _ in 0..options.rounds {
+            let reuse: Vec<Script> = bundles.iter().cloned().map(Script::Same).collect();
+            section.push(callers, 0, load::drive(options, plain.child(), &reuse)?);
+            for (index, gateway) in [(1, &plain), (2, &held)] {
+                let scripts = vec![Script::Bought(gateway.shop()?); callers];
+                section.push(callers, index, load::drive(options, gateway.child(), &scripts)?);
+            }
+            let work = vec![Script::Worked(plain.child().authority()?.to_owned()); callers];
+            section.push(callers, 3, load::drive(options, plain.child(), &work)?);
+        }
+        section.print(callers);
+    }
+    Ok(section)
+}
+
+/// (m): challenges with a fresh invoice each, which the node makes ahead, or when it is asked for.
+fn minting(options: &Options, dir: &disk::Dir, upstream: &Child) -> Result<Section> {
+    let start = |name, prefetch| {
+        let lightning = Lightning { hold: false, prefetch };
+        Gateway::start_with(options, dir, name, upstream.url()?, lightning)
+    };
+    let (ahead, asked) = (start("minting-ahead", 256)?, start("minting-asked", 0)?);
+    let mut section =
+        Section::new("challenges, one invoice each", &["(m) made ahead", "made when asked for"]);
+    // More callers than the node has places for would only wait for it.
+    for callers in [1, 4, 16] {
+        for _ in 0..options.rounds {
+            for (index, gateway) in [&ahead, &asked].into_iter().enumerate() {
+                let scripts = vec![Script::Asked(gateway.shop()?); callers];
+                section.push(callers, index, load::drive(options, gateway.child(), &scripts)?);
+            }
+        }
+        section.print(callers);
+    }
     Ok(section)
 }
 

@@ -49,6 +49,17 @@ pub(crate) fn unpaid(authority: &str, caller: usize, credentials: &[String]) -> 
     post(authority, PATH, "application/json", credentials, &call("paid", &arguments(caller)))
 }
 
+/// A call of an anonymous tool, as a plain HTTP client sends it that wants to be told the price in
+/// headers; `number` makes it another call.
+pub(crate) fn asked(authority: &str, tool: &str, number: usize) -> Vec<u8> {
+    post(authority, PATH, "application/json", &[], &call(tool, &arguments(number)))
+}
+
+/// The same call, paid.
+pub(crate) fn bought(authority: &str, tool: &str, number: usize, credential: String) -> Vec<u8> {
+    post(authority, PATH, BOTH, &[credential], &call(tool, &arguments(number)))
+}
+
 /// The gateway's endpoint for the upstream.
 pub(crate) const PATH: &str = "/bench/mcp";
 /// What an MCP client must accept.

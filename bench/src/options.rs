@@ -9,6 +9,8 @@ pub(crate) enum Part {
     Relay,
     Free,
     Work,
+    Ways,
+    Minting,
     Paid,
 }
 
@@ -32,7 +34,7 @@ pub(crate) struct Options {
 }
 
 const USAGE: &str = "countersign-bench [--seconds N] [--rounds N] [--quick] \
-[--only relay|free|work|paid] [--callers N,N,..] [--gateway PATH] [--dir DIR]";
+[--only relay|free|work|ways|minting|paid] [--callers N,N,..] [--gateway PATH] [--dir DIR]";
 
 impl Options {
     /// Reads the command line.
@@ -79,6 +81,8 @@ impl Options {
                     "relay" => Part::Relay,
                     "free" => Part::Free,
                     "work" => Part::Work,
+                    "ways" => Part::Ways,
+                    "minting" => Part::Minting,
                     "paid" => Part::Paid,
                     _ => bail!("there is no such part"),
                 });
