@@ -10,7 +10,7 @@ import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import {
-  RECOVERED, clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
+  OUTWARD, RECOVERED, clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
 } from './lib/deaths.mjs';
 import { until } from './lib/process.mjs';
 import { admin, callTool, calls, receiptOf, startBefore, startParts } from './lib/rig.mjs';
@@ -39,7 +39,7 @@ async function withDirectory(act) {
 describe('the points', () => {
   test('are those that the flows know', () => {
     const known = new Set(Object.values(flows).flatMap(({ leaves }) => Object.keys(leaves)));
-    assert.deepEqual(failpoints(), [...known, RECOVERED].sort());
+    assert.deepEqual(failpoints(), [...known, ...OUTWARD, RECOVERED].sort());
   });
 });
 
@@ -49,7 +49,7 @@ describe('a death at each point', { concurrency: 2 }, () => {
       let parts;
       before(async () => (parts = await startParts()));
       after(() => parts?.stop());
-      for (const name of failpoints().filter((name) => name !== RECOVERED)) {
+      for (const name of failpoints().filter((name) => ![RECOVERED, ...OUTWARD].includes(name))) {
         test(`${flow} at ${name}`, () => withDirectory((live) => die(parts, flow, name, live)));
       }
     });

@@ -77,6 +77,9 @@ export const flows = {
 /** A point of recovery: no call passes it. */
 export const RECOVERED = 'recovered';
 
+/** Points of payments outward, which no call here makes: see buyer.test.mjs. */
+export const OUTWARD = ['bought', 'intended'];
+
 /** The points that the sources name. */
 export function failpoints() {
   const crates = fileURLToPath(new URL('../../crates', import.meta.url));

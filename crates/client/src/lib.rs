@@ -16,6 +16,7 @@
 
 mod ahead;
 mod bridge;
+mod buyer;
 mod cache;
 mod challenge;
 mod client;
@@ -52,6 +53,7 @@ pub use crate::pay_client::PayClient;
 pub use crate::transport::PayTransport;
 pub use crate::{
     bridge::{Bridge, BridgeOptions},
+    buyer::{Asked, Buyer, Heard, NotAsked, Order, Reply, Standing, Unpaid, Voucher, Word},
     cache::{CredentialCache, Paid},
     client::{Client, Tool, ToolCall},
     error::{ClientError, TransportError},

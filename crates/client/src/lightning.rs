@@ -55,11 +55,13 @@ pub(crate) struct Purse<'a> {
 }
 
 /// What a wallet knows of a payment.
-enum Lookup {
+pub(crate) enum Lookup {
     Paid([u8; 32]),
     /// Never begun, or ended without money.
     Not,
     Unknown,
+    /// It cannot be asked: it recognises an invoice when it is to pay it again.
+    Silent,
 }
 
 impl LightningWallet {
@@ -128,17 +130,24 @@ impl LightningWallet {
         invoice: &str,
         payment_hash: &[u8; 32],
     ) -> Result<[u8; 32], PayError> {
-        let found = match &self.0 {
-            // It recognises an invoice by itself.
-            Kind::Plain(_) => Lookup::Not,
-            Kind::Lnd(node) => node.lookup(payment_hash).await,
-            Kind::Phoenixd(daemon) => daemon.lookup(purse, payment_hash).await,
-            Kind::Nwc(wallet) => wallet.lookup(purse, payment_hash).await,
-        };
-        match found {
+        match self.lookup(purse, payment_hash).await {
             Lookup::Paid(preimage) => Ok(preimage),
             Lookup::Not => self.pay(purse, invoice, payment_hash).await,
             Lookup::Unknown => Err(PayError::Unknown),
+            // Its no may mean that it has paid before.
+            Lookup::Silent => {
+                self.pay(purse, invoice, payment_hash).await.map_err(|_| PayError::Unknown)
+            }
+        }
+    }
+
+    /// What became of a payment that may have been begun.
+    pub(crate) async fn lookup(&self, purse: &Purse<'_>, payment_hash: &[u8; 32]) -> Lookup {
+        match &self.0 {
+            Kind::Plain(wallet) => wallet.lookup(purse, payment_hash).await,
+            Kind::Lnd(node) => node.lookup(payment_hash).await,
+            Kind::Phoenixd(daemon) => daemon.lookup(purse, payment_hash).await,
+            Kind::Nwc(wallet) => wallet.lookup(purse, payment_hash).await,
         }
     }
 }

@@ -299,6 +299,14 @@ impl Means {
         Ok(Choice::L402(Box::new(L402Choice { wallet, offer, payable, channel, price })))
     }
 
+    /// The key that signs transfers.
+    pub(crate) fn evm(&self) -> Option<&EvmWallet> {
+        self.wallets.iter().find_map(|wallet| match wallet {
+            Wallet::Evm(wallet) => Some(wallet),
+            Wallet::Lightning(_) => None,
+        })
+    }
+
     /// The wallet that pays invoices.
     pub(crate) fn lightning(&self) -> Option<&LightningWallet> {
         self.wallets.iter().find_map(|wallet| match wallet {

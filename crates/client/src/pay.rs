@@ -535,7 +535,7 @@ impl Client {
         let is_spent = match entry.paid.rail {
             Rail::X402 => matches!(charged, Charged::No | Charged::Yes),
             Rail::L402 => problem.refuses_credential() && charged != Charged::Unused,
-            Rail::Pow => true,
+            Rail::Pow | Rail::Treasury => true,
         };
         if is_spent {
             let _ = cache.forget(entry).await;
@@ -557,7 +557,7 @@ fn begins_paying(call: &ToolCall) -> bool {
 fn charged(problem: &Problem, entry: &Entry, is_repeat: bool) -> Charged {
     match (problem.charged, entry.paid.rail) {
         (Some(charged), _) => charged,
-        (None, Rail::X402) => Charged::Unknown,
+        (None, Rail::X402 | Rail::Treasury) => Charged::Unknown,
         (None, Rail::Pow) => Charged::No,
         (None, Rail::L402) if is_repeat => Charged::Unknown,
         (None, Rail::L402) if problem.refuses_credential() => Charged::Yes,
@@ -583,7 +583,7 @@ fn is_bad_credential(problem: &Problem) -> bool {
 }
 
 /// The `_meta` entry of a payment.
-fn meta_of(proof: &Proof) -> Option<(&'static str, String)> {
+pub(crate) fn meta_of(proof: &Proof) -> Option<(&'static str, String)> {
     match proof {
         Proof::Invoice { .. } => None,
         Proof::L402 { token, preimage } => {
@@ -597,7 +597,7 @@ fn meta_of(proof: &Proof) -> Option<(&'static str, String)> {
 }
 
 /// The header of a payment.
-fn header_of(proof: &Proof) -> Option<(HeaderName, String)> {
+pub(crate) fn header_of(proof: &Proof) -> Option<(HeaderName, String)> {
     match proof {
         Proof::Invoice { .. } => None,
         Proof::L402 { token, preimage } => {

@@ -141,16 +141,26 @@ impl Wallet {
         reference: &str,
         passphrase: Option<&Secret>,
     ) -> Result<Vec<Self>, WalletError> {
-        let secret = Secret::from_reference(reference)?;
+        Self::of_secret(&Secret::from_reference(reference)?, passphrase)
+    }
+
+    /// The wallets of a text in one of those forms.
+    ///
+    /// # Errors
+    /// See [`WalletError`].
+    pub fn of_secret(
+        secret: &Secret,
+        passphrase: Option<&Secret>,
+    ) -> Result<Vec<Self>, WalletError> {
         let text = secret.expose();
         if text.starts_with('{') {
             Self::parse(text, passphrase)
         } else if text.starts_with("http://") || text.starts_with("https://") {
             Ok(vec![Self::Lightning(LightningWallet::new(text, None)?)])
         } else if text.starts_with("nostr+walletconnect:") {
-            Ok(vec![Self::Lightning(LightningWallet::nwc(&secret)?)])
+            Ok(vec![Self::Lightning(LightningWallet::nwc(secret)?)])
         } else {
-            Ok(vec![Self::Evm(EvmWallet::from_private_key(&secret)?)])
+            Ok(vec![Self::Evm(EvmWallet::from_private_key(secret)?)])
         }
     }
 

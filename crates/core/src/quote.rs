@@ -20,6 +20,8 @@ pub enum Rail {
     L402,
     /// Proof of work, instead of money.
     Pow,
+    /// The organisation's own wallet, which pays a server that charges us.
+    Treasury,
 }
 
 impl Rail {
@@ -30,6 +32,7 @@ impl Rail {
             Self::X402 => "x402",
             Self::L402 => "l402",
             Self::Pow => "pow",
+            Self::Treasury => "treasury",
         }
     }
 }
@@ -41,7 +44,8 @@ pub struct Offer {
     pub rail: Rail,
     /// Exactly this.
     pub amount: Amount,
-    /// To whom: an address on x402; the invoice source's name on L402; nobody for work.
+    /// To whom: an address on x402; the invoice source's name on L402; nobody for work; whom the
+    /// server behind names, where the treasury pays it.
     pub payee: String,
     /// Value in reference micros.
     pub micros: Micros,
@@ -60,6 +64,24 @@ impl Offer {
             micros: Micros(0),
             uses: NonZeroU32::MIN,
         }
+    }
+
+    /// What a server behind asks, which the treasury pays for one call.
+    #[must_use]
+    pub const fn treasury(amount: Amount, payee: String, micros: Micros) -> Self {
+        Self { rail: Rail::Treasury, amount, payee, micros, uses: NonZeroU32::MIN }
+    }
+
+    /// Whether what is asked now may be paid under this offer: to the same payee, in the same
+    /// asset, and not more. What is quoted is the most, less is welcome.
+    #[must_use]
+    pub fn covers(&self, asked: &Self) -> bool {
+        self.rail == asked.rail
+            && self.amount.asset == asked.amount.asset
+            && self.payee == asked.payee
+            && asked.uses == self.uses
+            && asked.amount.minor <= self.amount.minor
+            && asked.micros <= self.micros
     }
 
     /// What one call counts for, in reference micros, rounded against the spender.
@@ -115,6 +137,12 @@ impl Quote {
     /// The ways to pay with money.
     pub fn for_money(&self) -> impl Iterator<Item = &Offer> {
         self.offers.iter().filter(|offer| offer.rail != Rail::Pow)
+    }
+
+    /// What the treasury is to pay, where it pays.
+    #[must_use]
+    pub fn of_treasury(&self) -> Option<&Offer> {
+        self.offers.iter().find(|offer| offer.rail == Rail::Treasury)
     }
 
     /// Nothing is to be paid.
@@ -235,6 +263,29 @@ mod tests {
             let all = u128::from(share) * u128::from(uses);
             assert!(all >= u128::from(micros), "all shares are not less than the whole");
         }
+    }
+
+    #[test]
+    fn a_treasury_pays_what_was_quoted_or_less_and_nobody_else() {
+        let asked = |minor: u128, payee: &str, asset: &str| {
+            let micros = Micros(u64::try_from(minor).unwrap());
+            Offer::treasury(Amount { asset: asset.into(), minor }, payee.to_owned(), micros)
+        };
+        let quoted = asked(10, "payee", "USDC");
+        for (minor, payee, asset, is_covered) in [
+            (10, "payee", "USDC", true),
+            (9, "payee", "USDC", true),
+            (11, "payee", "USDC", false),
+            (10, "other", "USDC", false),
+            (10, "payee", "BTC", false),
+        ] {
+            let now = asked(minor, payee, asset);
+            assert_eq!(quoted.covers(&now), is_covered, "{minor} {asset} to {payee}");
+        }
+        // The same money can be worth more by now: what it counts for is capped as well.
+        let dearer = Offer { micros: Micros(11), ..asked(10, "payee", "USDC") };
+        assert!(!quoted.covers(&dearer));
+        assert!(!quoted.covers(&Offer { rail: Rail::X402, ..asked(1, "payee", "USDC") }));
     }
 
     #[test]

@@ -242,6 +242,7 @@ codes! {
     FreeQuotaUsed = "PAY-025" Payment 429 AfterAction Client "today's calls for work are used up"; "pay, or come back after midnight UTC";
     FreeLaneFull = "PAY-026" Payment 503 AfterAction Client "more calls for work came than there are places for"; "solve a new challenge a little later, or pay";
 
+    TreasuryUnpaid = "PAY-027" Payment 503 Later Operator "the organisation's wallet did not pay the server behind"; "tell the operator: the wallet refuses, or cannot be reached";
     FailuresTooMany = "PAY-030" Payment 429 Later Client "too many payments of this caller failed or were left out"; "pay an offer that you have, or wait; do not repeat a call that asks for payment without one";
     InvoicesTooMany = "PAY-031" Payment 429 Later Client "too many invoices were asked for and not paid"; "pay an invoice that you have, or wait";
 
@@ -262,6 +263,9 @@ codes! {
     UpstreamBroken = "UPS-003" Upstream 502 Never Operator "the server behind answered with nonsense; the call is in doubt"; "do not repeat the call; the operator resolves it";
     ResultTooLarge = "UPS-004" Upstream 502 Never Operator "the result is larger than the limit"; "ask for less, or raise the limit";
     ResultWithheld = "UPS-005" Upstream 402 AfterAction Client "the result is withheld because the payment did not settle"; "check the paying account and call again";
+    PriceChanged = "UPS-006" Upstream 409 AfterAction Client "the server behind asks another price than was quoted"; "repeat the call: the new price is quoted, and what it needs is asked anew";
+    PriceUnusable = "UPS-007" Upstream 502 Never Operator "the server behind asks for no payment that the organisation makes"; "tell the operator: the tool is set to be priced by its server";
+    PurchaseRefused = "UPS-008" Upstream 502 Never Operator "the server behind refused the call that it was paid for"; "do not repeat the call where it was charged; the operator takes it up with that server";
 
     StoreFault = "SYS-001" Fault 503 Later Operator "the ledger cannot take this call right now"; "try again later";
     Overloaded = "SYS-002" Fault 503 Later Client "the gateway is at its limit"; "try again later";

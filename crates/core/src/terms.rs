@@ -91,8 +91,11 @@ pub struct PriceRule {
     pub agent: Option<Arc<str>>,
     /// Alternatives, one an asset.
     pub amounts: Vec<Amount>,
-    /// Proof of work will do as well. Without it, no amounts is free.
+    /// Proof of work will do as well.
     pub work: bool,
+    /// The server behind asks the price, and the treasury pays it. Without any of the three it is
+    /// free.
+    pub upstream: bool,
 }
 
 /// What one principal may pay with.
@@ -102,16 +105,18 @@ pub struct Price<'a> {
     pub amounts: &'a [Amount],
     /// Proof of work will do as well.
     pub work: bool,
+    /// The server behind asks the price, and the treasury pays it.
+    pub upstream: bool,
 }
 
 impl Price<'_> {
     /// Neither money nor work.
-    pub const FREE: Self = Self { amounts: &[], work: false };
+    pub const FREE: Self = Self { amounts: &[], work: false, upstream: false };
 
     /// Whether nothing is asked.
     #[must_use]
     pub const fn is_free(&self) -> bool {
-        self.amounts.is_empty() && !self.work
+        self.amounts.is_empty() && !self.work && !self.upstream
     }
 }
 
@@ -167,6 +172,10 @@ impl Terms {
         if self.prices.is_empty() {
             return Some(Price::FREE);
         }
-        self.prices.iter().find(fits).map(|rule| Price { amounts: &rule.amounts, work: rule.work })
+        self.prices.iter().find(fits).map(|rule| Price {
+            amounts: &rule.amounts,
+            work: rule.work,
+            upstream: rule.upstream,
+        })
     }
 }

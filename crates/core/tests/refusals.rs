@@ -221,6 +221,7 @@ const SAMPLES: &[Sample] = {
         Sample(WorkSubject, Free, "ooro", Yes, &[]),
         Sample(FreeQuotaUsed, Free, "ooro", Yes, &[("daily_quota", "100")]),
         Sample(FreeLaneFull, Free, "ooro", Yes, &[]),
+        Sample(TreasuryUnpaid, Free, "ooro", Yes, &[]),
         Sample(FailuresTooMany, Free, "ooro", Yes, &[("cause", "PAY-001")]),
         Sample(InvoicesTooMany, Free, "oomo", Yes, &[]),
         Sample(
@@ -250,6 +251,15 @@ const SAMPLES: &[Sample] = {
         Sample(UpstreamBroken, Taken, "oooo", Yes, &[]),
         Sample(ResultTooLarge, Taken, "oooo", Yes, &[]),
         Sample(ResultWithheld, Free, "oooo", Yes, &[("cause", "PAY-016")]),
+        Sample(PriceChanged, Free, "oooo", Yes, &[("quoted", "0.01 USDC"), ("asked", "0.02 USDC")]),
+        Sample(
+            PriceUnusable,
+            Free,
+            "o...",
+            Yes,
+            &[("why", "it answered without asking for a payment")],
+        ),
+        Sample(PurchaseRefused, Taken, "oooo", Yes, &[("said", "PAY-005")]),
         Sample(StoreFault, Free, "oooo", Yes, &[]),
         Sample(Overloaded, Free, "oooo", Yes, &[]),
         Sample(InternalFault, Unknown, "oooo", Yes, &[]),

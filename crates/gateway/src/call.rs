@@ -7,6 +7,7 @@
 
 use crate::{
     answer::Done,
+    buy::Inquired,
     conclude,
     gate::{Gate, Presented},
     prove::{
@@ -83,7 +84,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
         Ok(Joined::Before(done)) => Ok(*done),
         Ok(Joined::Now(permit)) => {
             known.is_permitted = true;
-            execute(&gate, &attempt, permit).await
+            execute(&gate, &attempt, permit, known.asked.take()).await
         }
         Err(refusal) => Err(refusal),
     };
@@ -152,6 +153,9 @@ async fn prove(
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let quote = match earlier {
         Some(earlier) => earlier.quote.clone(),
+        None if gate.is_bought(call, identity.principal()) => {
+            Box::pin(gate.ask_price(attempt, &identity, known)).await?
+        }
         None => gate.quote(call, &identity)?,
     };
     let begun = earlier.map(|earlier| &earlier.call);
@@ -169,23 +173,30 @@ async fn prove(
 }
 
 /// Reserves, settles, runs and captures.
-async fn execute(gate: &Gate, attempt: &Attempt, permit: Box<Permit>) -> Result<Done, Refusal> {
+async fn execute(
+    gate: &Gate,
+    attempt: &Attempt,
+    permit: Box<Permit>,
+    asked: Option<Inquired>,
+) -> Result<Done, Refusal> {
     let grant = permit.consent().grant().map(|(id, _)| id);
     let mut charges = gate.charges(&attempt.call, permit.identity(), grant, &attempt.evidence);
     charges.extend_from_slice(permit.authorization().charges());
     let notices = gate.notices(&permit)?;
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
-    let hold = match gate.store.reserve_noting(*permit, charges, notices, &evidence).await? {
-        Reserved::Replay(stored) => return Done::replayed(*stored),
-        Reserved::Run(hold) => hold,
-        Reserved::Settle(settling) => {
-            Box::pin(gate.settle_upfront(settling)).await.map_err(conclude::truthful)?
-        }
-    };
+    let (hold, voucher) =
+        match gate.store.reserve_noting(*permit, charges, notices, &evidence).await? {
+            Reserved::Replay(stored) => return Done::replayed(*stored),
+            Reserved::Run(hold) => gate.voucher(hold).await?,
+            Reserved::Settle(settling) => {
+                let settled = Box::pin(gate.settle_before(settling, attempt, asked)).await;
+                settled.map_err(conclude::truthful)?
+            }
+        };
     failpoint("started");
     gate.remember(&hold, attempt);
-    let ran = gate.run(&hold, attempt).await;
+    let ran = gate.run(&hold, attempt, voucher.as_ref()).await;
     failpoint("ran");
     let done = gate.conclude(hold, ran).await.map_err(conclude::truthful)?;
     failpoint("captured");

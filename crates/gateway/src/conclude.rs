@@ -2,6 +2,7 @@
 
 use crate::{
     answer::{self, Done},
+    buy::Inquired,
     call::{Attempt, Refused},
     gate::Gate,
     oblige,
@@ -10,6 +11,8 @@ use crate::{
     session::Session,
     upstream::{Failure, Ran, Relay},
 };
+use bytes::Bytes;
+use countersign_client::Voucher;
 use countersign_core::{
     call::Call,
     digest::Digest,
@@ -22,6 +25,7 @@ use countersign_store::{
     Evidence as StoredEvidence, FailCause, Finished, Hold, Outcome, SettlementReceipt, Settling,
     Take, failpoint,
 };
+use http::HeaderMap;
 use std::{borrow::Cow, sync::Arc};
 
 /// What the records of a call carry of its request: commitments are made of it.
@@ -36,6 +40,24 @@ pub fn evidence(call: &Call) -> StoredEvidence {
 }
 
 impl Gate {
+    /// Moves the money that moves before the side effect: the payer's to us, or the treasury's to
+    /// the server behind, with what then shows that it is paid.
+    ///
+    /// # Errors
+    /// As [`Gate::settle_upfront`] and [`Gate::buy`].
+    pub(crate) async fn settle_before(
+        &self,
+        settling: Settling,
+        attempt: &Attempt,
+        asked: Option<Inquired>,
+    ) -> Result<(Hold, Option<Voucher>), Refusal> {
+        if settling.permit().quote().of_treasury().is_some() {
+            let (hold, voucher) = self.buy(settling, attempt, asked).await?;
+            return Ok((hold, Some(voucher)));
+        }
+        Ok((self.settle_upfront(settling).await?, None))
+    }
+
     /// Takes the payer's money before the side effect.
     ///
     /// # Errors
@@ -106,7 +128,12 @@ impl Gate {
     }
 
     /// Runs the tool.
-    pub(crate) async fn run(&self, hold: &Hold, attempt: &Attempt) -> Result<Ran, Failure> {
+    pub(crate) async fn run(
+        &self,
+        hold: &Hold,
+        attempt: &Attempt,
+        voucher: Option<&Voucher>,
+    ) -> Result<Ran, Failure> {
         let call = &attempt.call;
         let server = &call.terms.tool.server;
         let Ok(upstream) = self.upstream(server) else { return Err(Failure::NotExecuted) };
@@ -115,16 +142,8 @@ impl Gate {
             return Err(Failure::NotExecuted);
         };
         let obligations = hold.permit().authorization().obligations();
-        let Ok(masked) = oblige::masked(obligations, &call.params) else {
+        let Ok((headers, message)) = self.outgoing(obligations, attempt) else {
             return Err(Failure::NotExecuted);
-        };
-        let (headers, message) = match masked {
-            Some(params) => {
-                let schema = self.definitions.mirrored(&call.terms.tool);
-                let headers = oblige::mirrors_of(&params, &schema, &attempt.headers);
-                (Cow::Owned(headers), oblige::message(call, &params))
-            }
-            None => (Cow::Borrowed(&attempt.headers), attempt.message.clone()),
         };
         let relay = Relay {
             method: http::Method::POST,
@@ -136,7 +155,27 @@ impl Gate {
         // What comes before the answer could carry what the obligations keep back.
         let is_obliged = obligations.iter().any(Obligation::is_about_result);
         let progress = attempt.progress.as_ref().filter(|_| !is_obliged);
-        upstream.run(hold, call, &relay, progress).await
+        upstream.run(hold, call, &relay, (progress, voucher)).await
+    }
+
+    /// The message that the server gets, and its headers: without what the obligations mask.
+    ///
+    /// # Errors
+    /// As [`oblige::masked`].
+    pub(crate) fn outgoing<'a>(
+        &self,
+        obligations: &[Obligation],
+        attempt: &'a Attempt,
+    ) -> Result<(Cow<'a, HeaderMap>, Bytes), Code> {
+        let call = &attempt.call;
+        Ok(match oblige::masked(obligations, &call.params)? {
+            Some(params) => {
+                let schema = self.definitions.mirrored(&call.terms.tool);
+                let headers = oblige::mirrors_of(&params, &schema, &attempt.headers);
+                (Cow::Owned(headers), oblige::message(call, &params))
+            }
+            None => (Cow::Borrowed(&attempt.headers), attempt.message.clone()),
+        })
     }
 
     /// Ends a call that ran, or did not.
@@ -152,10 +191,15 @@ impl Gate {
             Ok(ran) => ran,
             Err(failure) => return Err(self.fail(hold, failure).await),
         };
+        let ran = match ran {
+            Ran::Bought(heard) => return self.conclude_bought(hold, *heard).await,
+            Ran::Result(result) => Ok(result),
+            Ran::Error(error) => Err(error),
+        };
         let obligations = hold.permit().authorization().obligations();
         let obliged = match &ran {
-            Ran::Result(result) => oblige::result(obligations, result),
-            Ran::Error(error) => oblige::error(obligations, error),
+            Ok(result) => oblige::result(obligations, result),
+            Err(error) => oblige::error(obligations, error),
         };
         let Ok(answer) = obliged.map(|answer| answer::in_its_own_name(&answer)) else {
             let call = hold.call();
@@ -163,21 +207,21 @@ impl Gate {
             return Err(Refusal::new(Code::UnknownObligation).charged(charged).call(call));
         };
         match ran {
-            Ran::Result(_) if is_tool_error(&answer) => {
+            Ok(_) if is_tool_error(&answer) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
                 Ok(Done::ToolError(answer, charged))
             }
             // An intermediate result: nothing is charged for it. Its approval was for this run.
-            Ran::Result(_) if wants_input(&answer) => {
+            Ok(_) if wants_input(&answer) => {
                 let charged = self.store.fail(hold, FailCause::Unfinished).await?;
                 Ok(Done::ToolError(answer, charged))
             }
-            Ran::Result(_) => {
+            Ok(_) => {
                 let done = self.capture(hold, answer).await?;
                 failpoint("captured");
                 Ok(done)
             }
-            Ran::Error(_) => {
+            Err(_) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
                 Ok(Done::ProtocolError(answer, charged))
             }
@@ -262,7 +306,8 @@ impl Gate {
         };
         // What was refused after its reservation has its records; the next attempt is asked anew.
         let is_reserved = known.is_permitted && !matches!(self.store.call(call.id), Ok(None));
-        let is_asking = attempt.asks_for_payment(refusal.code()) && !is_reserved;
+        let is_ours = known.quote.as_ref().is_some_and(|quote| quote.of_treasury().is_some());
+        let is_asking = attempt.asks_for_payment(refusal.code()) && !is_reserved && !is_ours;
         let refusal = match known.quote.clone().filter(|_| is_asking) {
             None => refusal,
             Some(quote) => match self.challenge(attempt, &known, quote, &refusal).await {
@@ -328,7 +373,7 @@ impl Attempt {
 }
 
 /// A result that only asks its caller something (2026-07-28, `resultType`).
-fn wants_input(result: &str) -> bool {
+pub(crate) fn wants_input(result: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct Head<'a> {
         #[serde(rename = "resultType", borrow, default)]
@@ -339,7 +384,7 @@ fn wants_input(result: &str) -> bool {
 }
 
 /// A result whose `isError` is true. Only the member's own value counts.
-fn is_tool_error(result: &str) -> bool {
+pub(crate) fn is_tool_error(result: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct Head {
         #[serde(rename = "isError", default)]

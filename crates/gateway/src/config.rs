@@ -26,6 +26,7 @@ use crate::{
     fetch::Pin,
     rails::lightning::{Means, Thresholds},
 };
+use countersign_client::Wallet;
 use countersign_core::{
     audit::checkpoint::VerifierKey,
     ledger::Budget,
@@ -63,6 +64,8 @@ pub struct Config {
     pub assets: Assets,
     /// How money comes in.
     pub rails: Rails,
+    /// The organisation's own wallets, by name.
+    pub treasuries: BTreeMap<Arc<str>, Treasury>,
     /// Where people approve, if elsewhere than here.
     pub approve_url: Option<Arc<str>>,
     /// Who is told of requests for approval.
@@ -248,6 +251,17 @@ pub struct Rails {
     pub l402: Option<L402>,
     /// Work instead of money.
     pub pow: Option<Pow>,
+}
+
+/// A wallet of the organisation, which pays servers that charge.
+#[derive(Clone, Debug)]
+pub struct Treasury {
+    /// What it pays from.
+    pub wallets: Vec<Wallet>,
+    /// The most that one call may cost.
+    pub per_call: Micros,
+    /// The most that may leave it within any 24 hours.
+    pub per_day: Micros,
 }
 
 /// x402: stablecoins on EVM chains.
@@ -465,6 +479,8 @@ pub struct Server {
     pub headers: HeaderMap,
     /// Resource URI, the audience of its tokens: `{public_url}/{name}/mcp` unless said otherwise.
     pub resource: Arc<str>,
+    /// The treasury that pays what it asks.
+    pub treasury: Option<Arc<str>>,
     /// Terms by tool name.
     pub tools: BTreeMap<Arc<str>, Arc<Terms>>,
     /// Terms of every other tool.

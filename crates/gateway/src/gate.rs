@@ -14,6 +14,7 @@ use crate::{
     session::Sessions,
     upstream::Upstream,
 };
+use countersign_client::Buyer;
 use countersign_core::{
     audit::checkpoint::SignerKey,
     call::Call,
@@ -74,6 +75,8 @@ pub struct Gate {
     pub calling: watch::Sender<()>,
     /// Servers behind, by name.
     pub upstreams: HashMap<Arc<str>, Upstream>,
+    /// What pays servers that charge, by treasury.
+    pub buyers: HashMap<Arc<str>, Buyer>,
     /// Seals request states.
     pub state_key: StateKey,
     /// Makes nonces.
@@ -143,7 +146,7 @@ impl Gate {
         }
         let offers = quote.offers().iter().map(|offer| match offer.rail {
             Rail::Pow => "proof of work".to_owned(),
-            Rail::X402 | Rail::L402 => self.config.assets.show(&offer.amount),
+            Rail::X402 | Rail::L402 | Rail::Treasury => self.config.assets.show(&offer.amount),
         });
         offers.collect::<Vec<_>>().join(" or ")
     }
@@ -224,13 +227,17 @@ impl Gate {
         }
         let price = call.terms.price_for(&principal.tenant, &principal.agent);
         let price = price.ok_or(Code::NoPrice)?;
+        if price.upstream {
+            let why = "its server says the price when it is called";
+            return Err(Refusal::new(Code::PriceUnusable).with("why", why));
+        }
         let mut offers = Vec::with_capacity(price.amounts.len().saturating_add(1));
         for amount in price.amounts {
             let Some((rail, payee)) = self.rails.takes(&amount.asset) else { continue };
             let micros = self.config.assets.micros(amount).ok_or(Code::AssetUnknown)?;
             let uses = match rail {
                 Rail::L402 => NonZeroU32::new(call.terms.uses.0).unwrap_or(NonZeroU32::MIN),
-                Rail::X402 | Rail::Pow => NonZeroU32::MIN,
+                Rail::X402 | Rail::Pow | Rail::Treasury => NonZeroU32::MIN,
             };
             offers.push(Offer { rail, amount: amount.clone(), payee, micros, uses });
         }

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod allowance;
 pub mod answer;
 pub mod body;
+pub mod buy;
 pub mod call;
 pub mod cli;
 pub mod conclude;

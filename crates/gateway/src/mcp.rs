@@ -676,7 +676,9 @@ fn shown(gate: &Gate, terms: &Terms, principal: &Principal) -> ToolEdit {
         return ToolEdit::default();
     }
     let amounts = price.amounts.iter().map(|amount| gate.config.assets.show(amount));
-    let prices: Vec<String> = amounts.chain(price.work.then(|| "work".to_owned())).collect();
+    let words = [(price.work, "work"), (price.upstream, "upstream")];
+    let words = words.into_iter().filter(|(is_so, _)| *is_so).map(|(_, word)| word.to_owned());
+    let prices: Vec<String> = amounts.chain(words).collect();
     let price = serde_json::json!({
         "price": prices,
         "consent": terms.consent == countersign_core::terms::ConsentRule::Required,

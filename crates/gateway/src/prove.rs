@@ -30,6 +30,7 @@ pub(crate) mod supposed;
 
 pub use evidence::Evidence;
 
+use crate::buy::Inquired;
 use countersign_core::{
     digest::Digest,
     policy::Decided,
@@ -51,6 +52,8 @@ pub struct Known {
     pub prepaid: Option<(Digest, u32)>,
     /// What policy decided last.
     pub decided: Option<Decided>,
+    /// What the server behind asks to be paid.
+    pub asked: Option<Inquired>,
     /// The four proofs were joined.
     pub is_permitted: bool,
 }
@@ -63,6 +66,7 @@ impl Default for Known {
             lights: Lights::DARK,
             prepaid: None,
             decided: None,
+            asked: None,
             is_permitted: false,
         }
     }

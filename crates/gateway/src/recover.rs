@@ -6,7 +6,7 @@
 //! told to repeat it. After that no money is taken for it where somebody can say whether it moved.
 
 use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt};
-use countersign_core::{ids::CallId, refusal::Refusal};
+use countersign_core::{ids::CallId, quote::Rail, refusal::Refusal};
 use countersign_store::{Unfinished, Unsettled, failpoint};
 use std::time::Duration;
 use tokio::sync::watch;
@@ -33,6 +33,10 @@ pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
 pub async fn round(gate: &Gate) -> Result<(), Refusal> {
     for item in gate.store.unfinished().await? {
         match item {
+            Unfinished::Settling(item) if item.rail() == Some(Rail::Treasury) => {
+                let is_callers = is_callers(gate, item.call())?;
+                gate.recover_purchase(item, is_callers).await?;
+            }
             Unfinished::Settling(item) if is_callers(gate, item.call())? => {
                 gate.store.recover_unknown(item).await;
             }

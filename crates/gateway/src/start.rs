@@ -34,6 +34,7 @@ use crate::{
     upstream::Upstream,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
+use countersign_client::{Buyer, Caps, KnownAsset, Means};
 use countersign_core::{
     proof::{Binding, X402Terms},
     terms::Flow,
@@ -80,6 +81,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
             (Arc::clone(&server.name), upstream)
         })
         .collect();
+    let buyers = buyers(&config, &world);
     let unread = |refusal| anyhow!("the store cannot be read: {refusal}");
     let gate = Arc::new(Gate {
         pdp: config.pdp.as_ref().map(Pdp::new),
@@ -102,6 +104,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         policy,
         rails,
         upstreams,
+        buyers,
     });
     gate.recall().map_err(unread)?;
     Ok(gate)
@@ -289,6 +292,17 @@ fn issuer_config(issuer: &config::Issuer) -> IssuerConfig {
         leeway_s: issuer.leeway_s,
         ..IssuerConfig::new(&*issuer.issuer)
     }
+}
+
+/// What pays servers that charge. Its own limits are looked at again by whoever lets it pay.
+pub(crate) fn buyers(config: &Config, world: &World) -> HashMap<Arc<str>, Buyer> {
+    let assets: Vec<KnownAsset> = config.assets.iter().map(KnownAsset::from).collect();
+    let buyer = |treasury: &config::Treasury| {
+        let caps = Caps { per_call: Some(treasury.per_call), ..Caps::default() };
+        let wallets = treasury.wallets.clone();
+        Buyer::new(Means { wallets, assets: assets.clone(), caps, rail: None }, world.clone())
+    };
+    config.treasuries.iter().map(|(name, it)| (Arc::clone(name), buyer(it))).collect()
 }
 
 fn open_rails(config: &Config, keys: &keys::Keys, world: &World) -> Result<Rails> {

@@ -1,6 +1,8 @@
 //! The servers behind. The only code that talks to an MCP server.
 //!
-//! INVARIANT: `tools/call` is sent by [`Upstream::run`] alone, and that takes a [`Hold`].
+//! INVARIANT: `tools/call` is sent by [`Upstream::run`], which takes a [`Hold`]; and, without a
+//! payment, by [`Upstream::inquire`], to a server that is set to ask for one: that takes an
+//! [`Inquiry`].
 //! INVARIANT: no header of the client reaches an upstream unless it is on [`FORWARDED`]; the
 //! client's token never does.
 
@@ -12,12 +14,15 @@ use crate::{
     sse::Cutter,
 };
 use bytes::Bytes;
+use countersign_client::{Buyer, Heard, Reply, Voucher};
 use countersign_core::{
     call::Call,
     digest::Digest,
+    proof::Inquiry,
     wire::{
         json::{self, Limits},
         jsonrpc::{self, Message},
+        mcp,
     },
     world::World,
 };
@@ -33,6 +38,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::{TokioExecutor, TokioTimer},
 };
+use serde_json::value::RawValue;
 use std::{sync::Arc, time::Duration};
 use tokio::sync::mpsc;
 
@@ -76,6 +82,8 @@ pub enum Ran {
     Result(String),
     /// A JSON-RPC error object, raw: the call was refused or failed.
     Error(String),
+    /// Either, or a refusal, with what the server says of the payment that came with the call.
+    Bought(Box<Heard>),
 }
 
 /// Why there is no answer.
@@ -144,7 +152,8 @@ impl Upstream {
     /// # Errors
     /// [`Failure::NotExecuted`] or [`Failure::Broken`].
     pub async fn relay(&self, relay: &Relay<'_>) -> Result<Response<Body>, Failure> {
-        let sending = self.send_in_session(relay, None);
+        let none = HeaderMap::new();
+        let sending = self.send_in_session(relay, &none);
         // An event stream may stay silent for long; an answer may not.
         if relay.method == Method::GET {
             return sending.await;
@@ -161,10 +170,15 @@ impl Upstream {
         hold: &Hold,
         call: &Call,
         relay: &Relay<'_>,
-        progress: Option<&Progress>,
+        (progress, voucher): (Option<&Progress>, Option<&Voucher>),
     ) -> Result<Ran, Failure> {
         let deadline = Duration::from_millis(call.terms.deadline_ms);
-        let running = self.run_once(hold, call, relay, progress);
+        let running = async {
+            match voucher {
+                None => self.run_once(hold, call, relay, progress).await,
+                Some(voucher) => self.run_paid(hold, call, relay, (progress, voucher)).await,
+            }
+        };
         match tokio::time::timeout(deadline, running).await {
             Ok(ended) => ended,
             Err(_) => Err(Failure::Timeout),
@@ -178,11 +192,8 @@ impl Upstream {
         relay: &Relay<'_>,
         progress: Option<&Progress>,
     ) -> Result<Ran, Failure> {
-        let key = HeaderValue::from_str(&hold.call().to_string());
-        let key = key.map_err(|_| Failure::NotExecuted)?;
-        let answer = self.send_in_session(relay, Some(key)).await?;
-        // A proxy's own time-out says nothing of what the server did.
-        let is_late = [408, 499].contains(&answer.status().as_u16());
+        let answer = self.send_in_session(relay, &own_headers(hold)?).await?;
+        let is_late = is_late(answer.status());
         if answer.status().is_client_error() && !is_late {
             return self.refused(answer, &call.request_id).await;
         }
@@ -194,6 +205,87 @@ impl Upstream {
         }
         let bytes = self.read_whole(answer.into_body()).await?;
         answer_of(&bytes)?.ok_or(Failure::Broken)
+    }
+
+    /// Runs a tool with what shows that it is paid.
+    async fn run_paid(
+        &self,
+        hold: &Hold,
+        call: &Call,
+        relay: &Relay<'_>,
+        (progress, voucher): (Option<&Progress>, &Voucher),
+    ) -> Result<Ran, Failure> {
+        let mut own = own_headers(hold)?;
+        let body = match voucher {
+            Voucher::Meta(key, json) => {
+                with_meta(&relay.body, (*key, json)).ok_or(Failure::NotExecuted)?
+            }
+            Voucher::Header(name, value) => {
+                let mut value = HeaderValue::from_str(value).map_err(|_| Failure::NotExecuted)?;
+                value.set_sensitive(true);
+                own.insert(name, value);
+                relay.body.clone()
+            }
+        };
+        let relay = Relay { body, ..relay.clone() };
+        let answer = self.send_in_session(&relay, &own).await?;
+        let status = answer.status();
+        let heard = Buyer::hear(self.reply(answer, &call.request_id, progress).await?);
+        // Who stands before a server says nothing of what the server did.
+        let is_untold = status.is_server_error() || is_late(status);
+        match heard {
+            Heard::Refused(word) if is_untold && word.code.is_none() => Err(Failure::Broken),
+            heard => Ok(Ran::Bought(Box::new(heard))),
+        }
+    }
+
+    /// Sends a call without a payment, to be told its price.
+    ///
+    /// # Errors
+    /// See [`Failure`]: nobody knows the price.
+    pub async fn inquire(
+        &self,
+        _leave: &Inquiry,
+        call: &Call,
+        relay: &Relay<'_>,
+    ) -> Result<Reply, Failure> {
+        let deadline = Duration::from_millis(call.terms.deadline_ms);
+        let asking = async {
+            // A key of its own: the server must not take it for the call.
+            let key = HeaderValue::from_str(&format!("price-{}", call.id));
+            let key = key.map_err(|_| Failure::NotExecuted)?;
+            let own = HeaderMap::from_iter([(IDEMPOTENCY_KEY, key)]);
+            let answer = self.send_in_session(relay, &own).await?;
+            self.reply(answer, &call.request_id, None).await
+        };
+        tokio::time::timeout(deadline, asking).await.unwrap_or(Err(Failure::Timeout))
+    }
+
+    /// An answer, whole, as whoever pays reads it.
+    async fn reply(
+        &self,
+        answer: Response<Body>,
+        id: &str,
+        progress: Option<&Progress>,
+    ) -> Result<Reply, Failure> {
+        let (head, body) = answer.into_parts();
+        let status = head.status.as_u16();
+        let answer = Response::from_parts(head.clone(), ());
+        let ran = if is_event_stream(&answer) {
+            self.read_events(body, id, progress).await?
+        } else {
+            let bytes = self.read_whole(body).await?;
+            match answer_of(&bytes) {
+                Ok(Some(ran)) => ran,
+                Ok(None) | Err(_) => return Ok(Reply::new(status, head.headers, id, &bytes)),
+            }
+        };
+        let message = match ran {
+            Ran::Result(result) => format!(r#"{{"jsonrpc":"2.0","id":{id},"result":{result}}}"#),
+            Ran::Error(error) => format!(r#"{{"jsonrpc":"2.0","id":{id},"error":{error}}}"#),
+            Ran::Bought(_) => return Err(Failure::Broken),
+        };
+        Ok(Reply::new(status, head.headers, id, message.as_bytes()))
     }
 
     /// A 4xx: with a JSON-RPC error the server's own words, else a refusal before the tool.
@@ -250,17 +342,17 @@ impl Upstream {
     async fn send_in_session(
         &self,
         relay: &Relay<'_>,
-        key: Option<HeaderValue>,
+        own_headers: &HeaderMap,
     ) -> Result<Response<Body>, Failure> {
         // Only a call is worth a session of ours: who speaks MCP opens its own.
-        let is_call = key.is_some();
+        let is_call = own_headers.contains_key(IDEMPOTENCY_KEY);
         let own = match relay.session {
             None if is_call => self.own.find(&own_id(relay.principal), &self.name, relay.principal),
             None | Some(_) => None,
         };
         let relay = &Relay { session: relay.session.or(own.as_ref()), ..relay.clone() };
         let used = relay.session.map(|session| session.upstream());
-        let answer = self.send(relay, key.clone()).await?;
+        let answer = self.send(relay, own_headers).await?;
         let may_open = relay.session.is_some() || is_call;
         if !may_open || !may_mean_forgotten(answer.status()) {
             return Ok(answer.map(Body::Relay));
@@ -279,7 +371,7 @@ impl Upstream {
             None => self.open(relay).await.map_err(|_| Failure::NotExecuted)?,
         };
         let relay = Relay { session: Some(&session), ..relay.clone() };
-        Ok(self.send(&relay, key).await?.map(Body::Relay))
+        Ok(self.send(&relay, own_headers).await?.map(Body::Relay))
     }
 
     /// Opens a session of our own for a caller that has none.
@@ -299,7 +391,7 @@ impl Upstream {
     async fn send(
         &self,
         relay: &Relay<'_>,
-        idempotency_key: Option<HeaderValue>,
+        own_headers: &HeaderMap,
     ) -> Result<Response<Incoming>, Failure> {
         let mut request = Request::new(Full::new(relay.body.clone()));
         *request.method_mut() = relay.method.clone();
@@ -311,11 +403,11 @@ impl Upstream {
         if let Some(session) = relay.session {
             headers.insert(SESSION, session.upstream());
         }
-        if let Some(key) = idempotency_key {
-            headers.insert(IDEMPOTENCY_KEY, key);
-        }
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
+        }
+        for (name, value) in own_headers {
+            headers.append(name, value.clone());
         }
         self.client.request(request).await.map_err(|error| {
             if error.is_connect() { Failure::NotExecuted } else { Failure::Broken }
@@ -342,7 +434,7 @@ impl Upstream {
     async fn initialize(&self, body: &Bytes, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
         let relay =
             Relay { method: Method::POST, body: body.clone(), session: None, ..relay.clone() };
-        let answer = self.send(&relay, None).await?;
+        let answer = self.send(&relay, &HeaderMap::new()).await?;
         let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
         Ok(id)
@@ -355,7 +447,7 @@ impl Upstream {
             session: Some(session),
             ..relay.clone()
         };
-        let answer = self.send(&relay, None).await?;
+        let answer = self.send(&relay, &HeaderMap::new()).await?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
         Ok(())
     }
@@ -408,6 +500,39 @@ fn copy_headers(from: &HeaderMap, to: &mut HeaderMap) {
             to.append(name, value.clone());
         }
     }
+}
+
+/// Headers of ours for a call: lets a server that knows it recognise a repeated one.
+fn own_headers(hold: &Hold) -> Result<HeaderMap, Failure> {
+    let key = HeaderValue::from_str(&hold.call().to_string());
+    let key = key.map_err(|_| Failure::NotExecuted)?;
+    Ok(HeaderMap::from_iter([(IDEMPOTENCY_KEY, key)]))
+}
+
+/// A proxy's own time-out says nothing of what the server did.
+fn is_late(status: StatusCode) -> bool {
+    [408, 499].contains(&status.as_u16())
+}
+
+/// A request with one more member in the `_meta` of its `params`.
+fn with_meta(message: &Bytes, member: (&str, &str)) -> Option<Bytes> {
+    #[derive(serde::Deserialize)]
+    struct Head<'a> {
+        #[serde(borrow)]
+        params: &'a RawValue,
+    }
+    #[derive(serde::Deserialize)]
+    struct Params<'a> {
+        #[serde(borrow, default, rename = "_meta")]
+        meta: Option<&'a RawValue>,
+    }
+    let raw: &RawValue = serde_json::from_slice(message).ok()?;
+    let params = serde_json::from_str::<Head<'_>>(raw.get()).ok()?.params;
+    let meta = serde_json::from_str::<Params<'_>>(params.get()).ok()?.meta;
+    let empty = RawValue::from_string("{}".to_owned()).ok()?;
+    let meta = mcp::with_members(meta.unwrap_or(&empty), &[member]).ok()?;
+    let params = mcp::with_members(params, &[("_meta", &meta)]).ok()?;
+    mcp::with_members(raw, &[("params", &params)]).ok().map(Bytes::from)
 }
 
 /// The answer in these bytes, whichever request it names: to a request of its own connection

@@ -46,6 +46,10 @@ pub enum AccountName {
     Suspense,
     /// Borne by the operator: results withheld.
     OperatorLoss,
+    /// The organisation's own wallet: what it paid out, negative, less what came back to it.
+    Treasury,
+    /// Paid out to the payees of a server.
+    PaidOut(Arc<str>),
 }
 
 impl fmt::Display for AccountName {
@@ -59,6 +63,8 @@ impl fmt::Display for AccountName {
             Self::RefundsDue => f.write_str("refunds_due"),
             Self::Suspense => f.write_str("suspense"),
             Self::OperatorLoss => f.write_str("operator_loss"),
+            Self::Treasury => f.write_str("treasury"),
+            Self::PaidOut(server) => write!(f, "paid_out:{server}"),
         }
     }
 }
@@ -74,10 +80,12 @@ impl AccountName {
             Self::RefundsDue,
             Self::Suspense,
             Self::OperatorLoss,
+            Self::Treasury,
         ];
-        match text.strip_prefix("payable:") {
-            Some(server) => Some(Self::Payable(server.into())),
-            None => plain.into_iter().find(|name| name.to_string() == text),
+        match text.split_once(':') {
+            Some(("payable", server)) => Some(Self::Payable(server.into())),
+            Some(("paid_out", server)) => Some(Self::PaidOut(server.into())),
+            _ => plain.into_iter().find(|name| name.to_string() == text),
         }
     }
 }

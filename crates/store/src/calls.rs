@@ -93,6 +93,8 @@ pub(crate) enum Course {
     Upfront,
     /// Taken after the run.
     Authorization,
+    /// Paid outward by the treasury. Nothing is booked before the money has moved.
+    Treasury,
 }
 
 /// What is known of a call from its reservation on, and does not change.
@@ -148,6 +150,19 @@ pub(crate) struct Reservation {
     pub(crate) refund_in_doubt: bool,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) payload: Option<Arc<str>>,
+    /// How a payment of the treasury counts in its limit, from its intent on.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) outward: Option<Outward>,
+}
+
+/// A payment of the treasury in the treasury's own limit.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Outward {
+    /// The limit's counter.
+    pub(crate) key: String,
+    pub(crate) micros: Micros,
+    /// The rail's reference: a payment hash, a nonce.
+    pub(crate) reference: String,
 }
 
 /// The offer that was accepted.
@@ -268,6 +283,21 @@ impl Live {
     pub(crate) fn is_owned(&self, now: UnixMs) -> bool {
         let is_asking = matches!(self.state, CallState::Settling | CallState::Finished);
         self.owned_at.is_some_and(|since| !is_asking || now.since_ms(since) < ASKING_MS)
+    }
+
+    /// Whether the treasury is about to pay: its limit holds the payment.
+    pub(crate) const fn is_intended(&self) -> bool {
+        matches!(self.state, CallState::Settling)
+    }
+
+    /// Where the money of this call comes from, and where it goes back to.
+    pub(crate) fn source(&self) -> AccountName {
+        match self.money.course {
+            Course::Treasury => AccountName::Treasury,
+            Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
+                AccountName::Funding
+            }
+        }
     }
 
     /// Whether the payer's money has moved.
@@ -462,6 +492,9 @@ pub(crate) fn load(conn: &Connection, state: &mut State) -> Result<(), Fault> {
         };
         if call_state != CallState::RefundDue {
             state.counters.hold(&live.money.counters, live.money.held);
+        }
+        if let Some(outward) = live.money.outward.as_ref().filter(|_| live.is_intended()) {
+            state.counters.hold(std::slice::from_ref(&outward.key), outward.micros);
         }
         state.calls.insert(call, live);
     }

@@ -9,6 +9,7 @@ use crate::{
     calls::{Change, Course, Live, Price, SettlementReceipt},
     credentials,
     fault::Fault,
+    purchase,
     reserve::Hold,
     schema::{int, minor_blob, to_json},
     settle::{post_pending, price_micros, take, void_pending},
@@ -142,10 +143,24 @@ impl Store {
     /// settled ([`Store::finish`]): a fault of the caller's, which leaves the call in doubt.
     /// `StoreFault`.
     pub async fn capture(&self, hold: Hold, outcome: Outcome) -> Result<Captured, Refusal> {
+        self.capture_with(hold, outcome, None).await
+    }
+
+    /// As [`Self::capture`]; a payment of the treasury that was made by presenting it is booked with
+    /// it, and `receipt` is what is kept of the server's word.
+    pub(crate) async fn capture_with(
+        &self,
+        hold: Hold,
+        outcome: Outcome,
+        receipt: Option<SettlementReceipt>,
+    ) -> Result<Captured, Refusal> {
         let salts = (self.shared().world.random(), hold.call);
         let result = commitment(&salts.0, &outcome.result);
-        self.carry_on(move |batch| capture(batch, salts.1, outcome, (salts.0, result)), |_| None)
-            .await?
+        self.carry_on(
+            move |batch| capture(batch, salts.1, (outcome, receipt), (salts.0, result)),
+            |_| None,
+        )
+        .await?
     }
 
     /// Stores the outcome of a call whose payment is settled after the run.
@@ -226,7 +241,7 @@ fn unreceived(finished: Result<Finished, Refusal>) -> Option<Job> {
     }))
 }
 
-fn gone(call: CallId) -> Refusal {
+pub(crate) fn gone(call: CallId) -> Refusal {
     Refusal::new(Code::InternalFault).call(call).charged(Charged::Unknown)
 }
 
@@ -250,19 +265,28 @@ fn taken(price: Option<&Price>, take: Take) -> Option<(Micros, Option<u128>)> {
 fn capture(
     batch: &mut Batch<'_>,
     call: CallId,
-    outcome: Outcome,
+    (outcome, receipt): (Outcome, Option<SettlementReceipt>),
     (salt, result): ([u8; 32], Digest),
 ) -> Result<Result<Captured, Refusal>, Fault> {
     let Some(mut live) = take(batch, call, CallState::Starting) else { return Ok(Err(gone(call))) };
     let sum = taken(live.money.price.as_ref(), outcome.take);
-    let Some((micros, minor)) = sum.filter(|_| live.money.course != Course::Authorization) else {
+    let is_known = match live.money.course {
+        Course::Authorization => false,
+        Course::Treasury => live.is_settled() || receipt.is_some(),
+        Course::Free | Course::Prepaid | Course::Upfront => true,
+    };
+    let Some((micros, minor)) = sum.filter(|_| is_known) else {
         doubt(batch, live)?;
         return Ok(Err(gone(call)));
     };
-    let mut transfers = Vec::new();
+    let settlement = receipt.as_ref().map(to_json).transpose()?;
+    let mut transfers = match &receipt {
+        Some(receipt) => purchase::settle(batch, &mut live, receipt)?,
+        None => Vec::new(),
+    };
     if let Some(minor) = minor {
         let earned = (AccountName::Held, payable(&live));
-        transfers = live.transfer(batch, "capture", earned, Some(minor), Step::Post)?;
+        transfers.extend(live.transfer(batch, "capture", earned, Some(minor), Step::Post)?);
         let rest = live.money.price.as_ref().map_or(0, |p| p.amount.minor.saturating_sub(minor));
         let back = (AccountName::Held, AccountName::RefundsDue);
         transfers.extend(live.transfer(batch, "remainder", back, Some(rest), Step::Post)?);
@@ -273,6 +297,7 @@ fn capture(
     let change = Change {
         result_salt: Some(&salt),
         spent: Some((micros, minor)),
+        settlement: settlement.as_deref(),
         ..Change::to(CallState::Captured)
     };
     post(batch, live, facts, transfers, &change).map(Ok)
@@ -379,8 +404,11 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
     let Some(mut live) = take(batch, call, CallState::Starting) else {
         return Ok(Charged::Unknown);
     };
+    let is_untold = live.money.course == Course::Treasury && !live.is_settled();
     let seen = match cause {
         FailCause::InDoubt => return doubt(batch, live),
+        // The payment left with the call, and nobody said what became of it.
+        FailCause::Unfinished | FailCause::ToolError if is_untold => return doubt(batch, live),
         FailCause::NotExecuted => {
             live.return_approvals(batch)?;
             "not_executed"
@@ -413,6 +441,15 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
         Course::Upfront => {
             refund_due(batch, live, AccountName::Held)?;
             Ok(Charged::Yes)
+        }
+        Course::Treasury if live.is_settled() => {
+            refund_due(batch, live, AccountName::Held)?;
+            Ok(Charged::Yes)
+        }
+        Course::Treasury => {
+            live.give_back(batch)?;
+            close(batch, live, (CallState::Released, Ended::Released), Vec::new())?;
+            Ok(Charged::No)
         }
     }
 }
@@ -459,7 +496,13 @@ pub(crate) fn doubt(batch: &mut Batch<'_>, mut live: Live) -> Result<Charged, Fa
     live.record(batch, result)?;
     live.save(batch, &Change::to(CallState::InDoubt))?;
     live.owned_at = None;
-    let charged = if live.is_settled() { Charged::Yes } else { Charged::No };
+    let charged = match (live.is_settled(), live.money.course) {
+        (true, _) => Charged::Yes,
+        (false, Course::Treasury) => Charged::Unknown,
+        (false, Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization) => {
+            Charged::No
+        }
+    };
     batch.state().calls.insert(live.call(), live);
     Ok(charged)
 }
@@ -489,11 +532,19 @@ const fn ended(is_error: bool) -> Ended {
     if is_error { Ended::Failed } else { Ended::Succeeded }
 }
 
+/// Whose the money is once the call has run: the server's, or, where it was paid outward, that of
+/// the payees it names.
 pub(crate) fn payable(live: &Live) -> AccountName {
-    AccountName::Payable(live.facts.server.clone())
+    let server = live.facts.server.clone();
+    match live.money.course {
+        Course::Treasury => AccountName::PaidOut(server),
+        Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
+            AccountName::Payable(server)
+        }
+    }
 }
 
-fn result_record(live: &Live, outcome: Ended, result: Option<Digest>) -> RecordDraft {
+pub(crate) fn result_record(live: &Live, outcome: Ended, result: Option<Digest>) -> RecordDraft {
     let mut record = draft(Kind::InvocationResult, &live.entry);
     record.outcome = Some(outcome);
     record.result = result;

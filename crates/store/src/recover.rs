@@ -165,6 +165,11 @@ impl Live {
         }
     }
 
+    /// Whether the treasury is to pay for it and has not begun to.
+    fn is_unbegun(&self) -> bool {
+        self.money.course == Course::Treasury && self.money.payload.is_none()
+    }
+
     /// Whether a repeated request can carry on an interrupted start.
     fn can_resume(&self) -> bool {
         self.money.idempotent && self.money.nonce.is_some_and(|(_, max_uses)| max_uses == 1)
@@ -178,6 +183,11 @@ pub(crate) fn at_open(batch: &mut Batch<'_>) -> Result<(), Fault> {
         let call = live.call();
         match live.state {
             CallState::Reserved => {
+                batch.state().calls.remove(&call);
+                release(batch, live, None)?;
+            }
+            // The treasury had not begun to pay.
+            CallState::Settling if live.is_unbegun() => {
                 batch.state().calls.remove(&call);
                 release(batch, live, None)?;
             }
@@ -392,9 +402,16 @@ fn resolve(
     let details = [("call", call.to_string()), ("rule", word.to_owned())];
     admin(batch, &live.facts.tenant, "doubt.resolve", by, &details)?;
     let state = match (rule, live.money.course) {
-        (DoubtRule::Capture, Course::Free | Course::Prepaid | Course::Upfront) => {
+        (
+            DoubtRule::Capture,
+            Course::Free | Course::Prepaid | Course::Upfront | Course::Treasury,
+        ) => {
             keep(batch, live)?;
             CallState::Captured
+        }
+        (DoubtRule::Refund, Course::Treasury) if live.is_settled() => {
+            refund_due(batch, live, AccountName::Suspense)?;
+            CallState::RefundDue
         }
         (DoubtRule::Refund, Course::Upfront) => {
             refund_due(batch, live, AccountName::Suspense)?;
@@ -406,10 +423,10 @@ fn resolve(
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
             CallState::Released
         }
-        (DoubtRule::Refund, Course::Free) | (_, Course::Authorization) => {
+        (DoubtRule::Refund, Course::Free | Course::Treasury) | (_, Course::Authorization) => {
             let transfers = match live.money.course {
                 Course::Authorization => void_pending(batch, &live)?,
-                Course::Free | Course::Prepaid | Course::Upfront => Vec::new(),
+                Course::Free | Course::Prepaid | Course::Upfront | Course::Treasury => Vec::new(),
             };
             live.give_back(batch)?;
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
@@ -421,8 +438,11 @@ fn resolve(
 
 /// The operator keeps what was taken.
 fn keep(batch: &mut Batch<'_>, mut live: Live) -> Result<(), Fault> {
-    let names = (AccountName::Suspense, payable(&live));
-    let transfers = live.transfer(batch, "resolve", names, None, Step::Post)?;
+    let is_untold = live.money.course == Course::Treasury && !live.is_settled();
+    let mut transfers = if is_untold { post_pending(batch, &live)? } else { Vec::new() };
+    let from = if is_untold { AccountName::Held } else { AccountName::Suspense };
+    let names = (from, payable(&live));
+    transfers.extend(live.transfer(batch, "resolve", names, None, Step::Post)?);
     let spent = price_micros(live.money.price.as_ref());
     live.close_hold(batch, spent);
     let impact = ending(&live, Ended::Captured, transfers);
@@ -439,7 +459,7 @@ fn refunded(
     let Some(mut live) = take(batch, call, CallState::RefundDue) else {
         return Ok(Err(Refusal::new(Code::InternalFault).call(call)));
     };
-    let names = (AccountName::RefundsDue, AccountName::Funding);
+    let names = (AccountName::RefundsDue, live.source());
     let transfers = live.transfer(batch, "refund", names, None, Step::Post)?;
     let spent = price_micros(live.money.price.as_ref());
     let mut state = batch.state();

@@ -172,6 +172,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
     let course = match (payment.settlement(), payment.nonce()) {
         (Settlement::Due(Flow::Upfront), _) => Course::Upfront,
         (Settlement::Due(Flow::Authorization), _) => Course::Authorization,
+        (Settlement::Outward, _) => Course::Treasury,
         (Settlement::Done, Some(_)) if !is_work => Course::Prepaid,
         (Settlement::Done, _) => Course::Free,
     };
@@ -199,6 +200,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         idempotent: terms.idempotent,
         refund_in_doubt: terms.doubt == DoubtRule::Refund,
         payload: payment.settle_payload().map(Arc::from),
+        outward: None,
     }
 }
 
@@ -269,7 +271,7 @@ fn proofs(permit: &Permit, money: &Reservation) -> ProofEntries {
             proven(identity.reference().to_hex())
         },
         payment: match (money.nonce, money.course) {
-            (Some((key, _)), Course::Upfront | Course::Authorization) => {
+            (Some((key, _)), Course::Upfront | Course::Authorization | Course::Treasury) => {
                 ProofEntry { state: ProofState::Pending, reference: Some(key.to_hex().into()) }
             }
             (Some((key, _)), Course::Prepaid | Course::Free) => proven(key.to_hex()),
@@ -289,9 +291,11 @@ fn reserve(
         Err(refusal) => {
             let charged = match request.money.course {
                 Course::Prepaid if refusal.is_charged() == Charged::No => Charged::Unused,
-                Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
-                    refusal.is_charged()
-                }
+                Course::Free
+                | Course::Prepaid
+                | Course::Upfront
+                | Course::Authorization
+                | Course::Treasury => refusal.is_charged(),
             };
             Ok(Err(refusal.charged(charged).call(request.permit.call())))
         }
@@ -313,7 +317,7 @@ fn admit(
         notes::write(batch, note.kind, &note.key, &note.body)?;
     }
     let state = match money.course {
-        Course::Upfront => CallState::Settling,
+        Course::Upfront | Course::Treasury => CallState::Settling,
         Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
     };
     count_nonce(batch, &money, entry.call, entry.call_digest)?;
@@ -418,7 +422,7 @@ fn count_nonce(
 
 fn book_reservation(batch: &Batch<'_>, live: &Live) -> Result<Vec<TransferId>, Fault> {
     let (source, step) = match live.money.course {
-        Course::Free => return Ok(Vec::new()),
+        Course::Free | Course::Treasury => return Ok(Vec::new()),
         Course::Prepaid => (AccountName::Available, Step::Post),
         Course::Upfront | Course::Authorization => (AccountName::Funding, Step::Pend),
     };
@@ -436,6 +440,9 @@ pub(crate) fn start_record(
     start.decision = Some(live.money.decision);
     start.amount = live.money.amount_entry();
     start.transfers = transfers;
+    if let Some(outward) = &live.money.outward {
+        start.detail.insert("outward".to_owned(), outward.reference.clone());
+    }
     if let Some(retry) = retry {
         start.detail.insert("retry".to_owned(), retry.to_string());
     }

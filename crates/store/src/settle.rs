@@ -6,10 +6,11 @@
 use crate::{
     accounts::{AccountName, Step},
     attempt::draft,
-    calls::{Change, Live, Price, SettlementReceipt},
+    calls::{Change, Course, Live, Price, SettlementReceipt},
     capture::ending,
     check::check_grant_row,
     fault::Fault,
+    purchase,
     reserve::{Hold, start_record},
     schema::to_json,
     store::Store,
@@ -29,7 +30,7 @@ use std::sync::Arc;
 /// A call whose payment is about to be settled.
 #[derive(Debug)]
 pub struct Settling {
-    hold: Hold,
+    pub(crate) hold: Hold,
 }
 
 impl Settling {
@@ -171,7 +172,7 @@ fn settled(
 const SETTLEMENT_MS: u64 = 60_000;
 
 /// What could have changed while the rail worked.
-fn may_start(batch: &Batch<'_>, permit: &Permit) -> Result<(), Refusal> {
+pub(crate) fn may_start(batch: &Batch<'_>, permit: &Permit) -> Result<(), Refusal> {
     // The rail may have taken its time, and the money: a token that ended meanwhile was good when
     // the money left, and a decision is given the time of a settlement on top of its own.
     if batch.now.since_ms(permit.at()) > Decision::VALID_MS + SETTLEMENT_MS {
@@ -190,14 +191,22 @@ pub(crate) fn take(batch: &Batch<'_>, call: CallId, state: CallState) -> Option<
     if is_there { shared.calls.remove(&call) } else { None }
 }
 
-/// Posts what the reservation left pending: the rail took it.
+/// Posts what the reservation left pending: the rail took it. What the treasury pays was not
+/// pending, it is booked now; its limit counts it.
 pub(crate) fn post_pending(batch: &Batch<'_>, live: &Live) -> Result<Vec<TransferId>, Fault> {
-    let names = (AccountName::Funding, AccountName::Held);
+    let names = (live.source(), AccountName::Held);
+    if live.money.course == Course::Treasury {
+        purchase::count(batch, live);
+        return live.transfer(batch, "settle", names, None, Step::Post);
+    }
     live.transfer(batch, "settle", names, None, Step::PostPending(live.pending()))
 }
 
 /// Voids what the reservation left pending: the rail will not take it.
 pub(crate) fn void_pending(batch: &Batch<'_>, live: &Live) -> Result<Vec<TransferId>, Fault> {
+    if live.money.course == Course::Treasury {
+        return Ok(Vec::new());
+    }
     let names = (AccountName::Funding, AccountName::Held);
     live.transfer(batch, "void", names, None, Step::VoidPending(live.pending()))
 }
@@ -209,6 +218,7 @@ pub(crate) fn release(
     code: Option<Code>,
 ) -> Result<(), Fault> {
     let transfers = void_pending(batch, &live)?;
+    purchase::forget(batch, &mut live)?;
     live.give_back(batch)?;
     live.return_approvals(batch)?;
     if let Some(code) = code {

@@ -110,7 +110,7 @@ impl Lnd {
             Ok(_) | Err(_) => match self.lookup(payment_hash).await {
                 Lookup::Paid(preimage) => Ok(preimage),
                 Lookup::Not => Err(PayError::Refused),
-                Lookup::Unknown => Err(PayError::Unknown),
+                Lookup::Unknown | Lookup::Silent => Err(PayError::Unknown),
             },
         }
     }

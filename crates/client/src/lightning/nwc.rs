@@ -136,7 +136,7 @@ impl Nwc {
                 match self.lookup(purse, payment_hash).await {
                     Lookup::Paid(preimage) => Ok(preimage),
                     // It may still be on its way to the wallet.
-                    Lookup::Not | Lookup::Unknown => Err(PayError::Unknown),
+                    Lookup::Not | Lookup::Unknown | Lookup::Silent => Err(PayError::Unknown),
                 }
             }
         }

@@ -73,7 +73,7 @@ impl Phoenixd {
         match self.lookup(purse, payment_hash).await {
             Lookup::Paid(preimage) => Ok(preimage),
             Lookup::Not => Err(PayError::Refused),
-            Lookup::Unknown => Err(PayError::Unknown),
+            Lookup::Unknown | Lookup::Silent => Err(PayError::Unknown),
         }
     }
 

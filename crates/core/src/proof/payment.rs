@@ -2,6 +2,7 @@
 
 use crate::{
     digest::Digest,
+    money::Micros,
     quote::{Offer, Quote, Rail},
     refusal::{Code, Refusal},
     terms::{Flow, Terms},
@@ -35,6 +36,8 @@ pub enum Settlement {
     Done,
     /// The rail must take the money, when the flow says.
     Due(Flow),
+    /// The treasury must pay the server behind.
+    Outward,
 }
 
 #[derive(Debug)]
@@ -44,6 +47,7 @@ enum Paid {
     L402 { key: Digest, uses: u32 },
     Held(Box<HeldPayment>),
     Work { key: Digest, free: FreeUse },
+    Treasury { key: Digest },
 }
 
 /// Payment of one quote.
@@ -132,6 +136,32 @@ impl Payment {
         Ok(Self::stamp(quote, Some(offer), Paid::Work { key: work.key(), free }))
     }
 
+    /// The organisation pays what a server behind asks: the operator's terms say so for this
+    /// caller, and the price is within what the treasury may pay for one call. No money has moved;
+    /// it moves under the hold alone.
+    ///
+    /// # Errors
+    /// [`Code::PaymentTerms`] when the terms or the quote say otherwise; [`Code::BudgetExceeded`]
+    /// above `per_call`.
+    pub fn by_treasury(
+        terms: &Terms,
+        principal: &Principal,
+        quote: &Quote,
+        per_call: Micros,
+    ) -> Result<Self, Refusal> {
+        let offer = offer_on(quote, Rail::Treasury)?;
+        let price = terms.price_for(&principal.tenant, &principal.agent);
+        if !price.is_some_and(|price| price.upstream) {
+            return Err(Code::PaymentTerms.into());
+        }
+        if quote.micros() > per_call {
+            let refusal = Refusal::new(Code::BudgetExceeded).with("limit", per_call);
+            return Err(refusal.with("price", quote.micros()));
+        }
+        let key = Digest::of_parts(&[b"treasury", quote.id().as_bytes()]);
+        Ok(Self::stamp(quote, Some(offer), Paid::Treasury { key }))
+    }
+
     fn stamp(quote: &Quote, offer: Option<Offer>, paid: Paid) -> Self {
         Self { quote_digest: quote.digest(), call_digest: quote.call_digest(), offer, paid }
     }
@@ -162,7 +192,9 @@ impl Payment {
             Paid::X402 { paid, .. } => Some(Nonce { key: paid.nonce_key(), max_uses: 1 }),
             Paid::L402 { key, uses } => Some(Nonce { key: *key, max_uses: *uses }),
             Paid::Held(held) => Some(Nonce { key: held.key(), max_uses: 1 }),
-            Paid::Work { key, .. } => Some(Nonce { key: *key, max_uses: 1 }),
+            Paid::Work { key, .. } | Paid::Treasury { key } => {
+                Some(Nonce { key: *key, max_uses: 1 })
+            }
         }
     }
 
@@ -171,7 +203,11 @@ impl Payment {
     pub const fn free_use(&self) -> Option<FreeUse> {
         match &self.paid {
             Paid::Work { free, .. } => Some(*free),
-            Paid::NotRequired | Paid::X402 { .. } | Paid::L402 { .. } | Paid::Held(_) => None,
+            Paid::NotRequired
+            | Paid::X402 { .. }
+            | Paid::L402 { .. }
+            | Paid::Held(_)
+            | Paid::Treasury { .. } => None,
         }
     }
 
@@ -182,6 +218,7 @@ impl Payment {
             Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } => Settlement::Done,
             Paid::X402 { flow, .. } => Settlement::Due(*flow),
             Paid::Held(_) => Settlement::Due(Flow::Authorization),
+            Paid::Treasury { .. } => Settlement::Outward,
         }
     }
 
@@ -190,7 +227,11 @@ impl Payment {
     pub fn payer(&self) -> Option<String> {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payer().to_string()),
-            Paid::NotRequired | Paid::L402 { .. } | Paid::Held(_) | Paid::Work { .. } => None,
+            Paid::NotRequired
+            | Paid::L402 { .. }
+            | Paid::Held(_)
+            | Paid::Work { .. }
+            | Paid::Treasury { .. } => None,
         }
     }
 
@@ -201,7 +242,9 @@ impl Payment {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payload()),
             Paid::Held(held) => Some(held.payload()),
-            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } => None,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } | Paid::Treasury { .. } => {
+                None
+            }
         }
     }
 }

@@ -105,6 +105,8 @@ fn evidence(
     let signed = open.payload.as_deref().and_then(SignedPayment::from_stored);
     let Some(transaction) = reference else {
         let until = signed.and_then(|s| usable_until(s.transfer().authorization.valid_before_s));
+        let order = open.payload.as_deref().and_then(countersign_client::Order::from_stored);
+        let until = until.or_else(|| order.map(|order| order.expires_at()));
         if until.is_none_or(|until| gate.world.now() <= until) {
             return Err(Denied::conflict("the payment can still be used: wait until it cannot"));
         }

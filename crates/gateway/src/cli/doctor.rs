@@ -117,8 +117,26 @@ async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
     }
     lines.extend(facilitator(config).await);
     lines.extend(invoices(config, &world::system()).await);
+    lines.extend(treasuries(config, &world::system()).await);
     for server in config.servers.values() {
         lines.push(upstream(server).await);
+    }
+    lines
+}
+
+/// The organisation's own wallets: whether they answer. What they hold is not looked at.
+async fn treasuries(config: &Config, world: &World) -> Vec<Line> {
+    let mut lines = Vec::new();
+    for (name, buyer) in start::buyers(config, world) {
+        let what = format!("treasury {name}");
+        lines.push(match buyer.is_answering().await {
+            None => Line::ok(what, "signs with a key of its own"),
+            Some(true) => Line::ok(what, "its Lightning wallet answers"),
+            Some(false) => {
+                let next = "look at the wallet: tools that it pays for are refused (PAY-027)";
+                Line::fail(what, "its Lightning wallet does not answer", next)
+            }
+        });
     }
     lines
 }

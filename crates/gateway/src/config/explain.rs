@@ -5,8 +5,10 @@
 
 use super::{
     Config, DefaultTool, Facilitator, Issuer, L402, NodeAccess, PolicySource, Server, TenantRule,
+    Treasury,
     scalar::{show_size, show_span},
 };
+use countersign_client::Wallet;
 use countersign_core::{
     ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
     money::Amount,
@@ -19,6 +21,7 @@ pub fn explain(config: &Config) -> Vec<String> {
     let mut lines = whole(config);
     lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer)));
     lines.extend(rails(config));
+    lines.extend(config.treasuries.iter().map(|(name, it)| treasury(name, it)));
     for server in config.servers.values() {
         lines.push(self::server(server, config));
         for terms in server.tools.values() {
@@ -159,6 +162,19 @@ fn rails(config: &Config) -> Vec<String> {
     lines
 }
 
+fn treasury(name: &str, treasury: &Treasury) -> String {
+    let from = treasury.wallets.iter().map(|wallet| match wallet {
+        Wallet::Evm(wallet) => format!("x402 from {}", wallet.address()),
+        Wallet::Lightning(_) => "Lightning invoices".to_owned(),
+    });
+    format!(
+        "Treasury {name}: pays {}; at most {} a call, and {} within any 24h.",
+        from.collect::<Vec<_>>().join(" and "),
+        treasury.per_call,
+        treasury.per_day,
+    )
+}
+
 /// Who makes invoices, and when their money is taken.
 fn invoices(rail: &L402) -> String {
     let nodes: Vec<String> = rail
@@ -211,6 +227,12 @@ fn server(server: &Server, config: &Config) -> String {
 
 fn tool(terms: &Terms, config: &Config) -> String {
     let mut parts = vec![who(terms), cost(&terms.prices, config)];
+    if let Some(treasury) = buys(terms, config) {
+        parts.push(format!(
+            "treasury {treasury} pays that, under the hold of the call, and the caller's budgets \
+             and grant count it"
+        ));
+    }
     if let Some(when) = taken(terms) {
         parts.push(when.to_owned());
     }
@@ -242,7 +264,14 @@ fn tool(terms: &Terms, config: &Config) -> String {
 }
 
 fn is_priced(terms: &Terms) -> bool {
-    terms.prices.iter().any(|rule| !rule.amounts.is_empty())
+    terms.prices.iter().any(|rule| !rule.amounts.is_empty() || rule.upstream)
+}
+
+/// The treasury that pays for a tool.
+fn buys<'a>(terms: &Terms, config: &'a Config) -> Option<&'a str> {
+    let server = config.servers.get(&terms.tool.server)?;
+    let is_bought = terms.prices.iter().any(|rule| rule.upstream);
+    server.treasury.as_deref().filter(|_| is_bought)
 }
 
 fn who(terms: &Terms) -> String {
@@ -274,6 +303,9 @@ fn cost(prices: &[PriceRule], config: &Config) -> String {
 }
 
 fn means(rule: &PriceRule, config: &Config) -> String {
+    if rule.upstream {
+        return "what its server asks".to_owned();
+    }
     if rule.amounts.is_empty() && !rule.work {
         return "nothing".to_owned();
     }

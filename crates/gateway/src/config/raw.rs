@@ -39,6 +39,9 @@ pub(super) struct RawConfig {
     pub(super) assets: BTreeMap<String, RawAsset>,
     /// How money comes in.
     pub(super) rails: RawRails,
+    /// The organisation's own wallets, by name. They pay servers that charge, for tools with
+    /// `price: upstream`. Default: none, no money leaves.
+    pub(super) treasuries: BTreeMap<String, RawTreasury>,
     /// Consent.
     pub(super) consent: RawConsent,
     /// MCP servers by name; each is reached at `/{name}/mcp`.
@@ -229,6 +232,22 @@ pub(super) struct RawPow {
     pub(super) ttl: Option<Span>,
 }
 
+/// A wallet of the organisation.
+#[derive(Clone, Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+#[schemars(rename = "Treasury")]
+pub(super) struct RawTreasury {
+    /// The wallet, by reference: the JSON of a wallet file, a private key in hex, the URL of a
+    /// Lightning wallet, or a Nostr Wallet Connect string.
+    pub(super) wallet: SecretRef,
+    /// Pass phrase of a wallet file that is sealed, by reference.
+    pub(super) passphrase: Option<SecretRef>,
+    /// The most that one call may cost.
+    pub(super) per_call: Usd,
+    /// The most that may leave the wallet within any 24 hours, for all servers and callers.
+    pub(super) per_day: Usd,
+}
+
 /// Consent.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -268,6 +287,8 @@ pub(super) struct RawServer {
     /// Headers to send to it, by name; values are references: `Bearer env:NAME`.
     #[serde(default)]
     pub(super) headers: BTreeMap<String, SecretRef>,
+    /// Name of the treasury that pays what this server asks for tools with `price: upstream`.
+    pub(super) pay: Option<String>,
     /// Terms of tools that are not listed. Default: `refuse`.
     pub(super) default: Option<RawDefault>,
     /// Who may use methods other than `tools/call`.
@@ -329,7 +350,8 @@ pub(super) enum RawDefaultWord {
 #[schemars(rename = "Terms")]
 pub(super) struct RawTerms {
     /// `free`, an amount (`0.01 USDC`), `work`, alternatives (`["0.01 USDC", "3 sat", "work"]`),
-    /// or a list of rules of which the first that fits the caller applies.
+    /// `upstream` (what the server asks; the treasury pays it), or a list of rules of which the
+    /// first that fits the caller applies.
     pub(super) price: RawPriceList,
     /// Who may call. Default: `required`.
     pub(super) identity: Option<RawIdentity>,
@@ -406,7 +428,7 @@ fn intent_schema(_: &mut SchemaGenerator) -> Schema {
 #[serde(untagged)]
 #[schemars(rename = "PriceList")]
 pub(super) enum RawPriceList {
-    /// `free`, an amount, or `work`.
+    /// `free`, an amount, `work`, or `upstream`.
     One(String),
     /// Alternatives in different assets, `work` among them.
     Several(Vec<String>),
@@ -423,7 +445,7 @@ pub(super) struct RawPriceRule {
     pub(super) tenant: Option<String>,
     /// Only for this agent.
     pub(super) agent: Option<String>,
-    /// `free`, an amount, or alternatives.
+    /// `free`, an amount, `upstream`, or alternatives.
     pub(super) price: RawPrice,
 }
 
@@ -432,7 +454,7 @@ pub(super) struct RawPriceRule {
 #[serde(untagged)]
 #[schemars(rename = "Price")]
 pub(super) enum RawPrice {
-    /// `free` or an amount.
+    /// `free`, an amount, or `upstream`.
     One(String),
     /// Alternatives in different assets.
     Several(Vec<String>),

@@ -9,6 +9,7 @@ mod lightning;
 mod money;
 mod servers;
 mod terms;
+mod treasuries;
 
 use super::{
     Audit, Config, Console, Limits, Pdp, PolicySource, Push, RiskProvider, Secret, Webhook,
@@ -73,6 +74,7 @@ pub(super) fn resolve(
         rails: &raw.rails,
         has_issuers: !raw.issuers.is_empty(),
     };
+    let treasuries = treasuries::treasuries(&raw, &assets.known, &vault, report);
     let base = public_url.as_deref().unwrap_or("");
     let servers = servers::servers(&raw.servers, base, listen, &market, &vault, report);
     let budgets = budgets(&raw.budgets, &raw.servers, report);
@@ -102,6 +104,7 @@ pub(super) fn resolve(
         issuers: issuers?,
         assets: assets.known,
         rails: rails?,
+        treasuries: treasuries?,
         push: push?,
         approve_url: approve_url.or_else(|| own_page(console.as_ref()?.as_ref()?)),
         servers,

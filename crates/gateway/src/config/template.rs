@@ -173,6 +173,7 @@ pub(super) fn convert(
         allow_private_network: None,
         resource,
         headers: BTreeMap::new(),
+        pay: None,
         default: None,
         relay: RawRelay { anonymous: is_open, scopes: Vec::new() },
         trust_annotations: false,

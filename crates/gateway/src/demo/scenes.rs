@@ -212,7 +212,7 @@ fn options(parts: &Parts, token: Option<String>, rail: Option<Rail>) -> Result<O
         rate: Some(Rate { micros: 600, per_minor: 1000 }),
     };
     let wallets = match rail {
-        None | Some(Rail::Pow) => Vec::new(),
+        None | Some(Rail::Pow | Rail::Treasury) => Vec::new(),
         Some(Rail::X402) => vec![Wallet::Evm(EvmWallet::from_private_key(&parts.payer_key)?)],
         Some(Rail::L402) => {
             vec![Wallet::Lightning(LightningWallet::new(parts.lightning.url(), None)?)]

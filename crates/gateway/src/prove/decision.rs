@@ -49,7 +49,8 @@ impl Gate {
         begun: Option<&CallView>,
         known: &mut Known,
     ) -> Result<Authorization, Refusal> {
-        let has_paid = begun.is_some() || self.brings_payment(attempt, known);
+        let is_paid_for = quote.of_treasury().is_some() || self.brings_payment(attempt, known);
+        let has_paid = begun.is_some() || is_paid_for;
         let (call, now) = (&attempt.call, self.world.now());
         if !call.intent.is_covered() {
             return Err(Refusal::new(Code::IntentMismatch).with("effective", call.intent().text()));
@@ -222,7 +223,8 @@ impl Gate {
         let held = begun.map_or(Micros(0), |begun| begun.micros);
         let over = self.over(&charges, quote, held, now);
         let remaining = with_own(self.store.remaining(&charges, None, now), held);
-        let has_paid = begun.is_some() || self.brings_payment(attempt, known);
+        let is_paid_for = quote.of_treasury().is_some() || self.brings_payment(attempt, known);
+        let has_paid = begun.is_some() || is_paid_for;
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
         if !call.intent.is_covered() || remaining.is_some_and(|left| left < wanted) {
             return Err(Code::BudgetExceeded.into());
@@ -245,6 +247,45 @@ impl Gate {
             Answer::Deny(_) => return Err(Code::Forbidden.into()),
         };
         Ok(wanted.over(over).at(risk))
+    }
+
+    /// What policy demands of a call before anybody knows what it costs: its server is asked for
+    /// the price only where policy would let the call pass at the lowest one, and is shown no more
+    /// than it may see. The call itself is decided when its price is known.
+    ///
+    /// # Errors
+    /// Policy, a budget or the external service refuses it at any price.
+    pub(crate) async fn foresee(
+        &self,
+        attempt: &Attempt,
+        identity: &Identity,
+        known: &mut Known,
+    ) -> Result<Vec<Obligation>, Refusal> {
+        let (call, now) = (&attempt.call, self.world.now());
+        if !call.intent.is_covered() {
+            return Err(Refusal::new(Code::IntentMismatch).with("effective", call.intent().text()));
+        }
+        let quote = self.least_quote(call, identity.principal());
+        let charges = self.charges(call, identity, None, &attempt.evidence);
+        let remaining = self.store.remaining(&charges, None, now);
+        if remaining == Some(Micros(0)) {
+            return Err(Refusal::new(Code::BudgetExceeded).with("remaining", Micros(0)));
+        }
+        let picture = self.picture(attempt, identity, &quote, (None, remaining, &charges), now);
+        let picture = Picture { is_judged: true, ..picture };
+        let mut question = self.question(&picture, ProofState::Valid, true);
+        self.raise_risk(&mut question, &attempt.policy).await;
+        let (mut decision, _) =
+            self.put(&attempt.policy, &mut question, identity.principal()).await?;
+        self.ask_outside(&decision, &question).await?;
+        match &decision.answer {
+            Answer::Allow(obligations) | Answer::Challenge(obligations) => Ok(obligations.clone()),
+            Answer::Deny(_) => {
+                self.note(&mut decision, attempt, &question, known);
+                let denied = self.authorized(decision, Vec::new(), Vec::new());
+                Err(denied.err().unwrap_or_else(|| Code::Forbidden.into()))
+            }
+        }
     }
 
     /// What the decision's record will say, whatever becomes of the call.

@@ -114,6 +114,10 @@ impl Gate {
         if quote.is_free() {
             return Payment::not_required(quote);
         }
+        if quote.of_treasury().is_some() {
+            let per_call = self.treasury(&call.terms.tool.server)?.limits.per_call;
+            return Payment::by_treasury(&call.terms, identity.principal(), quote, per_call);
+        }
         if let Some(payment) = &evidence.x402 {
             let payment = payment.as_ref().map_err(Clone::clone)?;
             let caller = Caller::new(Some(identity.principal()), evidence.peer);
@@ -341,6 +345,9 @@ impl Gate {
         credential: Option<&Presented>,
     ) -> Result<Repeat, Refusal> {
         let digest = call.digest(principal);
+        if self.is_bought(call, principal) {
+            return self.bought_before(digest);
+        }
         let key = match (&evidence.x402, credential) {
             (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
             (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
@@ -483,6 +490,9 @@ pub fn unfinished(earlier: &CallView) -> Refusal {
         CallState::Settling => (Code::SettlementUnknown, Charged::Unknown),
         CallState::Finished if !is_settled => (Code::SettlementUnknown, Charged::Unknown),
         CallState::InDoubt if is_settled => (Code::UpstreamTimeout, Charged::Yes),
+        CallState::InDoubt if earlier.rail == Some(Rail::Treasury) => {
+            (Code::UpstreamTimeout, Charged::Unknown)
+        }
         CallState::InDoubt => (Code::UpstreamTimeout, Charged::No),
         CallState::RefundDue => (Code::PaymentUsed, Charged::Yes),
         CallState::Released | CallState::Refunded | CallState::Refused => {

@@ -223,7 +223,8 @@ impl Gate {
             if !has_run(view.state) {
                 continue;
             }
-            let paid = view.price.as_ref().and_then(|amount| {
+            let earned = view.price.as_ref().filter(|_| view.rail != Some(Rail::Treasury));
+            let paid = earned.and_then(|amount| {
                 let (_, payee) = self.rails.takes(&amount.asset)?;
                 Some((view.micros, payee.into(), Arc::clone(&amount.asset.0)))
             });

@@ -2,8 +2,8 @@
 //! with a key made at start, and real preimages; the money is a number in memory.
 //!
 //! For the gateway it answers as `countersign-lightning` does: `/v1/invoices`, with `settle` and
-//! `cancel` for money that is held, `/v1/events`, `/v1/balances`. `POST /pay`, `GET /balances`,
-//! `POST /faucet` are for whoever plays the payer.
+//! `cancel` for money that is held, `/v1/events`, `/v1/balances`. `POST /pay`, `GET
+//! /payments/{hash}`, `GET /balances`, `POST /faucet` are for whoever plays the payer.
 //!
 //! INVARIANT: a preimage is told to who pays, and only then; an invoice is paid once.
 //! INVARIANT: wallet, node and what is held are together what the faucet gave.
@@ -163,6 +163,7 @@ pub async fn start(
         .route("/v1/events", get(events))
         .route("/v1/balances", get(liquidity))
         .route("/pay", post(pay))
+        .route("/payments/{hash}", get(payment))
         .route("/balances", get(balances))
         .route("/faucet", post(faucet))
         .layer(DefaultBodyLimit::max(16 << 10))
@@ -478,6 +479,19 @@ async fn pay(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         Err(PayError::Held) => refused(StatusCode::GATEWAY_TIMEOUT, PayError::Held.text()),
         Err(error) => refused(StatusCode::BAD_REQUEST, error.text()),
     }
+}
+
+/// What the wallet did about an invoice.
+async fn payment(State(shared): State<Arc<Shared>>, Path(hash): Path<String>) -> Response {
+    let hash = Digest::from_hex(&hash).ok();
+    let book = shared.book();
+    let made = hash.and_then(|hash| book.invoices.get(&hash));
+    let (state, preimage) = match made.map(|made| (made.state, made.preimage)) {
+        Some((Stage::Settled, Some(preimage))) => ("paid", Some(hex::encode(preimage))),
+        Some((Stage::Accepted | Stage::Settled, _)) => ("pending", None),
+        Some((Stage::Open | Stage::Cancelled, _)) | None => ("unpaid", None),
+    };
+    Json(json!({ "sandbox": true, "state": state, "preimage": preimage })).into_response()
 }
 
 async fn balances(State(shared): State<Arc<Shared>>) -> Json<Value> {

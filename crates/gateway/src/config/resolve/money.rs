@@ -61,7 +61,7 @@ fn asset(
         report.problem(at, format!("`{}` is not a code", printable(code)), hint);
         return None;
     }
-    if ["USD", "sat", "msat", "free", "work"].contains(&code) {
+    if ["USD", "sat", "msat", "free", "work", "upstream"].contains(&code) {
         let hint = "USD is the unit of limits; sat and msat are units of `BTC`";
         report.problem(at, format!("`{code}` has a meaning of its own"), hint);
         return None;

@@ -55,7 +55,11 @@ pub(super) fn servers(
         let upstream = upstream(&raw.upstream, reachable, listen, &at.key("upstream"), report);
         let headers = headers(raw, &at.key("headers"), vault, report);
         let resource = resource(raw, public_url, written, &at, report);
-        let here = terms::Here { server: written.as_str().into(), resource: Arc::clone(&resource) };
+        let here = terms::Here {
+            server: written.as_str().into(),
+            resource: Arc::clone(&resource),
+            has_treasury: raw.pay.is_some(),
+        };
         let tools = tools(raw, &at, &here, market, report);
         let default = default_tool(raw.default.as_ref(), &at, &here, market, report);
         let relay = relay(raw, &at, report);
@@ -67,6 +71,7 @@ pub(super) fn servers(
             allow_private_network: allow_private,
             headers,
             resource,
+            treasury: raw.pay.as_deref().map(Arc::from),
             tools,
             default,
             relay,

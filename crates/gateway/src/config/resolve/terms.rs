@@ -38,6 +38,8 @@ pub(super) struct Market<'a> {
 pub(super) struct Here {
     pub(super) server: Arc<str>,
     pub(super) resource: Arc<str>,
+    /// A treasury pays what it asks.
+    pub(super) has_treasury: bool,
 }
 
 pub(super) fn terms(
@@ -48,8 +50,8 @@ pub(super) fn terms(
     at: &At,
     report: &mut Report,
 ) -> Option<Terms> {
-    let prices = price_list(&raw.price, market, &at.key("price"), report);
-    let is_priced = prices.iter().flatten().any(|rule| !rule.amounts.is_empty());
+    let prices = price_list(&raw.price, (here, market), &at.key("price"), report);
+    let is_priced = prices.iter().flatten().any(|rule| !rule.amounts.is_empty() || rule.upstream);
     let identity = match raw.identity {
         Some(RawIdentity::Human) => IdentityRule::Human,
         Some(RawIdentity::Anonymous) => IdentityRule::Anonymous,
@@ -125,6 +127,9 @@ fn coherence(raw: &RawTerms, terms: &Terms, market: &Market<'_>, at: &At, report
             report.problem(&at.key("payer"), "nobody is known whose wallet it could be", hint);
         }
     }
+    if terms.prices.iter().any(|rule| rule.upstream) {
+        bought(terms, at, report);
+    }
     if terms.uses.0 > 1 && !amounts().any(|amount| on_lightning(&amount)) {
         let hint = "remove `uses`, or add a price in sat";
         report.warn(&at.key("uses"), "`uses` matters for L402 prices only", hint);
@@ -142,16 +147,34 @@ fn coherence(raw: &RawTerms, terms: &Terms, market: &Market<'_>, at: &At, report
     }
 }
 
+/// What only shows of a tool that the treasury pays for.
+fn bought(terms: &Terms, at: &At, report: &mut Report) {
+    if terms.identity == IdentityRule::Anonymous {
+        let hint = "write `identity: required`, or set a price of your own";
+        report.problem(at, "anybody could spend what is in the treasury", hint);
+    }
+    if terms.payer == PayerRule::Linked {
+        let hint = "remove `payer`, or set a price of your own";
+        report.problem(&at.key("payer"), "the treasury pays, and no wallet of a person", hint);
+    }
+    if terms.consent == ConsentRule::NotRequired {
+        let hint = "leave `consent` out, unless every caller may spend up to the limits";
+        report.warn(at, "the treasury pays, and nobody needs to have agreed", hint);
+    }
+}
+
 /// The rules in order; empty is free for all.
 fn price_list(
     raw: &RawPriceList,
-    market: &Market<'_>,
+    market: (&Here, &Market<'_>),
     at: &At,
     report: &mut Report,
 ) -> Option<Vec<PriceRule>> {
-    let for_all = |(amounts, work): Means| {
-        let rule = PriceRule { tenant: None, agent: None, amounts, work };
-        if rule.amounts.is_empty() && !work { Vec::new() } else { vec![rule] }
+    let for_all = |means: Means| {
+        let is_free = means == Means::default();
+        let Means { amounts, work, upstream } = means;
+        let rule = PriceRule { tenant: None, agent: None, amounts, work, upstream };
+        if is_free { Vec::new() } else { vec![rule] }
     };
     match raw {
         RawPriceList::One(text) => one(text, market, at, report).map(for_all),
@@ -175,7 +198,7 @@ fn price_list(
 
 fn rule(
     raw: &RawPriceRule,
-    market: &Market<'_>,
+    market: (&Here, &Market<'_>),
     at: &At,
     report: &mut Report,
 ) -> Option<PriceRule> {
@@ -188,27 +211,51 @@ fn rule(
     let agent = raw.agent.as_deref().map(|agent| plain(agent, &at.key("agent"), report));
     // A rule whose condition is wrong must not turn into one without a condition.
     let (tenant, agent) = (tenant.map(|t| t.ok_or(())), agent.map(|agent| agent.ok_or(())));
-    let (amounts, work) = means?;
+    let Means { amounts, work, upstream } = means?;
     Some(PriceRule {
         tenant: tenant.transpose().ok()?,
         agent: agent.transpose().ok()?,
         amounts,
         work,
+        upstream,
     })
 }
 
-/// Amounts, and whether work will do as well.
-type Means = (Vec<Amount>, bool);
+/// What a price is in; nothing is free.
+#[derive(Default, PartialEq, Eq)]
+struct Means {
+    amounts: Vec<Amount>,
+    /// Work will do as well.
+    work: bool,
+    /// The server behind asks it, and the treasury pays.
+    upstream: bool,
+}
 
 /// The word for proof of work among prices.
 const WORK: &str = "work";
+/// The word for what the server behind asks.
+const UPSTREAM: &str = "upstream";
 
-/// `free`, one amount, or work.
-fn one(text: &str, market: &Market<'_>, at: &At, report: &mut Report) -> Option<Means> {
+/// `free`, one amount, work, or what the server asks.
+fn one(
+    text: &str,
+    (here, market): (&Here, &Market<'_>),
+    at: &At,
+    report: &mut Report,
+) -> Option<Means> {
     match text {
-        "free" => Some((Vec::new(), false)),
-        WORK => work(market, at, report).then(|| (Vec::new(), true)),
-        _ => amount(text, market, at, report).map(|amount| (vec![amount], false)),
+        "free" => Some(Means::default()),
+        WORK => work(market, at, report).then(|| Means { work: true, ..Means::default() }),
+        UPSTREAM if here.has_treasury => Some(Means { upstream: true, ..Means::default() }),
+        UPSTREAM => {
+            let hint = "name one of `treasuries` as `pay` of the server";
+            report.problem(at, "no treasury pays what this server asks", hint);
+            None
+        }
+        _ => {
+            let amounts = vec![amount(text, market, at, report)?];
+            Some(Means { amounts, ..Means::default() })
+        }
     }
 }
 
@@ -221,7 +268,12 @@ fn work(market: &Market<'_>, at: &At, report: &mut Report) -> bool {
     market.rails.pow.is_some()
 }
 
-fn several(texts: &[String], market: &Market<'_>, at: &At, report: &mut Report) -> Option<Means> {
+fn several(
+    texts: &[String],
+    (_, market): (&Here, &Market<'_>),
+    at: &At,
+    report: &mut Report,
+) -> Option<Means> {
     if texts.is_empty() {
         report.problem(at, "the list of prices is empty", "write `free` if it is free");
         return None;
@@ -231,6 +283,12 @@ fn several(texts: &[String], market: &Market<'_>, at: &At, report: &mut Report) 
     let mut takes_work = false;
     for (index, text) in texts.iter().enumerate() {
         let at = at.index(index);
+        if text == UPSTREAM {
+            let hint = "write `price: upstream` alone: what the server asks is the price";
+            report.problem(&at, "`upstream` is no alternative to a price of your own", hint);
+            is_good = false;
+            continue;
+        }
         if text == WORK {
             takes_work = true;
             is_good &= work(market, &at, report);
@@ -246,7 +304,7 @@ fn several(texts: &[String], market: &Market<'_>, at: &At, report: &mut Report) 
             None => is_good = false,
         }
     }
-    is_good.then_some((amounts, takes_work))
+    is_good.then_some(Means { amounts, work: takes_work, upstream: false })
 }
 
 fn amount(text: &str, market: &Market<'_>, at: &At, report: &mut Report) -> Option<Amount> {
