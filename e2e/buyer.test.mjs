@@ -124,7 +124,7 @@ describe('a priced tool of a second gateway', { concurrency: 1 }, () => {
     });
   }
 
-  test('counts in the buyer's budgets, at its price', async () => {
+  test('counts in budgets, at its price', async () => {
     const { call } = await person(buyer, 'berta');
     const micros = async () => {
       const { body } = await admin(buyer, '/v1/budgets');

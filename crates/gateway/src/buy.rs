@@ -1,9 +1,9 @@
 //! Buyer mode: a server behind charges us, and the treasury pays it, on the path and under the hold
 //! of the call.
 //!
-//! Asking the price is a part of `quote`; what the server asks is the quote that consent, policy and
-//! budgets see. Paying is the `settle` before `run`. What the server said of its money goes into the
-//! capture.
+//! Asking the price is a part of `quote`; what the server asks is the quote that consent, policy
+//! and budgets see. Paying is the `settle` before `run`. What the server said of its money goes
+//! into the capture.
 //! INVARIANT: no payment that is not written down first, none above the quote, one for a call; what
 //! may have been paid is asked about at our own wallet, and repeated as it was or not at all.
 //! INVARIANT: a server's word that it took nothing frees the caller's budgets, never the treasury's

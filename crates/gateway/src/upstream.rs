@@ -233,10 +233,10 @@ impl Upstream {
         let heard = Buyer::hear(self.reply(answer, &call.request_id, progress).await?);
         // Who stands before a server says nothing of what the server did.
         let is_untold = status.is_server_error() || is_late(status);
-        match heard {
-            Heard::Refused(word) if is_untold && word.code.is_none() => Err(Failure::Broken),
-            heard => Ok(Ran::Bought(Box::new(heard))),
+        if matches!(&heard, Heard::Refused(word) if is_untold && word.code.is_none()) {
+            return Err(Failure::Broken);
         }
+        Ok(Ran::Bought(Box::new(heard)))
     }
 
     /// Sends a call without a payment, to be told its price.

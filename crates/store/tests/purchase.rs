@@ -1,5 +1,5 @@
-//! Payments outward: intended once, counted, and after a crash in every state neither made twice nor
-//! forgotten.
+//! Payments outward: intended once, counted, and after a crash in every state neither made twice
+//! nor forgotten.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
 mod support;
