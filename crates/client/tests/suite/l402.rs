@@ -3,7 +3,7 @@
 use crate::{
     fixture::{
         NOW_S, ask_l402, credential, directory, done, invoice, l402, l402_payment, macaroon, means,
-        modern, open, options, paid, refuse, wallet,
+        modern, open, options, paid, preimage, refuse, wallet,
     },
     run,
     server::{Reply, Seen, Server},
@@ -190,9 +190,11 @@ async fn a_lost_answer_is_asked_for_with_the_same_credential() {
 
 #[tokio::test]
 async fn an_invoice_that_may_be_paid_is_asked_about_before_another_is() {
+    // It cannot be asked about payments, and recognises the invoice when it is to pay it again.
     let wallet = Server::start(|seen, before| match before {
+        _ if seen.path.starts_with("/payments/") => Reply::json(404, &json!({})),
         0 => Reply::Stall,
-        1 => Reply::json(200, &json!({"preimage": "07".repeat(32)})),
+        2 => Reply::json(200, &json!({"preimage": "07".repeat(32)})),
         _ => Reply::json(200, &json!({"preimage": paid(seen)})),
     })
     .await;
@@ -210,8 +212,33 @@ async fn an_invoice_that_may_be_paid_is_asked_about_before_another_is() {
     }
     assert_eq!(run(&client).await.exit_code(), 0);
     assert_eq!(shown(&server), [None, Some(1)], "one challenge, one credential");
-    let invoices: Vec<_> = wallet.seen().iter().map(|seen| seen.body.clone()).collect();
+    let is_pay = |seen: &&Seen| seen.path == "/pay";
+    let seen = wallet.seen();
+    let invoices: Vec<_> = seen.iter().filter(is_pay).map(|seen| seen.body.clone()).collect();
     assert!(invoices.len() == 3 && invoices.windows(2).all(|pair| pair[0] == pair[1]));
+}
+
+#[tokio::test]
+async fn a_wallet_that_says_what_it_paid_is_not_asked_to_pay_again() {
+    let wallet = Server::start(|seen, _| match seen.path.starts_with("/payments/") {
+        true => Reply::json(200, &json!({"state": "paid", "preimage": hex::encode(preimage(1))})),
+        false => Reply::Stall,
+    })
+    .await;
+    let server = modern(|seen, _| match l402_payment(seen) {
+        None => ask_l402(seen, &l402(1, 3, &["n_uses=1"]), 3),
+        Some(_) => done(seen),
+    })
+    .await;
+    let mut options = paying(&wallet);
+    options.exchange_timeout_ms = 1_000;
+    let client = Client::connect(&server.url, options).await.unwrap();
+    let outcome = run(&client).await;
+    assert!(matches!(outcome, Outcome::Unknown(_)), "{outcome:?}");
+    assert_eq!(run(&client).await.exit_code(), 0);
+    assert_eq!(shown(&server), [None, Some(1)], "one challenge, one credential");
+    let paths: Vec<_> = wallet.seen().iter().map(|seen| seen.path.clone()).collect();
+    assert!(paths.len() == 2 && paths[0] == "/pay", "{paths:?}");
 }
 
 #[tokio::test]

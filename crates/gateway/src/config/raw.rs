@@ -4,11 +4,13 @@
 //! refuses unknown members; nothing here has a meaning yet.
 
 mod lightning;
+mod treasuries;
 
 pub(super) use lightning::{
     RawInvoiceSource, RawL402, RawLightningAlerts, RawLightningNetwork, RawLoopd, RawMeans,
     RawRebalance, RawSources,
 };
+pub(super) use treasuries::RawTreasury;
 
 use super::scalar::{SecretRef, Size, Span, Usd};
 use countersign_core::policy::Intent;
@@ -230,22 +232,6 @@ pub(super) struct RawPow {
     pub(super) max_difficulty: Option<u64>,
     /// How long a challenge is good. Default: `60s`.
     pub(super) ttl: Option<Span>,
-}
-
-/// A wallet of the organisation.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Treasury")]
-pub(super) struct RawTreasury {
-    /// The wallet, by reference: the JSON of a wallet file, a private key in hex, the URL of a
-    /// Lightning wallet, or a Nostr Wallet Connect string.
-    pub(super) wallet: SecretRef,
-    /// Pass phrase of a wallet file that is sealed, by reference.
-    pub(super) passphrase: Option<SecretRef>,
-    /// The most that one call may cost.
-    pub(super) per_call: Usd,
-    /// The most that may leave the wallet within any 24 hours, for all servers and callers.
-    pub(super) per_day: Usd,
 }
 
 /// Consent.
