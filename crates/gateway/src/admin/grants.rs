@@ -232,7 +232,7 @@ pub(crate) fn terms_for(
         per_call: money(gate, "per_call", &request.per_call)?,
         windows: windows?,
         total,
-        max_calls: request.max_calls,
+        max_calls: request.max_calls.map(calls).transpose()?,
         purpose: request.purpose,
         bounds: bounds(request.bounds)?,
         not_before,
@@ -297,6 +297,13 @@ pub(crate) fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Mic
     let in_reference = parse_micros(text).ok().filter(|_| text.contains(' '));
     let parsed = in_reference.or_else(in_asset);
     parsed.ok_or_else(|| Denied::invalid(member, "expected an amount such as `0.05 USD`"))
+}
+
+/// The largest integer that every reader of JSON reads alike (RFC 7493 section 2.2).
+const MOST_CALLS: u64 = (1 << 53) - 1;
+
+fn calls(most: u64) -> Result<u64, Denied> {
+    if most <= MOST_CALLS { Ok(most) } else { Err(Denied::invalid("max_calls", "too many")) }
 }
 
 fn window(gate: &Gate, text: &str) -> Result<WindowLimit, Denied> {
