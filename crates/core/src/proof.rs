@@ -21,8 +21,8 @@ pub use consent::Consent;
 pub use held::{HeldPayment, hold_preimage};
 pub use identity::{Delegator, Identity, Principal};
 pub use inquiry::Inquiry;
-pub use l402::{Mint, Minted, VerifiedCredential, mint};
-pub use payment::{FreeUse, Nonce, Payment, Settlement};
+pub use l402::{Mint, Minted, Use, VerifiedCredential, grant_digest, mint};
+pub use payment::{FreeUse, Nonce, Payment, Settlement, credit_key};
 pub use permit::Permit;
 pub use token::{
     Algorithm, Expected, ExpectedId, Header, MAX_TOKEN_BYTES, Profile, SignIn, SignedIn,

@@ -84,6 +84,15 @@ impl Offer {
             && asked.micros <= self.micros
     }
 
+    /// The same for one of its calls, rounded against the payer.
+    #[must_use]
+    pub fn for_one_call(&self) -> Self {
+        let uses = u128::from(self.uses.get());
+        let minor = self.amount.minor.div_ceil(uses);
+        let amount = Amount { asset: self.amount.asset.clone(), minor };
+        Self { amount, micros: self.share(), uses: NonZeroU32::MIN, ..self.clone() }
+    }
+
     /// What one call counts for, in reference micros, rounded against the spender.
     #[must_use]
     pub fn share(&self) -> Micros {

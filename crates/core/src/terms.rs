@@ -156,11 +156,22 @@ pub struct Terms {
     pub open_world: Option<bool>,
     /// The whole call's deadline, in milliseconds.
     pub deadline_ms: u64,
+    /// What it earns is the caller's credit; the gateway itself answers it.
+    pub top_up: bool,
     /// Keep `outputSchema` and omit `structuredContent` from challenges instead.
     pub keep_output_schema: bool,
 }
 
 impl Terms {
+    /// From this sensitivity on, one payment is one call.
+    pub const SENSITIVE: u8 = 2;
+
+    /// Whether one payment is one call here, whatever was sold.
+    #[must_use]
+    pub const fn is_sensitive(&self) -> bool {
+        self.sensitivity >= Self::SENSITIVE
+    }
+
     /// The price for one principal; `None` when prices are set but none is for this principal (a
     /// refusal, never free).
     #[must_use]

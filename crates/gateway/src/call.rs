@@ -96,6 +96,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
             Ok(done)
         }
         Err(refusal) => {
+            let refusal = gate.owing(&attempt.evidence, refusal).await;
             gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
             Err(Box::pin(gate.refuse(&attempt, known, refusal)).await)
         }
@@ -116,8 +117,9 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (identity, credential) = gate.identify(&call.terms, evidence).await?;
     known.identified(&identity);
     let is_usable = |credential: &&VerifiedCredential| !credential.is_over(gate.world.now());
-    known.prepaid =
-        credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable).map(prepaid);
+    let usable = credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable);
+    known.prepaid = usable.map(prepaid);
+    known.tied = usable.and_then(VerifiedCredential::grant);
     gate.session(attempt, identity.principal())?;
     gate.await_capture(call, identity.principal(), credential.as_ref()).await?;
     let earlier = match gate.repeat(call, identity.principal(), evidence, credential.as_ref())? {
@@ -165,7 +167,8 @@ async fn prove(
     let authorization = gate.decide(attempt, &identity, &quote, &consent, begun, known).await?;
     known.authorized();
     let is_begun = begun.is_some();
-    let payment = gate.pay(call, &identity, &quote, credential, evidence, is_begun).await?;
+    let priced = (&quote, known.grant);
+    let payment = gate.pay(call, &identity, priced, credential, evidence, is_begun).await?;
     known.paid(&payment);
     let (now, terms) = (gate.world.now(), Arc::clone(&call.terms));
     Permit::join(call.id, terms, quote, identity, consent, payment, authorization, now)

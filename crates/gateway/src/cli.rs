@@ -10,6 +10,7 @@ mod audit;
 mod budget;
 mod call;
 mod connect;
+mod credential;
 mod doctor;
 mod grant;
 mod init;
@@ -120,9 +121,9 @@ enum Command {
     /// How far agents, people and servers are trusted.
     #[command(subcommand)]
     Trust(trust::Trust),
-    /// Prepaid L402 credentials.
+    /// L402 credentials: read, narrow, list, end.
     #[command(subcommand)]
-    Credential(ledger::Credential),
+    Credential(credential::Credential),
     /// The log: show it, verify it, prove a call from it.
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -183,7 +184,7 @@ impl Cli {
             Command::Calls(calls) => calls.run(&shared.link()?, out).await,
             Command::Tools(tools) => tools.run(&shared.link()?, out).await,
             Command::Trust(trust) => trust.run(&shared.link()?, out).await,
-            Command::Credential(credential) => credential.run(&shared.link()?, out).await,
+            Command::Credential(credential) => credential.run(shared, out).await,
             Command::Audit(audit) => audit.run(shared, out).await,
             Command::Policy(policy) => policy.run(shared, out).await,
             Command::Receipt(receipt) => receipt.run(shared, out),

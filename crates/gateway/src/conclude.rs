@@ -14,7 +14,7 @@ use crate::{
 use bytes::Bytes;
 use countersign_client::Voucher;
 use countersign_core::{
-    call::Call,
+    call::{Call, Era},
     digest::Digest,
     policy::Obligation,
     proof::{HeldPayment, Principal, Settlement},
@@ -135,6 +135,9 @@ impl Gate {
         voucher: Option<&Voucher>,
     ) -> Result<Ran, Failure> {
         let call = &attempt.call;
+        if call.terms.top_up {
+            return Ok(Ran::Result(topped_up(call.era)));
+        }
         let server = &call.terms.tool.server;
         let Ok(upstream) = self.upstream(server) else { return Err(Failure::NotExecuted) };
         let principal = hold.permit().identity().principal();
@@ -345,6 +348,18 @@ pub(crate) fn truthful(refusal: Refusal) -> Refusal {
         Charged::No if is_fault => refusal.charged(Charged::Unknown),
         Charged::No | Charged::Yes | Charged::Unknown | Charged::Unused => refusal,
     }
+}
+
+/// The answer of a tool of ours: the ledger does what it says.
+fn topped_up(era: Era) -> String {
+    let text = "Your credit is topped up. Calls are paid from it when they carry \
+                `countersign/credit` in `_meta`, or `Countersign-Credit`: a name of your own for \
+                each payment.";
+    let mut result = serde_json::json!({ "content": [{ "type": "text", "text": text }] });
+    if let (Era::Modern, Some(members)) = (era, result.as_object_mut()) {
+        members.insert("resultType".to_owned(), "complete".into());
+    }
+    result.to_string()
 }
 
 /// What became of the payer's money.

@@ -66,6 +66,8 @@ pub struct Config {
     pub rails: Rails,
     /// The organisation's own wallets, by name.
     pub treasuries: BTreeMap<Arc<str>, Treasury>,
+    /// Callers who are known may pay from credit.
+    pub credit: bool,
     /// Where people approve, if elsewhere than here.
     pub approve_url: Option<Arc<str>>,
     /// Who is told of requests for approval.
@@ -502,6 +504,11 @@ impl Server {
             DefaultTool::Terms(terms) => Some(terms.deadline_ms),
         };
         self.tools.values().map(|terms| terms.deadline_ms).chain(default).max().unwrap_or(0)
+    }
+
+    /// Tools that the gateway itself answers.
+    pub fn top_ups(&self) -> impl Iterator<Item = &Terms> {
+        self.tools.values().map(|terms| &**terms).filter(|terms| terms.top_up)
     }
 
     /// The terms of a tool, or `None` when it is not offered.

@@ -26,6 +26,7 @@ pub mod prove;
 mod push;
 pub mod rails;
 pub mod recover;
+mod refund;
 pub mod sandbox;
 pub mod server;
 pub mod session;

@@ -12,7 +12,11 @@ use crate::{
     gate::Gate,
     places::Place,
     problem,
-    prove::{Evidence, evidence::META_MANDATE, state},
+    prove::{
+        Evidence,
+        evidence::{META_CREDIT, META_MANDATE},
+        state,
+    },
     server,
     session::Session,
     sse,
@@ -242,13 +246,14 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
 }
 
 /// `_meta` keys that carry credentials: never forwarded.
-const CREDENTIALS: [&str; 6] = [
+const CREDENTIALS: [&str; 7] = [
     "x402/payment",
     "x402.payment",
     "ai.bolthub/payment",
     "org.paymentauth/credential",
     pow::META,
     META_MANDATE,
+    META_CREDIT,
 ];
 
 /// `_meta` key under which a client declares what a call is for.
@@ -648,7 +653,9 @@ async fn list_tools(
         return Ok(json_answer(StatusCode::OK, json));
     };
     gate.pin(server, result).await?;
-    let edited = wire::edit_tools_list(result, |tool| match server.terms(tool) {
+    let own: Vec<(&str, String)> =
+        server.top_ups().map(|terms| (&*terms.tool.tool, top_up(terms))).collect();
+    let edited = wire::edit_tools_list(result, &own, |tool| match server.terms(tool) {
         Some(terms) => shown(gate, &terms, principal),
         None => ToolEdit { hide: true, ..ToolEdit::default() },
     });
@@ -666,6 +673,17 @@ fn privately(result: &RawValue) -> Result<String, EnvelopeError> {
     } else {
         Ok(result.get().to_owned())
     }
+}
+
+/// A tool of ours, as a list shows it.
+fn top_up(terms: &Terms) -> String {
+    let description = "Adds what it costs to your credit here, from which later calls are paid.";
+    serde_json::json!({
+        "name": &*terms.tool.tool,
+        "description": description,
+        "inputSchema": { "type": "object", "additionalProperties": false },
+    })
+    .to_string()
 }
 
 fn shown(gate: &Gate, terms: &Terms, principal: &Principal) -> ToolEdit {

@@ -13,6 +13,9 @@ use serde_json::{json, value::RawValue};
 /// `_meta` key of a refusal's problem object.
 pub const REFUSAL_META: &str = "countersign/refusal";
 
+/// The fact that is money to whoever has it: what a credential's holder claims what is owed with.
+const BEARER: &str = "refund";
+
 /// The problem as JSON.
 #[must_use]
 pub fn json(refusal: &Refusal) -> String {
@@ -29,8 +32,9 @@ pub fn prose(refusal: &Refusal) -> String {
         Charged::Unknown => "Whether you were charged is not known yet: do not pay again.",
         Charged::Unused => "Your payment is unused and stays valid.",
     };
-    let facts: String =
-        refusal.facts().iter().map(|f| format!("\n{}: {}", f.name, f.value)).collect();
+    // What is worth money to whoever reads it is for the program, not for its model.
+    let facts = refusal.facts().iter().filter(|fact| fact.name != BEARER);
+    let facts: String = facts.map(|f| format!("\n{}: {}", f.name, f.value)).collect();
     format!("{}: {}. {charged} Next: {}.{facts}", problem.code, problem.title, problem.next.action)
 }
 

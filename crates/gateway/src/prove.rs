@@ -33,6 +33,7 @@ pub use evidence::Evidence;
 use crate::buy::Inquired;
 use countersign_core::{
     digest::Digest,
+    ids::GrantId,
     policy::Decided,
     proof::{Consent, Identity, Payment, Principal},
     quote::Quote,
@@ -50,6 +51,10 @@ pub struct Known {
     pub lights: Lights,
     /// A good prepaid credential came along: its key and how many calls it pays for.
     pub prepaid: Option<(Digest, u32)>,
+    /// The grant to which it is tied, as its caveat says it.
+    pub tied: Option<Digest>,
+    /// The grant that covers the call.
+    pub grant: Option<GrantId>,
     /// What policy decided last.
     pub decided: Option<Decided>,
     /// What the server behind asks to be paid.
@@ -65,6 +70,8 @@ impl Default for Known {
             quote: None,
             lights: Lights::DARK,
             prepaid: None,
+            tied: None,
+            grant: None,
             decided: None,
             asked: None,
             is_permitted: false,
@@ -81,8 +88,8 @@ impl Known {
 
     /// Proof two holds.
     pub fn consented(&mut self, consent: &Consent) {
-        self.lights.consent =
-            if consent.grant().is_some() { Light::Ok } else { Light::NotRequired };
+        self.grant = consent.grant().map(|(id, _)| id);
+        self.lights.consent = if self.grant.is_some() { Light::Ok } else { Light::NotRequired };
     }
 
     /// Proof four holds.

@@ -53,7 +53,20 @@ pub async fn round(gate: &Gate) -> Result<(), Refusal> {
             Unfinished::Starting(item) => gate.store.give_up(item.call).await?,
         }
     }
-    gate.release_held_doubts().await
+    gate.release_held_doubts().await?;
+    owed_to_credit(gate).await?;
+    gate.book_refunds().await
+}
+
+/// What is owed back to somebody who is known becomes their credit, where that is kept.
+async fn owed_to_credit(gate: &Gate) -> Result<(), Refusal> {
+    if !gate.config.credit {
+        return Ok(());
+    }
+    for due in gate.store.refunds_due().into_iter().filter(|due| due.is_of_somebody) {
+        gate.store.refund_to_credit(due.call).await?;
+    }
+    Ok(())
 }
 
 /// Whether the caller's own request may still carry the call on: once its quote is over, none

@@ -241,6 +241,7 @@ fn open_store(config: &Config, claim: Claim, keys: &keys::Keys, world: World) ->
         pending_approvals_per_principal: config.limits.pending_approvals_per_principal,
         asks_per_agent_per_hour: config.limits.asks_per_agent_per_hour,
         live_calls: config.limits.calls,
+        credit: config.credit,
         ..Limits::default()
     };
     let options = Options {

@@ -209,6 +209,7 @@ fn terms(identity: IdentityRule) -> Terms {
         deadline_ms: 1000,
         payer: PayerRule::Any,
         keep_output_schema: false,
+        top_up: false,
     }
 }
 

@@ -12,7 +12,7 @@ use countersign_core::{
     ids::{CallId, DecisionId},
     ledger::{Charge, Window},
     policy::{Answer, Decision, Intent},
-    proof::{Authorization, Consent, Identity, Payment, Permit, VerifiedToken},
+    proof::{Authorization, Consent, Identity, Payment, Permit, Use, VerifiedToken},
     terms::{ConsentRule, IdentityRule, Uses},
     time::UnixMs,
     world::World,
@@ -90,7 +90,15 @@ impl Caller {
             at,
         )
         .unwrap();
-        let payment = Payment::l402(verified, identity.principal(), terms, &quote, at).unwrap();
+        let call = Use {
+            principal: identity.principal(),
+            terms,
+            arguments: "{}",
+            quote: &quote,
+            grant: None,
+            at,
+        };
+        let payment = Payment::l402(verified, &call).unwrap();
         let decision = Decision {
             id: DecisionId::new(at, random()),
             call_digest: quote.call_digest(),

@@ -34,6 +34,8 @@ pub enum AccountName {
     Funding,
     /// Paid in advance and not used yet.
     Available,
+    /// The same of one principal, by the hex of its key: its credit.
+    Credit(Arc<str>),
     /// Taken for a call that has not ended.
     Held,
     /// Earned by a server.
@@ -57,6 +59,7 @@ impl fmt::Display for AccountName {
         match self {
             Self::Funding => f.write_str("funding"),
             Self::Available => f.write_str("available"),
+            Self::Credit(principal) => write!(f, "credit:{principal}"),
             Self::Held => f.write_str("held"),
             Self::Payable(server) => write!(f, "payable:{server}"),
             Self::Fees => f.write_str("fees"),
@@ -70,6 +73,11 @@ impl fmt::Display for AccountName {
 }
 
 impl AccountName {
+    /// The credit of a principal, by its key.
+    pub(crate) fn credit_of(principal: Digest) -> Self {
+        Self::Credit(principal.to_hex().into())
+    }
+
     /// The account of a stored name.
     pub(crate) fn from_text(text: &str) -> Option<Self> {
         let plain = [
@@ -85,7 +93,8 @@ impl AccountName {
         match text.split_once(':') {
             Some(("payable", server)) => Some(Self::Payable(server.into())),
             Some(("paid_out", server)) => Some(Self::PaidOut(server.into())),
-            _ => plain.into_iter().find(|name| name.to_string() == text),
+            Some(("credit", principal)) => Some(Self::Credit(principal.into())),
+            Some(_) | None => plain.into_iter().find(|name| name.to_string() == text),
         }
     }
 }
@@ -261,6 +270,17 @@ impl Accounts {
             ))?;
         }
         Ok(())
+    }
+
+    /// What is posted to an account, in minor units.
+    pub(crate) fn posted_minor(
+        &self,
+        tenant: &Arc<str>,
+        asset: &AssetCode,
+        name: AccountName,
+    ) -> i128 {
+        let found = self.by_key.get(&(Arc::clone(tenant), asset.clone(), name));
+        found.and_then(|index| self.all.get(*index)).map_or(0, |a| a.balance.posted_minor)
     }
 
     /// Every balance.

@@ -69,6 +69,8 @@ pub struct CallView {
     pub grant: Option<GrantId>,
     /// Rail.
     pub rail: Option<Rail>,
+    /// The money was here before the call came: a credential's use, or credit.
+    pub is_prepaid: bool,
     /// What was or is to be paid.
     pub price: Option<Amount>,
     /// Held or spent, in reference micros.
@@ -95,6 +97,8 @@ pub(crate) enum Course {
     Authorization,
     /// Paid outward by the treasury. Nothing is booked before the money has moved.
     Treasury,
+    /// Paid before: the principal's credit.
+    Credit,
 }
 
 /// What is known of a call from its reservation on, and does not change.
@@ -153,6 +157,12 @@ pub(crate) struct Reservation {
     /// How a payment of the treasury counts in its limit, from its intent on.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub(crate) outward: Option<Outward>,
+    /// Whose credit pays for it, or takes what is owed back; nobody's for the anonymous.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub(crate) principal: Option<Digest>,
+    /// What it earns is credit.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub(crate) top_up: bool,
 }
 
 /// A payment of the treasury in the treasury's own limit.
@@ -178,6 +188,16 @@ impl Reservation {
     /// Whether work stands for its money.
     pub(crate) fn is_work(&self) -> bool {
         self.price.as_ref().is_some_and(|price| price.rail == Rail::Pow)
+    }
+
+    /// Whether the money was here before the call came.
+    pub(crate) const fn is_prepaid(&self) -> bool {
+        matches!(self.course, Course::Prepaid | Course::Credit)
+    }
+
+    /// The account of its principal's credit.
+    pub(crate) fn credit(&self) -> Option<AccountName> {
+        self.principal.map(AccountName::credit_of)
     }
 
     /// Whether money pays for it.
@@ -294,6 +314,7 @@ impl Live {
     pub(crate) fn source(&self) -> AccountName {
         match self.money.course {
             Course::Treasury => AccountName::Treasury,
+            Course::Credit => self.money.credit().unwrap_or(AccountName::Funding),
             Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
                 AccountName::Funding
             }
@@ -302,7 +323,7 @@ impl Live {
 
     /// Whether the payer's money has moved.
     pub(crate) fn is_settled(&self) -> bool {
-        self.receipt.is_some() || self.money.course == Course::Prepaid
+        self.receipt.is_some() || self.money.is_prepaid()
     }
 
     /// Appends a record of this call.
@@ -558,6 +579,7 @@ pub(crate) fn view(row: &rusqlite::Row<'_>) -> Result<CallView, Fault> {
         opened_at: UnixMs(uint(row, 2)?),
         changed_at: UnixMs(uint(row, 3)?),
         call_digest: facts.call_digest,
+        is_prepaid: money.is_some_and(Reservation::is_prepaid),
         teams: money.map(|money| money.teams.clone()).unwrap_or_default(),
         grant: money.and_then(|money| money.grant),
         rail: money.and_then(|money| money.price.as_ref()).map(|price| price.rail),

@@ -9,7 +9,7 @@ use crate::{
     calls::{Change, Course, Live, Price, SettlementReceipt},
     credentials,
     fault::Fault,
-    purchase,
+    purchase, refunds,
     reserve::Hold,
     schema::{int, minor_blob, to_json},
     settle::{post_pending, price_micros, take, void_pending},
@@ -273,19 +273,20 @@ fn capture(
     let is_known = match live.money.course {
         Course::Authorization => false,
         Course::Treasury => live.is_settled() || receipt.is_some(),
-        Course::Free | Course::Prepaid | Course::Upfront => true,
+        Course::Free | Course::Prepaid | Course::Upfront | Course::Credit => true,
     };
     let Some((micros, minor)) = sum.filter(|_| is_known) else {
         doubt(batch, live)?;
         return Ok(Err(gone(call)));
     };
+    let micros = counted(&live, micros);
     let settlement = receipt.as_ref().map(to_json).transpose()?;
     let mut transfers = match &receipt {
         Some(receipt) => purchase::settle(batch, &mut live, receipt)?,
         None => Vec::new(),
     };
     if let Some(minor) = minor {
-        let earned = (AccountName::Held, payable(&live));
+        let earned = (AccountName::Held, earner(&live));
         transfers.extend(live.transfer(batch, "capture", earned, Some(minor), Step::Post)?);
         let rest = live.money.price.as_ref().map_or(0, |p| p.amount.minor.saturating_sub(minor));
         let back = (AccountName::Held, AccountName::RefundsDue);
@@ -370,13 +371,13 @@ pub(crate) fn post_finished(
     receipt: &SettlementReceipt,
 ) -> Result<Captured, Fault> {
     let mut transfers = post_pending(batch, &live)?;
-    let earned = (AccountName::Held, payable(&live));
+    let earned = (AccountName::Held, earner(&live));
     transfers.extend(live.transfer(batch, "capture", earned, None, Step::Post)?);
     let settlement = to_json(receipt)?;
     let minor = live.money.price.as_ref().map(|price| price.amount.minor);
     let change = Change {
         settlement: Some(&settlement),
-        spent: Some((price_micros(live.money.price.as_ref()), minor)),
+        spent: Some((counted(&live, price_micros(live.money.price.as_ref())), minor)),
         ..Change::to(CallState::Captured)
     };
     live.receipt = Some(Arc::new(receipt.clone()));
@@ -432,11 +433,11 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
             Ok(Charged::No)
         }
-        Course::Prepaid => {
+        course @ (Course::Prepaid | Course::Credit) => {
             let transfers = return_use(batch, &live, AccountName::Held)?;
             live.give_back(batch)?;
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
-            Ok(Charged::Unused)
+            Ok(if course == Course::Credit { Charged::No } else { Charged::Unused })
         }
         Course::Upfront => {
             refund_due(batch, live, AccountName::Held)?;
@@ -454,16 +455,25 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
     }
 }
 
-/// Gives a credential's use back: to what is available, or to the refunds when it has ended.
+/// Gives back what was paid before: to the principal's credit; to what its credential has left,
+/// or what is owed back when that has ended.
 pub(crate) fn return_use(
     batch: &Batch<'_>,
     live: &Live,
     from: AccountName,
 ) -> Result<Vec<TransferId>, Fault> {
+    if let Some(account) = live.money.credit().filter(|_| live.money.course == Course::Credit) {
+        return live.transfer(batch, "return", (from, account), None, Step::Post);
+    }
     let key = live.money.nonce.map(|(key, _)| key);
     let credential = key.map(|key| credentials::find(batch, key)).transpose()?.flatten();
     let is_closed = credential.is_none_or(|credential| credential.closed);
-    let to = if is_closed { AccountName::RefundsDue } else { AccountName::Available };
+    let owed = credentials::owed_to(batch, live.money.principal);
+    let to = if is_closed { owed } else { AccountName::Available };
+    if let (AccountName::RefundsDue, Some(key), Some(price)) = (&to, key, &live.money.price) {
+        let call = live.call();
+        refunds::owe(batch, key, call.as_bytes(), &live.facts.tenant, &price.amount)?;
+    }
     live.transfer(batch, "return", (from, to), None, Step::Post)
 }
 
@@ -499,9 +509,14 @@ pub(crate) fn doubt(batch: &mut Batch<'_>, mut live: Live) -> Result<Charged, Fa
     let charged = match (live.is_settled(), live.money.course) {
         (true, _) => Charged::Yes,
         (false, Course::Treasury) => Charged::Unknown,
-        (false, Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization) => {
-            Charged::No
-        }
+        (
+            false,
+            Course::Free
+            | Course::Prepaid
+            | Course::Upfront
+            | Course::Authorization
+            | Course::Credit,
+        ) => Charged::No,
     };
     batch.state().calls.insert(live.call(), live);
     Ok(charged)
@@ -532,15 +547,30 @@ const fn ended(is_error: bool) -> Ended {
     if is_error { Ended::Failed } else { Ended::Succeeded }
 }
 
+/// Who earns what a call costs: the server, or the caller itself where it tops its credit up.
+pub(crate) fn earner(live: &Live) -> AccountName {
+    match live.money.credit().filter(|_| live.money.top_up) {
+        Some(credit) => credit,
+        None => payable(live),
+    }
+}
+
+/// What a call counts in budgets: what is paid for credit counts when that is spent.
+pub(crate) fn counted(live: &Live, micros: Micros) -> Micros {
+    if live.money.top_up { Micros(0) } else { micros }
+}
+
 /// Whose the money is once the call has run: the server's, or, where it was paid outward, that of
 /// the payees it names.
 pub(crate) fn payable(live: &Live) -> AccountName {
     let server = live.facts.server.clone();
     match live.money.course {
         Course::Treasury => AccountName::PaidOut(server),
-        Course::Free | Course::Prepaid | Course::Upfront | Course::Authorization => {
-            AccountName::Payable(server)
-        }
+        Course::Free
+        | Course::Prepaid
+        | Course::Upfront
+        | Course::Authorization
+        | Course::Credit => AccountName::Payable(server),
     }
 }
 

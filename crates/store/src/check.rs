@@ -73,6 +73,7 @@ pub(crate) fn check(
     let checked = check_ages(batch, request)
         .and_then(|()| check_size(batch, request))
         .and_then(|()| check_payer(batch, request))
+        .and_then(|()| check_credit(batch, request))
         .and_then(|()| check_grant(batch, request))
         .and_then(|()| approvals::check(batch, &request.permit, request.principal))
         .and_then(|()| check_budgets(batch, request))
@@ -101,7 +102,8 @@ fn nonce_conflict(
     if uses < i64::from(nonce.max_uses) {
         return Ok(None);
     }
-    let is_l402 = request.money.price.as_ref().is_some_and(|price| price.rail == Rail::L402);
+    let is_l402 = request.money.course != Course::Credit
+        && request.money.price.as_ref().is_some_and(|price| price.rail == Rail::L402);
     let same_call = Digest::from_bytes(digest) == request.permit.quote().call_digest();
     if nonce.max_uses == 1 && same_call {
         return repeated(batch, CallId::from_bytes(call), &request.money).map(Some);
@@ -209,6 +211,19 @@ fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
     let minor = request.money.price.as_ref().map_or(0, |price| price.amount.minor);
     let fits = minor <= LARGEST_MINOR && i64::try_from(request.money.held.0).is_ok();
     if fits { Ok(()) } else { Err(Refusal::new(Code::BudgetExceeded).with("limit", "amount")) }
+}
+
+/// Whether there is enough credit. Nothing else spends it between this and the reservation.
+fn check_credit(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
+    let money = &request.money;
+    let Some(price) = money.price.as_ref().filter(|_| money.course == Course::Credit) else {
+        return Ok(());
+    };
+    let Some(account) = money.credit() else { return Err(Code::TokenMissing.into()) };
+    let (tenant, asset) = (&request.entry.tenant, &price.amount.asset);
+    let posted_minor = batch.shared().accounts().posted_minor(tenant, asset, account);
+    let has_enough = i128::try_from(price.amount.minor).is_ok_and(|minor| minor <= posted_minor);
+    if has_enough { Ok(()) } else { Err(Code::PayerFunds.into()) }
 }
 
 /// Whether whoever pays is linked to the person, where the operator's terms want that.

@@ -8,6 +8,7 @@ use crate::{
     fault::Fault,
     grants::admin,
     invoices::{self, OpenInvoice},
+    refunds,
     schema::{int, json, one, to_json},
     store::Store,
     writer::Batch,
@@ -230,25 +231,51 @@ pub(crate) fn close_ended(batch: &mut Batch<'_>, limit: i64) -> Result<(), Fault
         ended.push(read(row)?);
     }
     for credential in ended {
-        let key = credential.key.as_bytes();
-        let used = one::<i64>(batch.conn, "SELECT uses FROM nonces WHERE key = ?", [key])?;
-        let used = used.and_then(|used| u32::try_from(used).ok()).unwrap_or(0);
-        let unused = u128::from(credential.minted.uses.saturating_sub(used));
-        batch
-            .conn
-            .prepare_cached("UPDATE credentials SET closed = 1 WHERE key = ?")?
-            .execute([key])?;
-        let Some(tenant) = credential.used_by.clone() else { continue };
-        let minor = credential.share_minor().saturating_mul(unused);
-        if minor > 0 {
-            let names = (AccountName::Available, AccountName::RefundsDue);
-            book(batch, &credential, "expire", &tenant, names, minor)?;
-            let details = [("credential", credential.key.to_hex()), ("minor", minor.to_string())];
-            admin(batch, &tenant, "credential.expire", "countersign", &details)?;
-        }
+        close(batch, &credential)?;
     }
     let now = batch.now;
     batch.state().credentials.prune(now);
+    Ok(())
+}
+
+/// Where what is owed back goes: to the credit of whom it is known to be of, where that is kept.
+pub(crate) fn owed_to(batch: &Batch<'_>, principal: Option<Digest>) -> AccountName {
+    match principal.filter(|_| batch.shared().limits.credit) {
+        Some(principal) => AccountName::credit_of(principal),
+        None => AccountName::RefundsDue,
+    }
+}
+
+/// Books what a credential leaves as owed back; nothing of one that was never paid.
+fn close(batch: &mut Batch<'_>, credential: &Credential) -> Result<(), Fault> {
+    let Some(tenant) = credential.used_by.clone().filter(|_| !credential.closed) else {
+        return Ok(());
+    };
+    let key = credential.key.as_bytes();
+    let used = one::<i64>(batch.conn, "SELECT uses FROM nonces WHERE key = ?", [key])?;
+    let used = used.and_then(|used| u32::try_from(used).ok()).unwrap_or(0);
+    let unused = u128::from(credential.minted.uses.saturating_sub(used));
+    batch.conn.prepare_cached("UPDATE credentials SET closed = 1 WHERE key = ?")?.execute([key])?;
+    keep(batch, Credential { closed: true, ..credential.clone() });
+    let minor = credential.share_minor().saturating_mul(unused);
+    if minor > 0 {
+        let bearer = credential.minted.bearer.as_ref().map(|bearer| bearer.principal.key());
+        let to = owed_to(batch, bearer);
+        let is_credit = if to == AccountName::RefundsDue { "no" } else { "yes" };
+        if to == AccountName::RefundsDue {
+            let asset = credential.minted.price.asset.clone();
+            let owed = Amount { asset, minor };
+            refunds::owe(batch, credential.key, credential.key.as_bytes(), &tenant, &owed)?;
+        }
+        let names = (AccountName::Available, to);
+        book(batch, credential, "expire", &tenant, names, minor)?;
+        let details = [
+            ("credential", credential.key.to_hex()),
+            ("minor", minor.to_string()),
+            ("credit", is_credit.to_owned()),
+        ];
+        admin(batch, &tenant, "credential.expire", "countersign", &details)?;
+    }
     Ok(())
 }
 
@@ -294,6 +321,28 @@ impl Store {
         }
     }
 
+    /// Credentials that have not ended, with how often each was used.
+    ///
+    /// # Errors
+    /// `StoreFault` when the disk cannot be read.
+    pub fn open_credentials(&self) -> Result<Vec<(Credential, u32)>, Refusal> {
+        let now = self.shared().world.now();
+        self.read(|conn| {
+            let sql = format!(
+                "SELECT c.*, coalesce(n.uses, 0) FROM ({SELECT} WHERE expires_at > ?) c
+                 LEFT JOIN nonces n ON n.key = c.key"
+            );
+            let mut statement = conn.prepare_cached(&sql)?;
+            let mut rows = statement.query([int(now.0)])?;
+            let mut found = Vec::new();
+            while let Some(row) = rows.next()? {
+                let used = u32::try_from(row.get::<_, i64>(6)?).unwrap_or(u32::MAX);
+                found.push((read(row)?, used));
+            }
+            Ok(found)
+        })
+    }
+
     /// The rail says that a credential's invoice was paid, whether or not it is ever used: what is
     /// unused when it ends is owed back. `tenant` is whose books it enters.
     ///
@@ -310,7 +359,7 @@ impl Store {
         .await?
     }
 
-    /// Ends a credential.
+    /// Ends a credential: it pays for nothing any more, and what is unused of it is owed back.
     ///
     /// # Errors
     /// `CredentialInvalid` when there is none.
@@ -330,6 +379,8 @@ fn revoke(batch: &mut Batch<'_>, key: Digest, by: &str) -> Result<Result<(), Ref
         .execute([key.as_bytes()])?;
     let tenant = found.used_by.clone().unwrap_or_else(|| "anonymous".into());
     admin(batch, &tenant, "credential.revoke", by, &[("credential", key.to_hex())])?;
-    keep(batch, Credential { revoked: true, ..Credential::clone(&found) });
+    let revoked = Credential { revoked: true, ..Credential::clone(&found) };
+    keep(batch, revoked.clone());
+    close(batch, &revoked)?;
     Ok(Ok(()))
 }

@@ -53,6 +53,8 @@ pub struct Limits {
     pub outcome_keep_ms: u64,
     /// Credentials kept in memory; others are read from disk.
     pub credentials_in_memory: usize,
+    /// What is owed back to somebody who is known becomes their credit.
+    pub credit: bool,
 }
 
 impl Default for Limits {
@@ -68,6 +70,7 @@ impl Default for Limits {
             outcome_bytes: 1 << 20,
             outcome_keep_ms: 24 * 3_600_000,
             credentials_in_memory: 100_000,
+            credit: false,
         }
     }
 }

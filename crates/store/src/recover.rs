@@ -8,7 +8,9 @@ use crate::{
     accounts::{AccountName, Step},
     attempt::draft,
     calls::{Change, Course, Live, SettlementReceipt},
-    capture::{Captured, close, doubt, ending, payable, post_finished, refund_due, return_use},
+    capture::{
+        Captured, close, counted, doubt, earner, ending, post_finished, refund_due, return_use,
+    },
     fault::Fault,
     grants::admin,
     reads::stored_outcome_of,
@@ -22,7 +24,8 @@ use countersign_core::{
     audit::record::{Kind, Outcome as Ended},
     ids::CallId,
     ledger::CallState,
-    money::{Amount, Micros},
+    money::{Amount, AssetCode, Micros},
+    proof::Principal,
     quote::Rail,
     refusal::{Code, Refusal},
     terms::{DoubtRule, ToolRef},
@@ -114,6 +117,8 @@ pub struct Due {
     pub amount: Option<Amount>,
     /// The settlement that took it.
     pub settlement: Option<SettlementReceipt>,
+    /// Whether it can become somebody's credit.
+    pub is_of_somebody: bool,
 }
 
 /// A call that started and of which nobody knows the outcome.
@@ -151,6 +156,7 @@ impl Live {
             rail: self.money.price.as_ref().map(|price| price.rail),
             amount: self.amount(),
             settlement: self.receipt.as_deref().cloned(),
+            is_of_somebody: self.money.principal.is_some(),
         }
     }
 
@@ -327,7 +333,33 @@ impl Store {
     /// # Errors
     /// `InternalFault` when none was due; `StoreFault`.
     pub async fn refunded(&self, call: CallId, receipt: SettlementReceipt) -> Result<(), Refusal> {
-        self.carry_on(move |batch| refunded(batch, call, &receipt), |_| None).await?
+        let refund = move |batch: &mut Batch<'_>| {
+            refunded(batch, call, &receipt.transaction, AccountName::Funding)
+        };
+        self.carry_on(refund, |_| None).await?
+    }
+
+    /// What is owed back becomes its principal's credit.
+    ///
+    /// # Errors
+    /// `InternalFault` when none was due, or of nobody in particular; `StoreFault`.
+    pub async fn refund_to_credit(&self, call: CallId) -> Result<(), Refusal> {
+        let refund = move |batch: &mut Batch<'_>| {
+            let found = batch.state().calls.get(&call).and_then(|live| live.money.credit());
+            match found {
+                Some(account) => refunded(batch, call, "credit", account),
+                None => Ok(Err(Refusal::new(Code::InternalFault).call(call))),
+            }
+        };
+        self.carry_on(refund, |_| None).await?
+    }
+
+    /// The credit of a principal in an asset, in minor units.
+    #[must_use]
+    pub fn credit(&self, principal: &Principal, asset: &AssetCode) -> u128 {
+        let account = AccountName::credit_of(principal.key());
+        let posted = self.shared().accounts().posted_minor(&principal.tenant, asset, account);
+        u128::try_from(posted).unwrap_or(0)
     }
 }
 
@@ -404,7 +436,7 @@ fn resolve(
     let state = match (rule, live.money.course) {
         (
             DoubtRule::Capture,
-            Course::Free | Course::Prepaid | Course::Upfront | Course::Treasury,
+            Course::Free | Course::Prepaid | Course::Upfront | Course::Treasury | Course::Credit,
         ) => {
             keep(batch, live)?;
             CallState::Captured
@@ -417,7 +449,7 @@ fn resolve(
             refund_due(batch, live, AccountName::Suspense)?;
             CallState::RefundDue
         }
-        (DoubtRule::Refund, Course::Prepaid) => {
+        (DoubtRule::Refund, Course::Prepaid | Course::Credit) => {
             let transfers = return_use(batch, &live, AccountName::Suspense)?;
             live.give_back(batch)?;
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
@@ -426,7 +458,11 @@ fn resolve(
         (DoubtRule::Refund, Course::Free | Course::Treasury) | (_, Course::Authorization) => {
             let transfers = match live.money.course {
                 Course::Authorization => void_pending(batch, &live)?,
-                Course::Free | Course::Prepaid | Course::Upfront | Course::Treasury => Vec::new(),
+                Course::Free
+                | Course::Prepaid
+                | Course::Upfront
+                | Course::Treasury
+                | Course::Credit => Vec::new(),
             };
             live.give_back(batch)?;
             close(batch, live, (CallState::Released, Ended::Released), transfers)?;
@@ -441,9 +477,9 @@ fn keep(batch: &mut Batch<'_>, mut live: Live) -> Result<(), Fault> {
     let is_untold = live.money.course == Course::Treasury && !live.is_settled();
     let mut transfers = if is_untold { post_pending(batch, &live)? } else { Vec::new() };
     let from = if is_untold { AccountName::Held } else { AccountName::Suspense };
-    let names = (from, payable(&live));
+    let names = (from, earner(&live));
     transfers.extend(live.transfer(batch, "resolve", names, None, Step::Post)?);
-    let spent = price_micros(live.money.price.as_ref());
+    let spent = counted(&live, price_micros(live.money.price.as_ref()));
     live.close_hold(batch, spent);
     let impact = ending(&live, Ended::Captured, transfers);
     live.record(batch, impact)?;
@@ -454,12 +490,15 @@ fn keep(batch: &mut Batch<'_>, mut live: Live) -> Result<(), Fault> {
 fn refunded(
     batch: &mut Batch<'_>,
     call: CallId,
-    receipt: &SettlementReceipt,
+    reference: &str,
+    to: AccountName,
 ) -> Result<Result<(), Refusal>, Fault> {
     let Some(mut live) = take(batch, call, CallState::RefundDue) else {
         return Ok(Err(Refusal::new(Code::InternalFault).call(call)));
     };
-    let names = (AccountName::RefundsDue, live.source());
+    // What the treasury paid goes back to it, and never to the caller.
+    let to = if live.money.course == Course::Treasury { live.source() } else { to };
+    let names = (AccountName::RefundsDue, to);
     let transfers = live.transfer(batch, "refund", names, None, Step::Post)?;
     let spent = price_micros(live.money.price.as_ref());
     let mut state = batch.state();
@@ -472,7 +511,7 @@ fn refunded(
     refund.outcome = Some(Ended::Refunded);
     refund.amount = live.money.amount_entry();
     refund.transfers = transfers;
-    refund.detail.insert("transaction".to_owned(), receipt.transaction.chars().take(128).collect());
+    refund.detail.insert("transaction".to_owned(), reference.chars().take(128).collect());
     live.record(batch, refund)?;
     live.save(batch, &Change::to(CallState::Refunded))?;
     Ok(Ok(()))

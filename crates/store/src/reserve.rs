@@ -173,6 +173,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         (Settlement::Due(Flow::Upfront), _) => Course::Upfront,
         (Settlement::Due(Flow::Authorization), _) => Course::Authorization,
         (Settlement::Outward, _) => Course::Treasury,
+        (Settlement::Done, Some(_)) if payment.is_credit() => Course::Credit,
         (Settlement::Done, Some(_)) if !is_work => Course::Prepaid,
         (Settlement::Done, _) => Course::Free,
     };
@@ -201,6 +202,10 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         refund_in_doubt: terms.doubt == DoubtRule::Refund,
         payload: payment.settle_payload().map(Arc::from),
         outward: None,
+        // What the treasury pays is nobody's credit.
+        principal: (!permit.identity().is_anonymous() && course != Course::Treasury)
+            .then(|| permit.identity().principal().key()),
+        top_up: terms.top_up,
     }
 }
 
@@ -274,7 +279,9 @@ fn proofs(permit: &Permit, money: &Reservation) -> ProofEntries {
             (Some((key, _)), Course::Upfront | Course::Authorization | Course::Treasury) => {
                 ProofEntry { state: ProofState::Pending, reference: Some(key.to_hex().into()) }
             }
-            (Some((key, _)), Course::Prepaid | Course::Free) => proven(key.to_hex()),
+            (Some((key, _)), Course::Prepaid | Course::Credit | Course::Free) => {
+                proven(key.to_hex())
+            }
             (None, _) => absent(ProofState::NotRequired),
         },
     }
@@ -295,7 +302,8 @@ fn reserve(
                 | Course::Prepaid
                 | Course::Upfront
                 | Course::Authorization
-                | Course::Treasury => refusal.is_charged(),
+                | Course::Treasury
+                | Course::Credit => refusal.is_charged(),
             };
             Ok(Err(refusal.charged(charged).call(request.permit.call())))
         }
@@ -318,7 +326,9 @@ fn admit(
     }
     let state = match money.course {
         Course::Upfront | Course::Treasury => CallState::Settling,
-        Course::Free | Course::Prepaid | Course::Authorization => CallState::Starting,
+        Course::Free | Course::Prepaid | Course::Authorization | Course::Credit => {
+            CallState::Starting
+        }
     };
     count_nonce(batch, &money, entry.call, entry.call_digest)?;
     if let Some(free) = permit.payment().free_use() {
@@ -424,6 +434,9 @@ fn book_reservation(batch: &Batch<'_>, live: &Live) -> Result<Vec<TransferId>, F
     let (source, step) = match live.money.course {
         Course::Free | Course::Treasury => return Ok(Vec::new()),
         Course::Prepaid => (AccountName::Available, Step::Post),
+        Course::Credit => {
+            (live.money.credit().ok_or(Fault::Corrupt("credit of nobody"))?, Step::Post)
+        }
         Course::Upfront | Course::Authorization => (AccountName::Funding, Step::Pend),
     };
     live.transfer(batch, "reserve", (source, AccountName::Held), None, step)

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 13] = [
+pub(crate) const STEPS: [&str; 14] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -59,6 +59,13 @@ pub(crate) const STEPS: [&str; 13] = [
      DROP INDEX calls_live;
      CREATE INDEX calls_live ON calls (n)
        WHERE state <> 0 AND state <> 6 AND state <> 7 AND state <> 10; PRAGMA user_version = 13;",
+    "CREATE TABLE refunds (
+       key BLOB PRIMARY KEY, credential BLOB NOT NULL, tenant TEXT NOT NULL, asset TEXT NOT NULL,
+       minor BLOB NOT NULL, node TEXT, paid INTEGER NOT NULL, at INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX refunds_owed ON refunds (credential) WHERE paid = 0;
+     CREATE INDEX refunds_offered ON refunds (at) WHERE paid = 0 AND node IS NOT NULL;
+     PRAGMA user_version = 14;",
 ];
 
 /// The first version.

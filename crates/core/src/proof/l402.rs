@@ -9,11 +9,11 @@
 
 use crate::{
     digest::Digest,
-    ids::QuoteId,
+    ids::{GrantId, QuoteId},
     money::Amount,
     quote::Quote,
     refusal::{Code, Refusal},
-    terms::{ToolRef, Uses},
+    terms::{Terms, ToolRef, Uses},
     time::UnixMs,
     wire::{
         caveat::{Caveat, Restriction},
@@ -105,8 +105,39 @@ pub struct Mint<'a> {
     pub price: &'a Amount,
     /// How many calls it pays for.
     pub uses: Uses,
+    /// The grant that covers the call it is asked for: one that pays for several calls pays under
+    /// no other. One call is bound to itself, and its consent is asked for anew in any case.
+    pub grant: Option<GrantId>,
     /// When it ends at the latest; a token that ends earlier ends it too.
     pub expires_at: UnixMs,
+}
+
+/// A call that a credential is to pay for.
+#[derive(Clone, Copy, Debug)]
+pub struct Use<'a> {
+    /// Who calls.
+    pub principal: &'a Principal,
+    /// The tool's terms.
+    pub terms: &'a Terms,
+    /// Canonical JSON of the arguments.
+    pub arguments: &'a str,
+    /// The call's quote.
+    pub quote: &'a Quote,
+    /// The grant that covers it, unless none was required.
+    pub grant: Option<GrantId>,
+    /// When.
+    pub at: UnixMs,
+}
+
+/// What a credential says of the grant under which it was sold: nothing that names it to others.
+#[must_use]
+pub fn grant_digest(grant: GrantId) -> Digest {
+    Digest::of(grant.as_bytes())
+}
+
+/// What one of several calls costs, in the price's minor units: rounded up, a cap must let it pass.
+fn share_minor(price: &Amount, uses: u32) -> u128 {
+    price.minor.div_ceil(u128::from(uses.max(1)))
 }
 
 /// Makes a credential's macaroon and the facts to store with its root key.
@@ -147,9 +178,11 @@ fn caveats(new: &Mint<'_>, expires_at: UnixMs, bearer: Option<&Bearer>) -> Vec<C
         Caveat::Quote(new.quote.id()),
         Caveat::Uses(new.uses.0),
     ];
-    if new.uses.0 == 1 {
-        caveats.push(Caveat::Call(new.quote.call_digest()));
-    }
+    caveats.extend(u64::try_from(share_minor(new.price, new.uses.0)).map(Caveat::MaxPrice));
+    caveats.extend(match (new.uses.0, new.grant) {
+        (1, _) => Some(Caveat::Call(new.quote.call_digest())),
+        (_, grant) => grant.map(|grant| Caveat::Grant(grant_digest(grant))),
+    });
     if let Some(Bearer { principal, token_reference }) = bearer {
         caveats.push(Caveat::Tenant(principal.tenant.to_string()));
         if let Some(delegator) = &principal.delegator {
@@ -170,6 +203,7 @@ pub struct VerifiedCredential {
     bearer: Option<Bearer>,
     restriction: Restriction,
     price: Amount,
+    sold: u32,
     uses: u32,
     expires_at: UnixMs,
 }
@@ -200,6 +234,7 @@ impl VerifiedCredential {
             key: credential.id.key(),
             bearer: minted.bearer.clone(),
             price: minted.price.clone(),
+            sold: minted.uses,
             uses: restriction.uses.map_or(minted.uses, |uses| uses.min(minted.uses)),
             restriction,
             expires_at,
@@ -249,24 +284,24 @@ impl VerifiedCredential {
             && self.restriction.tool.as_deref() == Some(&*tool.tool)
     }
 
-    /// Whether it pays for this call: same principal where it names one, same tool, same call
-    /// where it pays for one, and the price it was sold at.
+    /// The grant to which it is tied, as [`grant_digest`].
+    #[must_use]
+    pub const fn grant(&self) -> Option<Digest> {
+        self.restriction.grant
+    }
+
+    /// Whether it pays for this call: same principal where it names one, same tool, same arguments
+    /// and grant where it names them, same call where it pays for one, and the price it was sold
+    /// at, within its cap. A sensitive tool takes none that pays for more than one call.
     ///
     /// # Errors
     /// [`Code::QuoteExpired`]; [`Code::CredentialExhausted`] when it was paid for something else
     /// or at another price.
-    pub fn covers(
-        &self,
-        principal: &Principal,
-        tool: &ToolRef,
-        quote: &Quote,
-        price: &Amount,
-        now: UnixMs,
-    ) -> Result<(), Refusal> {
-        if self.is_over(now) {
+    pub fn covers(&self, call: &Use<'_>, price: &Amount) -> Result<(), Refusal> {
+        if self.is_over(call.at) {
             return Err(Code::QuoteExpired.into());
         }
-        let only = &self.restriction;
+        let (only, principal, tool) = (&self.restriction, call.principal, &call.terms.tool);
         let delegator = principal.delegator.as_ref();
         let fits = self.principal().is_none_or(|bearer| bearer.key() == principal.key())
             && is_text(&only.tenant, Some(&*principal.tenant))
@@ -275,9 +310,18 @@ impl VerifiedCredential {
             && is_text(&only.agent, Some(&*principal.agent))
             && is_text(&only.server, Some(&*tool.server))
             && is_text(&only.tool, Some(&*tool.tool))
-            && only.call.is_none_or(|call| call == quote.call_digest())
+            && only.call.is_none_or(|digest| digest == call.quote.call_digest())
+            && only.arguments.is_none_or(|digest| digest == Digest::of(call.arguments.as_bytes()))
+            && only.grant.is_none_or(|grant| call.grant.map(grant_digest) == Some(grant))
+            && only.max_price_msat.is_none_or(|cap| self.costs_minor() <= u128::from(cap))
+            && (self.uses == 1 || !call.terms.is_sensitive())
             && self.price == *price;
         if fits { Ok(()) } else { Err(Code::CredentialExhausted.into()) }
+    }
+
+    /// What one call takes of what was paid, rounded up.
+    fn costs_minor(&self) -> u128 {
+        share_minor(&self.price, self.sold)
     }
 }
 
@@ -291,8 +335,7 @@ fn is_text(pinned: &Option<String>, actual: Option<&str>) -> bool {
 fn agrees(restriction: &Restriction, minted: &Minted) -> Result<(), Refusal> {
     let token = minted.bearer.as_ref().map(|bearer| bearer.token_reference);
     let agrees = restriction.quote.is_none_or(|quote| quote == minted.quote)
-        && restriction.token_id.is_none_or(|id| Some(id) == token)
-        && restriction.grant.is_none();
+        && restriction.token_id.is_none_or(|id| Some(id) == token);
     if agrees { Ok(()) } else { Err(Code::CaveatUnknown.into()) }
 }
 
@@ -302,7 +345,7 @@ mod tests {
     use crate::{
         money::Micros,
         quote::{Offer, Rail},
-        terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, Terms},
+        terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule},
         wire::l402::Challenge,
     };
     use sha2::{Digest as _, Sha256};
@@ -350,6 +393,7 @@ mod tests {
             deadline_ms: 1_000,
             payer: PayerRule::Any,
             keep_output_schema: false,
+            top_up: false,
         }
     }
 
@@ -377,6 +421,7 @@ mod tests {
             quote: &quote_of(b"call"),
             price: &price(3_000),
             uses: Uses(uses),
+            grant: None,
             expires_at: NOW.plus_ms(300_000),
         })
     }
@@ -402,9 +447,32 @@ mod tests {
             .map_err(|refusal| refusal.code())
     }
 
+    /// Nobody's call of the forecast.
+    struct Called {
+        nobody: Principal,
+        terms: Terms,
+        quote: Quote,
+    }
+
+    impl Called {
+        fn new() -> Self {
+            Self { nobody: Principal::anonymous(), terms: terms(), quote: quote_of(b"call") }
+        }
+
+        fn call(&self) -> Use<'_> {
+            let (principal, terms, quote) = (&self.nobody, &self.terms, &self.quote);
+            Use { principal, terms, arguments: "{}", quote, grant: None, at: NOW }
+        }
+    }
+
+    fn pays(credential: &VerifiedCredential, minor: u128, call: &Use<'_>) -> Result<(), Code> {
+        credential.covers(call, &price(minor)).map_err(|refusal| refusal.code())
+    }
+
     fn covers(credential: &VerifiedCredential, name: &str, call: &[u8], minor: u128) -> bool {
-        let nobody = Principal::anonymous();
-        credential.covers(&nobody, &tool(name), &quote_of(call), &price(minor), NOW).is_ok()
+        let mut called = Called::new();
+        (called.terms.tool, called.quote) = (tool(name), quote_of(call));
+        pays(credential, minor, &called.call()).is_ok()
     }
 
     #[test]
@@ -437,10 +505,9 @@ mod tests {
         assert_eq!(code(&[9; 32]), Code::CredentialInvalid);
         assert_eq!(code(&ROOT), Code::PreimageMismatch);
         let credential = verify(&macaroon, &minted).unwrap();
-        let (nobody, quote, late) =
-            (Principal::anonymous(), quote_of(b"call"), NOW.plus_ms(300_000));
-        let refused = credential.covers(&nobody, &tool("forecast"), &quote, &price(3_000), late);
-        assert_eq!(refused.unwrap_err().code(), Code::QuoteExpired);
+        let (called, at) = (Called::new(), NOW.plus_ms(300_000));
+        let late = pays(&credential, 3_000, &Use { at, ..called.call() });
+        assert_eq!(late, Err(Code::QuoteExpired));
     }
 
     #[test]
@@ -453,11 +520,74 @@ mod tests {
         assert_eq!(with("valid_until=9795000000").unwrap().expires_at(), minted.expires_at);
         assert_eq!(with("admin=true").err(), Some(Code::CaveatUnknown));
         assert_eq!(with("tool=history").err(), Some(Code::CaveatUnknown));
-        assert_eq!(with(&format!("grant={}", Digest::of(b"g"))).err(), Some(Code::CaveatUnknown));
         assert_eq!(with(&format!("jti={}", Digest::of(b"t"))).err(), Some(Code::CaveatUnknown));
         let narrowed = with(&format!("call={}", quote_of(b"call").call_digest())).unwrap();
         assert!(covers(&narrowed, "forecast", b"call", 3_000));
         assert!(!covers(&narrowed, "forecast", b"other", 3_000));
+    }
+
+    #[test]
+    fn arguments_grant_and_price_can_be_narrowed_each() {
+        let (macaroon, minted) = minted(5);
+        let with = |caveat: String| {
+            verify(&macaroon.clone().attenuate(caveat.as_bytes()), &minted).unwrap()
+        };
+        let (exhausted, called) = (Err(Code::CredentialExhausted), Called::new());
+        let one = with(format!("arguments={}", Digest::of(br#"{"city":"Oslo"}"#)));
+        let of = |arguments| pays(&one, 3_000, &Use { arguments, ..called.call() });
+        assert_eq!(of(r#"{"city":"Oslo"}"#), Ok(()));
+        assert_eq!(of(r#"{"city":"Rome"}"#), exhausted);
+        let (grant, other) = (GrantId::new(NOW, [1; 10]), GrantId::new(NOW, [2; 10]));
+        let tied = with(format!("grant={}", grant_digest(grant)));
+        assert_eq!(tied.grant(), Some(grant_digest(grant)));
+        for (grant, expected) in
+            [(Some(grant), Ok(())), (Some(other), exhausted), (None, exhausted)]
+        {
+            let under = pays(&tied, 3_000, &Use { grant, ..called.call() });
+            assert_eq!(under, expected, "{grant:?}");
+        }
+        // Five calls for 3000 msat: 600 each.
+        let capped = |cap: u32| pays(&with(format!("max_price_msat={cap}")), 3_000, &called.call());
+        assert_eq!((capped(600), capped(599)), (Ok(()), exhausted));
+    }
+
+    #[test]
+    fn it_is_minted_with_its_price_and_its_grant() {
+        let (macaroon, _) = minted(2);
+        let caveats = Restriction::of(macaroon.verify(&ROOT).unwrap()).unwrap();
+        assert_eq!((caveats.max_price_msat, caveats.grant), (Some(1_500), None));
+        let (identity, grant) =
+            (Identity::anonymous(&terms()).unwrap(), GrantId::new(NOW, [1; 10]));
+        let (macaroon, _) = mint(&Mint {
+            payment_hash: Sha256::digest(PREIMAGE).into(),
+            token_id: [5; 32],
+            root_key: &ROOT,
+            identity: &identity,
+            tool: &tool("forecast"),
+            quote: &quote_of(b"call"),
+            price: &price(3_001),
+            uses: Uses(2),
+            grant: Some(grant),
+            expires_at: NOW.plus_ms(300_000),
+        })
+        .unwrap();
+        let caveats = Restriction::of(macaroon.verify(&ROOT).unwrap()).unwrap();
+        assert_eq!(caveats.grant, Some(grant_digest(grant)));
+        assert_eq!(caveats.max_price_msat, Some(1_501), "rounded up: its own price passes");
+    }
+
+    #[test]
+    fn a_sensitive_tool_takes_credentials_for_one_call_alone() {
+        let mut called = Called::new();
+        called.terms.sensitivity = Terms::SENSITIVE;
+        for (uses, expected) in [(1, Ok(())), (5, Err(Code::CredentialExhausted))] {
+            let (macaroon, minted) = minted(uses);
+            let credential = verify(&macaroon, &minted).unwrap();
+            assert_eq!(pays(&credential, 3_000, &called.call()), expected);
+        }
+        let (macaroon, minted) = minted(5);
+        let narrowed = verify(&macaroon.attenuate(b"n_uses=1"), &minted).unwrap();
+        assert_eq!(pays(&narrowed, 3_000, &called.call()), Ok(()));
     }
 
     #[test]
@@ -477,12 +607,13 @@ mod tests {
         let credential = verify(&macaroon, &minted).unwrap();
         assert_eq!(credential.principal(), Some(&alice()));
         assert_eq!(credential.token_reference(), Some(Digest::of(b"token")));
-        let (quote, price) = (quote_of(b"call"), price(3_000));
-        assert!(credential.covers(&alice(), &tool("forecast"), &quote, &price, NOW).is_ok());
+        let called = Called::new();
+        let by =
+            |principal: &Principal| pays(&credential, 3_000, &Use { principal, ..called.call() });
+        assert_eq!(by(&alice()), Ok(()));
         let mallory = Principal { agent: "other".into(), ..alice() };
         for other in [mallory, Principal::anonymous()] {
-            let refused = credential.covers(&other, &tool("forecast"), &quote, &price, NOW);
-            assert_eq!(refused.unwrap_err().code(), Code::CredentialExhausted);
+            assert_eq!(by(&other), Err(Code::CredentialExhausted));
         }
     }
 

@@ -9,7 +9,7 @@ use crate::{
     time::UnixMs,
 };
 
-use super::{HeldPayment, PaidX402, Principal, VerifiedCredential, VerifiedWork};
+use super::{HeldPayment, PaidX402, Principal, Use, VerifiedCredential, VerifiedWork};
 
 /// What must stay unused for this payment to count: at most `max_uses` calls carry the key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,6 +48,7 @@ enum Paid {
     Held(Box<HeldPayment>),
     Work { key: Digest, free: FreeUse },
     Treasury { key: Digest },
+    Credit { key: Digest },
 }
 
 /// Payment of one quote.
@@ -88,22 +89,16 @@ impl Payment {
         Ok(Self::stamp(quote, Some(offer), Paid::X402 { paid: Box::new(paid), flow }))
     }
 
-    /// A verified L402 credential whose scope covers this principal, tool and call.
+    /// A verified L402 credential whose scope covers this call.
     ///
     /// # Errors
     /// [`Code::QuoteExpired`] when it is over; [`Code::CredentialExhausted`] when it was paid for
     /// something else or at another price.
-    pub fn l402(
-        credential: &VerifiedCredential,
-        principal: &Principal,
-        terms: &Terms,
-        quote: &Quote,
-        now: UnixMs,
-    ) -> Result<Self, Refusal> {
-        let offer = offer_on(quote, Rail::L402)?;
-        credential.covers(principal, &terms.tool, quote, &offer.amount, now)?;
+    pub fn l402(credential: &VerifiedCredential, call: &Use<'_>) -> Result<Self, Refusal> {
+        let offer = offer_on(call.quote, Rail::L402)?;
+        credential.covers(call, &offer.amount)?;
         let paid = Paid::L402 { key: credential.key(), uses: credential.uses() };
-        Ok(Self::stamp(quote, Some(offer), paid))
+        Ok(Self::stamp(call.quote, Some(offer), paid))
     }
 
     /// Money that a Lightning node holds for one of the quote's offers: taken when the call has
@@ -162,6 +157,25 @@ impl Payment {
         Ok(Self::stamp(quote, Some(offer), Paid::Treasury { key }))
     }
 
+    /// Credit of this principal, for one of the quote's offers in money: what one call costs. That
+    /// there is enough is checked where it is spent. `request` is the caller's own name for this
+    /// payment, so that a repeated request is not paid twice.
+    ///
+    /// # Errors
+    /// [`Code::PaymentTerms`] when the offer is not one of the quote's, or asks no money.
+    pub fn credit(
+        request: &str,
+        principal: &Principal,
+        offer: &Offer,
+        quote: &Quote,
+    ) -> Result<Self, Refusal> {
+        if !quote.for_money().any(|one| one == offer) {
+            return Err(Code::PaymentTerms.into());
+        }
+        let key = credit_key(principal, request);
+        Ok(Self::stamp(quote, Some(offer.for_one_call()), Paid::Credit { key }))
+    }
+
     fn stamp(quote: &Quote, offer: Option<Offer>, paid: Paid) -> Self {
         Self { quote_digest: quote.digest(), call_digest: quote.call_digest(), offer, paid }
     }
@@ -192,7 +206,7 @@ impl Payment {
             Paid::X402 { paid, .. } => Some(Nonce { key: paid.nonce_key(), max_uses: 1 }),
             Paid::L402 { key, uses } => Some(Nonce { key: *key, max_uses: *uses }),
             Paid::Held(held) => Some(Nonce { key: held.key(), max_uses: 1 }),
-            Paid::Work { key, .. } | Paid::Treasury { key } => {
+            Paid::Work { key, .. } | Paid::Treasury { key } | Paid::Credit { key } => {
                 Some(Nonce { key: *key, max_uses: 1 })
             }
         }
@@ -207,15 +221,24 @@ impl Payment {
             | Paid::X402 { .. }
             | Paid::L402 { .. }
             | Paid::Held(_)
-            | Paid::Treasury { .. } => None,
+            | Paid::Treasury { .. }
+            | Paid::Credit { .. } => None,
         }
+    }
+
+    /// Whether the payer's credit pays.
+    #[must_use]
+    pub const fn is_credit(&self) -> bool {
+        matches!(self.paid, Paid::Credit { .. })
     }
 
     /// What the rail must still do.
     #[must_use]
     pub const fn settlement(&self) -> Settlement {
         match &self.paid {
-            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } => Settlement::Done,
+            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } | Paid::Credit { .. } => {
+                Settlement::Done
+            }
             Paid::X402 { flow, .. } => Settlement::Due(*flow),
             Paid::Held(_) => Settlement::Due(Flow::Authorization),
             Paid::Treasury { .. } => Settlement::Outward,
@@ -231,7 +254,8 @@ impl Payment {
             | Paid::L402 { .. }
             | Paid::Held(_)
             | Paid::Work { .. }
-            | Paid::Treasury { .. } => None,
+            | Paid::Treasury { .. }
+            | Paid::Credit { .. } => None,
         }
     }
 
@@ -242,11 +266,19 @@ impl Payment {
         match &self.paid {
             Paid::X402 { paid, .. } => Some(paid.payload()),
             Paid::Held(held) => Some(held.payload()),
-            Paid::NotRequired | Paid::L402 { .. } | Paid::Work { .. } | Paid::Treasury { .. } => {
-                None
-            }
+            Paid::NotRequired
+            | Paid::L402 { .. }
+            | Paid::Work { .. }
+            | Paid::Treasury { .. }
+            | Paid::Credit { .. } => None,
         }
     }
+}
+
+/// Under which key a payment by credit is counted as used.
+#[must_use]
+pub fn credit_key(principal: &Principal, request: &str) -> Digest {
+    Digest::of_parts(&[b"credit", principal.key().as_bytes(), request.as_bytes()])
 }
 
 fn offer_on(quote: &Quote, rail: Rail) -> Result<Offer, Refusal> {

@@ -461,6 +461,7 @@ mod tests {
             deadline_ms,
             payer: PayerRule::Any,
             keep_output_schema: false,
+            top_up: false,
         }
     }
 

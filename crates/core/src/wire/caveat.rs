@@ -26,6 +26,10 @@ pub enum Caveat {
     Tool(String),
     /// `call`: the digest of the one call it pays for.
     Call(Digest),
+    /// `arguments`: SHA-256 of the only arguments it pays for, in canonical JSON (RFC 8785).
+    Arguments(Digest),
+    /// `max_price_msat`: the most that one call may cost, in millisatoshi.
+    MaxPrice(u64),
     /// `quote`: the quote it pays.
     Quote(QuoteId),
     /// `n_uses`: how often it may be used, at least once.
@@ -40,7 +44,7 @@ pub enum Caveat {
     Agent(String),
     /// `jti`: the digest of the id of the token under which it was minted.
     TokenId(Digest),
-    /// `grant`: the digest of the consent that covers it.
+    /// `grant`: the digest of the grant under which it was sold, of its id.
     Grant(Digest),
 }
 
@@ -85,6 +89,8 @@ impl Caveat {
             Self::Server(_) => "server",
             Self::Tool(_) => "tool",
             Self::Call(_) => "call",
+            Self::Arguments(_) => "arguments",
+            Self::MaxPrice(_) => "max_price_msat",
             Self::Quote(_) => "quote",
             Self::Uses(_) => "n_uses",
             Self::Tenant(_) => "tenant",
@@ -112,6 +118,8 @@ impl Caveat {
             "server" => Self::Server(owned()),
             "tool" => Self::Tool(owned()),
             "call" => Self::Call(digest("call", value)?),
+            "arguments" => Self::Arguments(digest("arguments", value)?),
+            "max_price_msat" => Self::MaxPrice(decimal("max_price_msat", value)?),
             "quote" => Self::Quote(value.parse().map_err(|_| CaveatError::Value { key: "quote" })?),
             "n_uses" => Self::Uses(uses(value)?),
             "tenant" => Self::Tenant(owned()),
@@ -129,9 +137,12 @@ impl fmt::Display for Caveat {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}=", self.key())?;
         match self {
-            Self::ValidUntil(seconds) => seconds.fmt(f),
+            Self::ValidUntil(number) | Self::MaxPrice(number) => number.fmt(f),
             Self::Uses(uses) => uses.fmt(f),
-            Self::Call(digest) | Self::TokenId(digest) | Self::Grant(digest) => digest.fmt(f),
+            Self::Call(digest)
+            | Self::Arguments(digest)
+            | Self::TokenId(digest)
+            | Self::Grant(digest) => digest.fmt(f),
             Self::Quote(quote) => quote.fmt(f),
             Self::Server(text)
             | Self::Tool(text)
@@ -183,6 +194,10 @@ pub struct Restriction {
     pub tool: Option<String>,
     /// The call's digest.
     pub call: Option<Digest>,
+    /// The digest of its arguments.
+    pub arguments: Option<Digest>,
+    /// The smallest cap on the price of one call, in millisatoshi.
+    pub max_price_msat: Option<u64>,
     /// The quote.
     pub quote: Option<QuoteId>,
     /// The smallest number of uses.
@@ -197,7 +212,7 @@ pub struct Restriction {
     pub agent: Option<String>,
     /// The digest of the token's id.
     pub token_id: Option<Digest>,
-    /// The digest of the consent.
+    /// The digest of the grant.
     pub grant: Option<Digest>,
 }
 
@@ -225,7 +240,9 @@ impl Restriction {
             Caveat::Uses(uses) => lower(&mut self.uses, uses),
             Caveat::Server(text) => return pin(&mut self.server, text, key),
             Caveat::Tool(text) => return pin(&mut self.tool, text, key),
+            Caveat::MaxPrice(msat) => lower(&mut self.max_price_msat, msat),
             Caveat::Call(digest) => return pin(&mut self.call, digest, key),
+            Caveat::Arguments(digest) => return pin(&mut self.arguments, digest, key),
             Caveat::Quote(quote) => return pin(&mut self.quote, quote, key),
             Caveat::Tenant(text) => return pin(&mut self.tenant, text, key),
             Caveat::Issuer(text) => return pin(&mut self.issuer, text, key),
@@ -266,6 +283,8 @@ mod tests {
             Caveat::Server("https://gw.example/mcp".into()),
             Caveat::Tool("a=b".into()),
             Caveat::Call(digest),
+            Caveat::Arguments(digest),
+            Caveat::MaxPrice(3_000),
             Caveat::Quote(QuoteId::new(UnixMs(1), [2; 10])),
             Caveat::Uses(1),
             Caveat::Tenant("acme".into()),
@@ -296,6 +315,7 @@ mod tests {
         assert_eq!(all.tool.as_deref(), Some("a=b"));
         assert_eq!((all.uses, all.valid_until), (Some(1), Some(1_798_000_000)));
         assert!(all.server.is_some() && all.call.is_some() && all.quote.is_some());
+        assert_eq!((all.arguments, all.max_price_msat), (Some(Digest::of(b"x")), Some(3_000)));
         assert!(all.tenant.is_some() && all.issuer.is_some() && all.subject.is_some());
         assert!(all.agent.is_some() && all.token_id.is_some() && all.grant.is_some());
     }
@@ -314,7 +334,16 @@ mod tests {
             let error = restriction(&[&format!("n_uses={text}")]);
             assert_eq!(error, Err(CaveatError::Value { key: "n_uses" }), "{text}");
         }
-        for text in ["valid_until=x", "valid_until=18446744073709551616", "call=00", "quote=q"] {
+        for text in [
+            "valid_until=x",
+            "valid_until=18446744073709551616",
+            "call=00",
+            "arguments={}",
+            "max_price_msat=0",
+            "max_price_msat=1.5",
+            "max_price_msat=3 sat",
+            "quote=q",
+        ] {
             assert!(matches!(restriction(&[text]), Err(CaveatError::Value { .. })), "{text}");
         }
     }
@@ -324,6 +353,8 @@ mod tests {
         let all = restriction(&["n_uses=5", "valid_until=100", "n_uses=2", "valid_until=200"]);
         let all = all.unwrap();
         assert_eq!((all.uses, all.valid_until), (Some(2), Some(100)));
+        let capped = restriction(&["max_price_msat=900", "max_price_msat=1000"]).unwrap();
+        assert_eq!(capped.max_price_msat, Some(900));
         assert!(restriction(&["tool=x", "tool=x"]).is_ok());
         assert_eq!(
             restriction(&["tool=x", "tool=y"]),

@@ -259,18 +259,25 @@ pub struct ToolEdit {
 }
 
 /// The result of a `tools/list` with each tool edited as `edit` says of its name; all else as it
-/// came.
+/// came. Tools of `own`, by name, come after the last of them, unless one of theirs has the name.
 ///
 /// # Errors
 /// `tools` is no array of objects that each have a `name`: what cannot be read cannot be hidden.
 pub fn edit_tools_list(
     result: &RawValue,
+    own: &[(&str, String)],
     mut edit: impl FnMut(&str) -> ToolEdit,
 ) -> Result<String, EnvelopeError> {
     let bad = EnvelopeError::BadMember { name: "tools" };
     let members = object(result, "result")?;
     let tools = members.iter().find(|m| m.key == "tools").ok_or(bad)?;
-    let tools: Vec<&RawValue> = serde_json::from_str(tools.value.get()).map_err(|_| bad)?;
+    let mut tools: Vec<&RawValue> = serde_json::from_str(tools.value.get()).map_err(|_| bad)?;
+    let is_last = !members.iter().any(|m| m.key == "nextCursor");
+    let theirs: Vec<Option<String>> = tools.iter().map(|tool| name_of(tool)).collect();
+    let is_new = |name: &str| !theirs.iter().flatten().any(|theirs| theirs == name);
+    for (_, tool) in own.iter().filter(|(name, _)| is_last && is_new(name)) {
+        tools.push(serde_json::from_str(tool).map_err(|_| bad)?);
+    }
     let mut edited = String::from("[");
     for tool in tools {
         let Some(tool) = edit_tool(tool, &mut edit)? else { continue };
@@ -279,6 +286,12 @@ pub fn edit_tools_list(
     }
     edited.push(']');
     Ok(merge(&members, &[("tools", &edited)]))
+}
+
+fn name_of(tool: &RawValue) -> Option<String> {
+    let members = object(tool, "tools").ok()?;
+    let name = members.iter().find(|m| m.key == "name").and_then(|m| unquote(m.value.get()));
+    name.map(Cow::into_owned)
 }
 
 /// One tool, edited; `None` when it is hidden.
@@ -457,7 +470,7 @@ mod tests {
         let list = raw(
             r#"{"tools":[{"name":"free","inputSchema":{"a": 1}},{"name":"secret"},{"x-v":1.0,"name":"paid","outputSchema":{},"_meta":{"o":1}}],"nextCursor":"c"}"#,
         );
-        let edited = edit_tools_list(list, |name| ToolEdit {
+        let edited = edit_tools_list(list, &[], |name| ToolEdit {
             hide: name == "secret",
             drop_output_schema: name == "paid",
             meta: if name == "paid" { vec![("p".into(), "\"3 sat\"".into())] } else { vec![] },
@@ -466,7 +479,7 @@ mod tests {
             edited.unwrap(),
             r#"{"tools":[{"name":"free","inputSchema":{"a": 1}},{"x-v":1.0,"name":"paid","_meta":{"o":1,"p":"3 sat"}}],"nextCursor":"c"}"#
         );
-        let refused = |text| edit_tools_list(raw(text), |_| ToolEdit::default()).is_err();
+        let refused = |text| edit_tools_list(raw(text), &[], |_| ToolEdit::default()).is_err();
         for text in [
             "{}",
             r#"{"tools":{}}"#,

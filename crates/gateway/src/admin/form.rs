@@ -6,9 +6,9 @@ mod people;
 mod policy;
 
 pub use money::{
-    BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, DoubtView, DueView,
-    FoundOut, OfferView, OpenView, PaidBack, QuoteView, Removed, Resolution, Revoked, Rule,
-    Standing,
+    BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, CredentialState,
+    CredentialView, DoubtView, DueView, FoundOut, OfferView, OpenView, PaidBack, QuoteView,
+    Removed, Resolution, Revoked, Rule, Standing,
 };
 pub use people::{Jwk, KeyRequest, LinkView, WalletAsk, WalletMessage, WalletProof};
 pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBundle, ShadowView};

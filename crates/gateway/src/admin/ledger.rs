@@ -5,8 +5,8 @@ use super::{
     ask::{Named, Sent},
     denied::Denied,
     form::{
-        BalanceView, CallFull, CallLine, DoubtView, DueView, Items, OfferView, PaidBack, QuoteView,
-        Resolution, Revoked, Rule, Standing,
+        BalanceView, CallFull, CallLine, CredentialState, CredentialView, DoubtView, DueView,
+        Items, OfferView, PaidBack, QuoteView, Resolution, Revoked, Rule, Standing,
     },
     log::raw,
     page::{Listed, Order, Unfiltered},
@@ -23,7 +23,7 @@ use countersign_core::{
     money::{Amount, Assets},
     terms::DoubtRule,
 };
-use countersign_store::{Balance, CallView, Doubt, Due, SettlementReceipt};
+use countersign_store::{Balance, CallView, Credential, Doubt, Due, SettlementReceipt};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -264,6 +264,44 @@ pub(super) async fn quote(
     }))
 }
 
+/// L402 credentials that have not ended.
+pub(super) async fn credentials(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Listed(Unfiltered {}, page): Listed<Unfiltered>,
+) -> Result<Json<Items<CredentialView>>, Denied> {
+    actor.may(Need::See)?;
+    let found = read(&gate, |gate| gate.store.open_credentials()).await?;
+    let seen = found.into_iter().filter(|(credential, _)| is_seen(&actor, credential));
+    let keyed = seen.map(|found| (found.0.key.to_hex(), found));
+    let view = |(credential, used): (Credential, u32)| {
+        let bearer = credential.minted.bearer.map(|bearer| bearer.principal);
+        CredentialView {
+            credential: credential.key.to_hex(),
+            tenant: bearer.as_ref().map(|principal| Arc::clone(&principal.tenant)),
+            agent: bearer.map(|principal| principal.agent),
+            price: gate.config.assets.show(&credential.minted.price),
+            uses: credential.minted.uses,
+            used,
+            state: match credential.used_by {
+                _ if credential.revoked => CredentialState::Revoked,
+                Some(_) => CredentialState::Paid,
+                None => CredentialState::Offered,
+            },
+            expires_at: credential.minted.expires_at.rfc3339(),
+        }
+    };
+    Ok(Json(page.cut(Order::Rising, keyed, view)))
+}
+
+/// One that names nobody is the operator's alone.
+fn is_seen(actor: &Actor, credential: &Credential) -> bool {
+    match &credential.minted.bearer {
+        Some(bearer) => actor.sees(&bearer.principal.tenant),
+        None => actor.is_local(),
+    }
+}
+
 /// Ends a credential by the digest of its identifier.
 pub(super) async fn revoke_credential(
     State(gate): State<Arc<Gate>>,
@@ -274,11 +312,7 @@ pub(super) async fn revoke_credential(
     let key = Digest::from_hex(&id)
         .map_err(|_| Denied::invalid("", "a credential is named by 64 hex digits"))?;
     let found = read(&gate, move |gate| gate.store.credential(key)).await?;
-    let is_seen = found.is_some_and(|credential| match &credential.minted.bearer {
-        Some(bearer) => actor.sees(&bearer.principal.tenant),
-        None => actor.is_local(),
-    });
-    if !is_seen {
+    if !found.is_some_and(|credential| is_seen(&actor, &credential)) {
         return Err(Denied::not_found("credential"));
     }
     gate.store.credential_revoke(key, &actor.text()).await?;

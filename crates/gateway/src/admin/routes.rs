@@ -426,6 +426,15 @@ fn of_spending(table: Table) -> Table {
             ledger::quote,
             answers::<form::QuoteView>("getQuote", "One quote").of::<Id<QuoteId>>(),
         )
+        .look(
+            "/v1/credentials",
+            ledger::credentials,
+            answers::<form::Items<form::CredentialView>>(
+                "listCredentials",
+                "L402 credentials that have not ended",
+            )
+            .in_pages(),
+        )
         .change(
             "/v1/credentials/{id}/revoke",
             ledger::revoke_credential,

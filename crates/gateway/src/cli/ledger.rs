@@ -1,4 +1,4 @@
-//! `ledger`, `calls`, `credential`: money and calls as the running gateway keeps them.
+//! `ledger`, `calls`: money and calls as the running gateway keeps them.
 
 use super::{
     link::Link,
@@ -7,10 +7,9 @@ use super::{
 };
 use crate::admin::form::{
     BalanceView, CallFull, CallLine, DoubtView, DueView, FoundOut, Items, OpenView, PaidBack,
-    Resolution, Revoked, Rule, Standing,
+    Resolution, Rule, Standing,
 };
-use countersign_core::{digest::Digest, ids::CallId};
-use serde_json::json;
+use countersign_core::ids::CallId;
 
 /// What to do.
 #[derive(Debug, clap::Subcommand)]
@@ -71,27 +70,12 @@ pub(super) enum Calls {
     },
 }
 
-/// What to do.
-#[derive(Debug, clap::Subcommand)]
-pub(super) enum Credential {
-    /// End a credential; what is unused of it stays owed.
-    Revoke {
-        /// SHA-256 of its identifier, in hex.
-        #[arg(value_parser = digest)]
-        id: Digest,
-    },
-}
-
 fn rule(text: &str) -> Result<Rule, &'static str> {
     match text {
         "refund" => Ok(Rule::Refund),
         "capture" => Ok(Rule::Capture),
         _ => Err("expected `refund` or `capture`"),
     }
-}
-
-fn digest(text: &str) -> Result<Digest, &'static str> {
-    Digest::from_hex(text).map_err(|_| "expected 64 hex digits")
 }
 
 impl Ledger {
@@ -145,16 +129,6 @@ impl Calls {
                 out.show(&found, call)
             }
         }
-    }
-}
-
-impl Credential {
-    /// Does it.
-    pub(super) async fn run(self, link: &Link, out: Out) -> Result<(), Stop> {
-        let Self::Revoke { id } = self;
-        let path = format!("/v1/credentials/{id}/revoke");
-        let revoked: Revoked = link.post(&path, &json!({})).await?;
-        out.show(&revoked, |revoked| format!("{} is revoked", revoked.credential))
     }
 }
 

@@ -44,6 +44,9 @@ pub(super) struct RawConfig {
     /// The organisation's own wallets, by name. They pay servers that charge, for tools with
     /// `price: upstream`. Default: none, no money leaves.
     pub(super) treasuries: BTreeMap<String, RawTreasury>,
+    /// Callers with a token may pay from credit: what they top it up with, and what is owed back to
+    /// them. Default: `false`.
+    pub(super) credit: bool,
     /// Consent.
     pub(super) consent: RawConsent,
     /// MCP servers by name; each is reached at `/{name}/mcp`.
@@ -379,6 +382,10 @@ pub(super) struct RawTerms {
     /// Default: `false`.
     #[serde(default)]
     pub(super) keep_output_schema: bool,
+    /// The gateway itself answers this tool, and its price becomes the caller's credit. Default:
+    /// `false`.
+    #[serde(default)]
+    pub(super) top_up: bool,
 }
 
 impl RawTerms {
@@ -400,6 +407,7 @@ impl RawTerms {
             open_world: None,
             deadline: None,
             keep_output_schema: false,
+            top_up: false,
         }
     }
 }

@@ -73,6 +73,7 @@ pub(super) fn resolve(
         written: raw.assets.keys().map(String::as_str).collect(),
         rails: &raw.rails,
         has_issuers: !raw.issuers.is_empty(),
+        has_credit: raw.credit,
     };
     let treasuries = treasuries::treasuries(&raw, &assets.known, &vault, report);
     let base = public_url.as_deref().unwrap_or("");
@@ -105,6 +106,7 @@ pub(super) fn resolve(
         assets: assets.known,
         rails: rails?,
         treasuries: treasuries?,
+        credit: raw.credit,
         push: push?,
         approve_url: approve_url.or_else(|| own_page(console.as_ref()?.as_ref()?)),
         servers,

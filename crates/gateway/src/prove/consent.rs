@@ -7,7 +7,7 @@ use countersign_core::{
     call::Call,
     grant::Asked,
     person::{LinkKind, Person},
-    proof::{Consent, Identity, Principal},
+    proof::{Consent, Identity, Principal, grant_digest},
     quote::Quote,
     refusal::{Code, Refusal},
     terms::{ConsentRule, PayerRule},
@@ -47,7 +47,10 @@ impl Gate {
             arguments: &call.arguments,
             session: attempt.evidence.session.as_deref().unwrap_or(&token),
         };
-        for grant in self.store.grants_for(identity.principal(), &call.terms.tool) {
+        // What was paid under one grant pays under no other: that one is tried first.
+        let mut grants = self.store.grants_for(identity.principal(), &call.terms.tool);
+        grants.sort_by_key(|grant| known.tied.is_some_and(|tied| tied != grant_digest(grant.id)));
+        for grant in grants {
             let own = begun.filter(|begun| begun.grant == Some(grant.id));
             let grant = match own {
                 Some(own) => Arc::new(grant.without(own.micros)),

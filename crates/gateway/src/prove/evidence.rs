@@ -39,6 +39,8 @@ pub struct Evidence {
     pub x402: Option<Result<PaymentPayload, Refusal>>,
     /// Work.
     pub work: Option<Work>,
+    /// Credit is to pay: the caller's own name for this payment.
+    pub credit: Option<String>,
     /// The address that the request came from.
     pub peer: IpAddr,
 }
@@ -62,6 +64,7 @@ impl Default for Evidence {
             x402: None,
             held: None,
             work: None,
+            credit: None,
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }
@@ -76,6 +79,11 @@ pub struct HeldInvoice {
     pub amount_msat: u64,
 }
 
+/// `_meta` key of a payment by credit.
+pub const META_CREDIT: &str = "countersign/credit";
+/// How long the name of a payment by credit is, in bytes.
+const CREDIT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
+
 /// `_meta` key of a grant that a person signed, a compact JWS.
 pub const META_MANDATE: &str = "countersign/consent-grant";
 
@@ -88,6 +96,7 @@ impl fmt::Debug for Evidence {
             .field("mandate", &self.mandate.is_some())
             .field("x402", &self.x402.is_some())
             .field("work", &self.work.is_some())
+            .field("credit", &self.credit.is_some())
             .finish()
     }
 }
@@ -124,7 +133,15 @@ impl Evidence {
             Err(error) => Some(Err(refused_x402(error))),
         };
         evidence.find_work(headers, meta)?;
-        let rails = [evidence.x402.is_some(), evidence.l402.is_some(), evidence.work.is_some()];
+        let said = meta.get(META_CREDIT).map(credit_meta).transpose()?;
+        let header = single(headers, "countersign-credit")?.map(credit).transpose()?;
+        evidence.credit = same(header, said)?;
+        let rails = [
+            evidence.x402.is_some(),
+            evidence.l402.is_some(),
+            evidence.work.is_some(),
+            evidence.credit.is_some(),
+        ];
         if rails.into_iter().filter(|is_there| *is_there).count() > 1 {
             return Err(Code::AmbiguousPayment.into());
         }
@@ -207,6 +224,21 @@ fn same<T: PartialEq>(a: Option<T>, b: Option<T>) -> Result<Option<T>, Refusal> 
         (Some(_), Some(_)) => Err(Code::AmbiguousPayment.into()),
         (a, b) => Ok(a.or(b)),
     }
+}
+
+fn credit_meta(raw: &RawValue) -> Result<String, Refusal> {
+    let text: Result<String, _> = serde_json::from_str(raw.get());
+    text.map_err(|_| Code::PaymentMalformed.into()).and_then(|text| credit(&text))
+}
+
+/// The caller's name for a payment by credit.
+fn credit(text: &str) -> Result<String, Refusal> {
+    let is_good = CREDIT_BYTES.contains(&text.len()) && text.bytes().all(|b| b.is_ascii_graphic());
+    if is_good {
+        return Ok(text.to_owned());
+    }
+    let detail = "a payment by credit is named by 8 to 128 visible ASCII characters";
+    Err(Refusal::new(Code::PaymentMalformed).with("detail", detail))
 }
 
 fn mandate(raw: &RawValue) -> Result<String, Refusal> {

@@ -16,7 +16,7 @@ use crate::{
 };
 use countersign_core::{
     digest::Digest,
-    ids::QuoteId,
+    ids::{GrantId, QuoteId},
     proof::{HeldPayment, Identity, Mint, mint},
     quote::{Offer, Quote, Rail},
     refusal::{Code, Refusal},
@@ -80,6 +80,8 @@ pub struct LightningOffer {
     pub amount_msat: u64,
     /// When the invoice lapses.
     pub expires_at: UnixMs,
+    /// The grant to which a credential for several calls is tied.
+    pub grant: Option<GrantId>,
 }
 
 impl fmt::Debug for L402Rail {
@@ -207,7 +209,7 @@ impl Gate {
         &self,
         attempt: &Attempt,
         identity: &Identity,
-        quote: &Quote,
+        (quote, grant): (&Quote, Option<GrantId>),
     ) -> Option<(LightningOffer, NewCredential)> {
         let rail = self.rails.l402.as_ref()?;
         let offer = quote.offers().iter().find(|offer| offer.rail == Rail::L402)?;
@@ -229,6 +231,7 @@ impl Gate {
             quote,
             price: &offer.amount,
             uses: terms.uses,
+            grant,
             expires_at: ends,
         };
         let (macaroon, minted) = mint(&new).ok()?;
@@ -246,7 +249,7 @@ impl Gate {
         };
         let expires_at = invoice.expires_at.min(quote.expires_at());
         let amount_msat = invoice.amount_msat;
-        Some((LightningOffer { challenge, amount_msat, expires_at }, credential))
+        Some((LightningOffer { challenge, amount_msat, expires_at, grant }, credential))
     }
 
     /// An invoice for the offer: one that holds the money where that can be, else a plain one.

@@ -21,13 +21,13 @@ use crate::{
 use countersign_core::{
     call::Call,
     digest::Digest,
-    ids::QuoteId,
+    ids::{GrantId, QuoteId},
     ledger::CallState,
     money::AssetCode,
     policy::Decided,
     proof::{
-        FreeUse, Identity, PaidX402, Payment, Principal, VerifiedCredential, VerifiedWork,
-        X402Challenge, X402Terms, x402::nonce_key,
+        FreeUse, Identity, PaidX402, Payment, Principal, Use, VerifiedCredential, VerifiedWork,
+        X402Challenge, X402Terms, credit_key, x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
     refusal::{Charged, Code, Refusal},
@@ -106,7 +106,7 @@ impl Gate {
         &self,
         call: &Call,
         identity: &Identity,
-        quote: &Quote,
+        (quote, grant): (&Quote, Option<GrantId>),
         credential: Option<Presented>,
         evidence: &Evidence,
         is_begun: bool,
@@ -127,6 +127,9 @@ impl Gate {
         if let Some(held) = &evidence.held {
             return Payment::held(self.verify_held(held)?, identity.principal(), quote);
         }
+        if let Some(request) = &evidence.credit {
+            return self.pay_by_credit(request, call, identity, quote);
+        }
         let now = self.world.now();
         if let Some(work) = self.work(evidence) {
             let (rail, work) = work?;
@@ -140,7 +143,34 @@ impl Gate {
             return Ok(payment);
         }
         let credential = credential.ok_or(Code::PaymentRequired)??;
-        Payment::l402(&credential, identity.principal(), &call.terms, quote, now)
+        let (principal, at) = (identity.principal(), now);
+        let (terms, arguments) = (&*call.terms, &*call.arguments);
+        Payment::l402(&credential, &Use { principal, terms, arguments, quote, grant, at })
+    }
+
+    /// Credit, in the first of the quote's assets of which there is enough.
+    fn pay_by_credit(
+        &self,
+        request: &str,
+        call: &Call,
+        identity: &Identity,
+        quote: &Quote,
+    ) -> Result<Payment, Refusal> {
+        if !self.config.credit || call.terms.top_up {
+            return Err(Code::PaymentTerms.into());
+        }
+        if identity.is_anonymous() {
+            return Err(Code::TokenMissing.into());
+        }
+        let principal = identity.principal();
+        let has_enough = |offer: &&Offer| {
+            let cost = offer.for_one_call().amount;
+            self.store.credit(principal, &cost.asset) >= cost.minor
+        };
+        let offer = quote.for_money().find(has_enough);
+        let offer =
+            offer.ok_or_else(|| Refusal::new(Code::PayerFunds).with("paid_from", "credit"))?;
+        Payment::credit(request, principal, offer, quote)
     }
 
     /// The work that came along, checked for all but whom and what it was done for; `None` when
@@ -239,9 +269,12 @@ impl Gate {
         &self,
         credential: &Credential,
     ) -> Result<VerifiedCredential, Refusal> {
-        let stored = self.store.credential(credential.id.key())?;
-        let stored = stored.filter(|stored| !stored.revoked).ok_or(Code::CredentialInvalid)?;
-        VerifiedCredential::verify(credential, &stored.root_key, &stored.minted)
+        let stored = self.store.credential(credential.id.key())?.ok_or(Code::CredentialInvalid)?;
+        let verified = VerifiedCredential::verify(credential, &stored.root_key, &stored.minted)?;
+        match stored.revoked {
+            true => Err(Refusal::new(Code::CredentialInvalid).with("cause", "revoked")),
+            false => Ok(verified),
+        }
     }
 
     /// Whether a good prepaid credential came along that is not used up.
@@ -277,6 +310,8 @@ impl Gate {
         let can_be_paid =
             credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
         let open = rail.filter(|_| can_be_paid).and_then(|rail| rail.offered(quote.id(), now));
+        let grant = known.grant.filter(|_| call.terms.uses.0 > 1);
+        let open = open.filter(|offer| offer.grant == grant);
         let is_open = open_now.is_some();
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
@@ -293,8 +328,9 @@ impl Gate {
         // under a new one.
         let quote = if is_known { self.requote(&quote) } else { quote };
         let x402 = if is_known { self.x402_offers(call, &quote) } else { x402 };
+        let covered = (&quote, grant);
         let (l402, credential) = match may_mint {
-            true => self.lightning_offer(attempt, &identity, &quote).await.unzip(),
+            true => self.lightning_offer(attempt, &identity, covered).await.unzip(),
             false => (None, None),
         };
         let pow = match pow {
@@ -351,7 +387,10 @@ impl Gate {
         let key = match (&evidence.x402, credential) {
             (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
             (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
-            _ => self.work_key(principal, evidence, digest),
+            _ => match &evidence.credit {
+                Some(request) => Some(credit_key(principal, request)),
+                None => self.work_key(principal, evidence, digest),
+            },
         };
         let Some(key) = key else { return Ok(Repeat::Fresh) };
         if let Some(stored) = self.store.outcome_for(key, digest)? {
@@ -485,7 +524,8 @@ pub struct Earlier {
 #[must_use]
 pub fn unfinished(earlier: &CallView) -> Refusal {
     // Plain Lightning money has moved before the call came.
-    let is_settled = earlier.settlement.is_some() || earlier.rail == Some(Rail::L402);
+    let is_settled =
+        earlier.settlement.is_some() || earlier.is_prepaid || earlier.rail == Some(Rail::L402);
     let (code, charged) = match earlier.state {
         CallState::Settling => (Code::SettlementUnknown, Charged::Unknown),
         CallState::Finished if !is_settled => (Code::SettlementUnknown, Charged::Unknown),

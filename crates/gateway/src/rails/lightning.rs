@@ -168,6 +168,30 @@ pub enum HoldEnd {
     Gone,
 }
 
+/// Money that a node gives to whoever claims it.
+#[derive(Clone, Copy, Debug)]
+pub struct Give<'a> {
+    /// Whatever is asked with one key again is the same gift.
+    pub key: &'a str,
+    /// How much.
+    pub amount_msat: u64,
+    /// How long it can be claimed.
+    pub expiry_s: u64,
+    /// The most that sending it may cost.
+    pub max_fee_msat: u64,
+}
+
+/// How such a gift stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Given {
+    /// What a wallet claims it with (BOLT12, `lnr1…`).
+    pub refund: String,
+    /// The payment hash, once the money has gone.
+    pub taken: Option<String>,
+    /// It can be claimed still.
+    pub is_open: bool,
+}
+
 /// Why a node gave no usable answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NodeError {
@@ -294,6 +318,38 @@ impl Node {
             Backend::Lnd(node) => node.cancel(payment_hash).await,
             Backend::Phoenixd(_) | Backend::Cln(_) => Err(NodeError::Unsupported),
         }
+    }
+
+    /// Offers money to whoever claims it (a BOLT12 refund). May be repeated: one key is one gift.
+    ///
+    /// # Errors
+    /// [`NodeError::Unsupported`]; no usable answer: it may be offered, or not.
+    pub async fn give(&self, give: &Give<'_>) -> Result<Given, NodeError> {
+        match &self.backend {
+            Backend::Ldk(node) => node.give(give).await,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => {
+                Err(NodeError::Unsupported)
+            }
+        }
+    }
+
+    /// How a gift stands; `None` when the node knows none of this key.
+    ///
+    /// # Errors
+    /// [`NodeError::Unsupported`]; no usable answer.
+    pub async fn given(&self, key: &str) -> Result<Option<Given>, NodeError> {
+        match &self.backend {
+            Backend::Ldk(node) => node.given(key).await,
+            Backend::Sandbox(_) | Backend::Lnd(_) | Backend::Phoenixd(_) | Backend::Cln(_) => {
+                Err(NodeError::Unsupported)
+            }
+        }
+    }
+
+    /// Whether it can send money back to who has no invoice of its own.
+    #[must_use]
+    pub const fn can_give(&self) -> bool {
+        matches!(self.backend, Backend::Ldk(_))
     }
 
     /// What happened after `cursor`; waits a while for something to happen. An empty cursor is

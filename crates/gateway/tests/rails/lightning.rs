@@ -6,7 +6,7 @@ use countersign_core::{
     money::{Amount, Micros},
     proof::{
         Identity, Principal,
-        l402::{Mint, VerifiedCredential, mint},
+        l402::{Mint, Use, VerifiedCredential, mint},
     },
     quote::{Offer, Quote, Rail},
     refusal::Code,
@@ -49,8 +49,8 @@ fn tool() -> ToolRef {
     ToolRef { server: "weather".into(), tool: "forecast".into() }
 }
 
-fn anonymous() -> Identity {
-    Identity::anonymous(&Terms {
+fn terms() -> Terms {
+    Terms {
         tool: tool(),
         resource: "https://gw.example/weather/mcp".into(),
         identity: IdentityRule::Anonymous,
@@ -68,8 +68,12 @@ fn anonymous() -> Identity {
         deadline_ms: 1_000,
         payer: PayerRule::Any,
         keep_output_schema: false,
-    })
-    .unwrap()
+        top_up: false,
+    }
+}
+
+fn anonymous() -> Identity {
+    Identity::anonymous(&terms()).unwrap()
 }
 
 #[tokio::test]
@@ -184,6 +188,7 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
         quote: &quote,
         price: &price,
         uses: Uses(1),
+        grant: None,
         expires_at: invoice.expires_at,
     })
     .unwrap();
@@ -199,7 +204,16 @@ async fn a_paid_invoice_makes_its_macaroon_a_credential() {
     let text = format!("{}:{}", challenge.token(), paid["preimage"].as_str().unwrap());
     let credential = Credential::parse(&text).unwrap();
     let verified = VerifiedCredential::verify(&credential, &root_key, &minted).unwrap();
-    assert!(verified.covers(&Principal::anonymous(), &tool(), &quote, &price, now).is_ok());
+    let (nobody, terms) = (Principal::anonymous(), terms());
+    let call = Use {
+        principal: &nobody,
+        terms: &terms,
+        arguments: "{}",
+        quote: &quote,
+        grant: None,
+        at: now,
+    };
+    assert!(verified.covers(&call, &price).is_ok());
 
     let reply = http.post(&url, "application/json", &[], body).await.unwrap();
     assert_eq!(reply.status, 400);

@@ -2,7 +2,7 @@
 
 use super::{Findings, Invariant, log::AllTold, log::Told};
 use crate::{
-    calls::{CallFacts, Course, Reservation, state_of, unpack},
+    calls::{CallFacts, Reservation, state_of, unpack},
     fault::Fault,
     schema::{json, uint},
 };
@@ -55,8 +55,7 @@ impl Row {
 
     /// Whether its money has moved.
     pub(super) fn is_settled(&self) -> bool {
-        let course = self.money.as_ref().map(|money| money.course);
-        self.has_settlement || course == Some(Course::Prepaid)
+        self.has_settlement || self.money.as_ref().is_some_and(Reservation::is_prepaid)
     }
 }
 

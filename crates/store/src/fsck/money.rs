@@ -116,6 +116,10 @@ fn check_sums(stored: &BTreeMap<i64, Balance>, calls: &[Row], findings: &mut Fin
         let pending = |minor| i128::try_from(minor).unwrap_or(i128::MAX);
         sum.1 = sum.1.saturating_add(pending(balance.pending_in_minor));
         sum.1 = sum.1.saturating_sub(pending(balance.pending_out_minor));
+        let is_spent_once =
+            balance.posted_minor >= 0 || !matches!(balance.account, AccountName::Credit(_));
+        let what = format!("{}: more was spent than there was", balance.account);
+        findings.unless(is_spent_once, Invariant::MoneyConserved, what);
         let key = (place.0, place.1, balance.account.to_string());
         actual.insert(key, (balance.posted_minor, balance.pending_in_minor));
     }

@@ -14,7 +14,7 @@ use countersign_core::{
     proof::{
         Authorization, Consent, Expected, FreeUse, Identity, PaidX402, Payment, Permit, Principal,
         Profile, VerifiedCredential, VerifiedToken, VerifiedWork,
-        l402::{Mint, mint},
+        l402::{Mint, Use, mint},
         x402::{Binding, Challenge as X402Challenge, X402Terms},
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
@@ -162,6 +162,7 @@ pub(crate) fn kind(pay: Pay) -> Kind {
             deadline_ms: 1_000,
             payer: PayerRule::Any,
             keep_output_schema: false,
+            top_up: false,
         }),
         who: None,
         price: 10_000,
@@ -367,6 +368,7 @@ pub(crate) fn buy_l402(kind: &Kind, quote: &Quote, now: UnixMs) -> Bought {
         quote,
         price: &kind.offer().unwrap().amount,
         uses: kind.terms.uses,
+        grant: None,
         expires_at: now.plus_ms(120_000),
     })
     .unwrap();
@@ -395,7 +397,9 @@ impl Bought {
 
     pub(crate) fn payment(&self, kind: &Kind, quote: &Quote, now: UnixMs) -> Payment {
         let identity = kind.identity(now);
-        Payment::l402(&self.verified(), identity.principal(), &kind.terms, quote, now).unwrap()
+        let (principal, terms) = (identity.principal(), &*kind.terms);
+        let call = Use { principal, terms, arguments: "{}", quote, grant: None, at: now };
+        Payment::l402(&self.verified(), &call).unwrap()
     }
 }
 

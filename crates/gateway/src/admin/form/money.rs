@@ -322,6 +322,53 @@ pub struct OfferView {
     pub counted: String,
 }
 
+/// An L402 credential. What would pay with it is not in it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct CredentialView {
+    /// SHA-256 of its identifier.
+    pub credential: String,
+    /// Whose it is; of nobody in particular when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tenant: Option<Arc<str>>,
+    /// The agent that it was minted for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub agent: Option<Arc<str>>,
+    /// What its invoice asks, for all its calls together.
+    pub price: String,
+    /// Calls that it pays for.
+    pub uses: u32,
+    /// Calls that it paid for.
+    pub used: u32,
+    /// Whether it was paid, or ended.
+    pub state: CredentialState,
+    /// When it ends.
+    pub expires_at: String,
+}
+
+/// How a credential stands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum CredentialState {
+    /// Nobody has shown that its invoice was paid.
+    Offered,
+    /// It was paid.
+    Paid,
+    /// Somebody ended it.
+    Revoked,
+}
+
+impl CredentialState {
+    /// Its word.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Offered => "offered",
+            Self::Paid => "paid",
+            Self::Revoked => "revoked",
+        }
+    }
+}
+
 /// A credential that was ended.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 pub struct Revoked {

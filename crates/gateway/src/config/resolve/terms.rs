@@ -32,6 +32,7 @@ pub(super) struct Market<'a> {
     pub(super) written: BTreeSet<&'a str>,
     pub(super) rails: &'a RawRails,
     pub(super) has_issuers: bool,
+    pub(super) has_credit: bool,
 }
 
 /// The server that a tool is of.
@@ -107,9 +108,35 @@ pub(super) fn terms(
             Some(RawPayer::Linked) => PayerRule::Linked,
         },
         keep_output_schema: raw.keep_output_schema,
+        top_up: raw.top_up,
     };
     coherence(raw, &terms, market, at, report);
     Some(terms)
+}
+
+/// Credit is somebody's, and comes of money.
+fn top_up(terms: &Terms, market: &Market<'_>, at: &At, report: &mut Report) {
+    let at = at.key("top_up");
+    if !market.has_credit {
+        report.problem(&at, "nobody can pay from credit here", "add `credit: true`");
+    }
+    if &*terms.tool.tool == "*" {
+        report.problem(&at, "a top-up is a tool with a name", "list it under `tools`");
+    }
+    if terms.identity == IdentityRule::Anonymous {
+        let hint = "write `identity: required`";
+        report.problem(&at, "nobody is known whose credit it could be", hint);
+    }
+    if terms.prices.iter().any(|rule| rule.work || rule.amounts.is_empty()) {
+        report.problem(
+            &at,
+            "credit comes of money alone",
+            "write a price in money for each caller",
+        );
+    }
+    if terms.prices.is_empty() || terms.uses.0 > 1 {
+        report.problem(&at, "a top-up is one payment", "write its `price`, and remove `uses`");
+    }
 }
 
 /// What only shows when the terms are seen whole.
@@ -133,6 +160,13 @@ fn coherence(raw: &RawTerms, terms: &Terms, market: &Market<'_>, at: &At, report
     if terms.uses.0 > 1 && !amounts().any(|amount| on_lightning(&amount)) {
         let hint = "remove `uses`, or add a price in sat";
         report.warn(&at.key("uses"), "`uses` matters for L402 prices only", hint);
+    }
+    if terms.uses.0 > 1 && terms.is_sensitive() {
+        let hint = "remove `uses`, or lower `sensitivity`";
+        report.problem(&at.key("uses"), "one payment for a sensitive tool is one call", hint);
+    }
+    if terms.top_up {
+        top_up(terms, market, at, report);
     }
     if raw.flow.is_some() && !on_x402 {
         let hint = "remove `flow`; on Lightning the money always comes first";

@@ -1,7 +1,9 @@
 //! `countersign-lightning`, and the sandbox, which answers in the same form
 //! (`docs/guides/lightning.md`).
 
-use super::{Ask, Balances, HoldEnd, Invoice, InvoiceState, News, NodeError, hash, read};
+use super::{
+    Ask, Balances, Give, Given, HoldEnd, Invoice, InvoiceState, News, NodeError, hash, read,
+};
 use crate::{
     config::Secret,
     fetch::{Fetch, Reply},
@@ -123,6 +125,22 @@ impl Daemon {
         }
     }
 
+    pub(super) async fn give(&self, give: &Give<'_>) -> Result<Given, NodeError> {
+        let body = json!({
+            "key": give.key, "amount_msat": give.amount_msat, "expiry_s": give.expiry_s,
+            "max_fee_msat": give.max_fee_msat,
+        });
+        given(&self.ask(Method::POST, "/v1/refunds", Some(body)).await?)
+    }
+
+    pub(super) async fn given(&self, key: &str) -> Result<Option<Given>, NodeError> {
+        let reply = self.ask(Method::GET, &format!("/v1/refunds/{key}"), None).await?;
+        if reply.status == 404 {
+            return Ok(None);
+        }
+        given(&reply).map(Some)
+    }
+
     pub(super) async fn news(&self, cursor: &str) -> Result<News, NodeError> {
         #[derive(Deserialize)]
         struct Told {
@@ -163,6 +181,21 @@ impl Daemon {
         let told: Told = read(&self.ask(Method::GET, "/v1/balances", None).await?)?;
         Ok(Balances { inbound_msat: told.inbound_msat, outbound_msat: told.outbound_msat })
     }
+}
+
+fn given(reply: &Reply) -> Result<Given, NodeError> {
+    #[derive(Deserialize)]
+    struct Told {
+        refund: String,
+        state: String,
+        payment_hash: Option<String>,
+    }
+    let told: Told = read(reply)?;
+    let taken = match &*told.state {
+        "succeeded" => Some(told.payment_hash.ok_or(NodeError::Nonsense)?),
+        _ => None,
+    };
+    Ok(Given { refund: told.refund, taken, is_open: told.state == "offered" })
 }
 
 /// An inbound channel that a provider offers (LSPS1): nothing happens before its invoice is paid.

@@ -1,0 +1,153 @@
+//! What is owed back for credentials, and how it goes: offered once over Lightning to whoever shows
+//! the credential, then booked when the node says that it was taken.
+//!
+//! INVARIANT: a refund is booked as offered before a node is told of it, under the one key that the
+//! node knows it by; it is booked as paid once, and only for what was owed.
+
+use crate::{
+    accounts::{AccountName, Step, Transfer},
+    fault::Fault,
+    grants::admin,
+    schema::{int, minor_blob},
+    store::Store,
+    writer::Batch,
+};
+use countersign_core::{digest::Digest, money::Amount, refusal::Refusal};
+use rusqlite::{OptionalExtension as _, Row};
+use std::sync::Arc;
+
+/// Money that is owed back for a credential.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refund {
+    /// Its own key, at the node too.
+    pub key: Digest,
+    /// The credential.
+    pub credential: Digest,
+    /// Tenant.
+    pub tenant: Arc<str>,
+    /// How much.
+    pub amount: Amount,
+    /// The node that offers it, once one does.
+    pub node: Option<String>,
+}
+
+const SELECT: &str =
+    "SELECT key, credential, tenant, asset, minor, node FROM refunds WHERE paid = 0";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Refund> {
+    let asset: String = row.get(3)?;
+    Ok(Refund {
+        key: Digest::from_bytes(row.get(0)?),
+        credential: Digest::from_bytes(row.get(1)?),
+        tenant: row.get::<_, String>(2)?.into(),
+        amount: Amount { asset: asset.as_str().into(), minor: u128::from_be_bytes(row.get(4)?) },
+        node: row.get(5)?,
+    })
+}
+
+/// Notes that a credential's money is owed back. `subject` is what it is booked under: the
+/// credential, or a call that gave its use back after the end.
+pub(crate) fn owe(
+    batch: &Batch<'_>,
+    credential: Digest,
+    subject: &[u8],
+    tenant: &Arc<str>,
+    amount: &Amount,
+) -> Result<(), Fault> {
+    let key = Digest::of_parts(&[b"refund", credential.as_bytes(), subject]);
+    batch.conn.prepare_cached("INSERT INTO refunds VALUES (?, ?, ?, ?, ?, NULL, 0, ?)")?.execute(
+        (
+            key.as_bytes(),
+            credential.as_bytes(),
+            &**tenant,
+            &*amount.asset.0,
+            minor_blob(amount.minor),
+            int(batch.now.0),
+        ),
+    )?;
+    Ok(())
+}
+
+fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Refund>, Fault> {
+    let mut statement = batch.conn.prepare_cached(&format!("{SELECT} AND key = ?"))?;
+    Ok(statement.query_row([key.as_bytes()], read).optional()?)
+}
+
+fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Result<(), Fault> {
+    let Some(refund) = find(batch, key)? else { return Ok(()) };
+    let transfer = Transfer {
+        subject: key.as_bytes(),
+        stage: "refund",
+        tenant: &refund.tenant,
+        debit: AccountName::RefundsDue,
+        credit: AccountName::Funding,
+        amount: &refund.amount,
+        step: Step::Post,
+    };
+    batch.shared().accounts().book(batch.conn, &transfer, batch.now)?;
+    let details = [
+        ("credential", refund.credential.to_hex()),
+        ("minor", refund.amount.minor.to_string()),
+        ("reference", reference.chars().take(128).collect()),
+    ];
+    admin(batch, &refund.tenant, "credential.refund", "countersign", &details)?;
+    batch
+        .conn
+        .prepare_cached("UPDATE refunds SET paid = 1 WHERE key = ?")?
+        .execute([key.as_bytes()])?;
+    Ok(())
+}
+
+impl Store {
+    /// What is owed back for a credential and was not taken yet.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn refunds_of(&self, credential: Digest) -> Result<Vec<Refund>, Refusal> {
+        self.read(|conn| {
+            let sql = format!("{SELECT} AND credential = ?");
+            let mut statement = conn.prepare_cached(&sql)?;
+            let rows = statement.query_map([credential.as_bytes()], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Refunds that a node offers, the oldest first.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn offered_refunds(&self, most: u32) -> Result<Vec<Refund>, Refusal> {
+        self.read(|conn| {
+            let sql = format!("{SELECT} AND node IS NOT NULL ORDER BY at LIMIT ?");
+            let mut statement = conn.prepare_cached(&sql)?;
+            let rows = statement.query_map([most], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// A node is about to offer a refund: it and no other one from now on, until it says that the
+    /// offer came to nothing. Gives the node's name.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub async fn offer_refund(&self, key: Digest, node: &str) -> Result<Option<String>, Refusal> {
+        let node = node.to_owned();
+        let offer = move |batch: &mut Batch<'_>| {
+            batch
+                .conn
+                .prepare_cached("UPDATE refunds SET node = ? WHERE key = ? AND node IS NULL")?
+                .execute((&node, key.as_bytes()))?;
+            Ok(find(batch, key)?.and_then(|refund| refund.node))
+        };
+        self.carry_on(offer, |_| None).await
+    }
+
+    /// The money of a refund was taken.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub async fn refund_paid(&self, key: Digest, reference: &str) -> Result<(), Refusal> {
+        let reference = reference.to_owned();
+        self.carry_on(move |batch| paid(batch, key, &reference), |()| None).await
+    }
+}
