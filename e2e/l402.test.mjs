@@ -42,6 +42,7 @@ const servers = {
   granted: { tools: { get_forecast: { price: '3 sat' } } },
   // Three calls for 3 sat: 0.0018 USD, 0.0006 USD a call.
   bundle: { tools: { get_forecast: { price: '3 sat', uses: 3 } } },
+  tied: { tools: { get_forecast: { price: '3 sat', uses: 3 } } },
   narrow: { tools: { get_forecast: { price: '3 sat', uses: 3, consent: 'none' } } },
 };
 const budgets = [
@@ -221,8 +222,8 @@ describe('a credential', () => {
     }));
     const { valid_until, quote, call, jti, ...named } = caveats;
     assert.deepEqual(named, {
-      server: 'weather', tool: 'get_forecast', n_uses: '1', tenant: 'default', iss: issuer.url,
-      sub: 'alice', agent: 'web-agent',
+      server: 'weather', tool: 'get_forecast', n_uses: '1', max_price_msat: '3000',
+      tenant: 'default', iss: issuer.url, sub: 'alice', agent: 'web-agent',
     });
     for (const value of [quote, call, jti]) assert.ok(value);
     const { exp } = JSON.parse(Buffer.from(token.split('.')[1], 'base64url'));
@@ -587,6 +588,29 @@ describe('one payment for several calls', () => {
     assert.equal(doomed.problem.facts.approval, undefined, doomed.text);
     const { items } = await gateway.cli('approvals', 'list');
     assert.deepEqual(items.filter(({ server }) => server === 'bundle'), []);
+  });
+
+  test('it is tied to the grant under which it was sold, and pays under no other', async () => {
+    const headers = bearer(await issuer.userToken('alice', `${gateway.url}/tied/mcp`));
+    const approve = async () => (await gateway.cli(
+      'grant', 'create', '--issuer', issuer.url, '--subject', 'alice', '--agent', 'web-agent',
+      '--server', 'tied', '--tool', 'get_forecast', '--intent', 'read',
+      '--per-call', '0.01 USD', '--expires', '1h',
+    )).grant.id;
+    const grant = await approve();
+    const paid = await buy(parts, gateway, 'tied', 'get_forecast', { city: 'one' }, { headers });
+    const tie = `grant=${sha256(Buffer.from(grant.slice('grant_'.length), 'hex'))}`;
+    assert.ok(caveatsOf(paid.token).includes(tie), `${caveatsOf(paid.token)}`);
+    const show = (city) => callTool(gateway, 'tied', 'get_forecast', { city }, { headers: l402(paid) });
+    const later = await approve();
+    isRun(await show('one'));
+    isRun(await show('two'));
+    await gateway.cli('grant', 'revoke', grant);
+    const { value, ran } = await effect('get_forecast', () => show('three'));
+    isAsked(value, 'PAY-017', paid);
+    assert.equal(ran, 0, 'the other grant is no leave to spend it');
+    await gateway.cli('grant', 'revoke', later);
+    isRefused(await show('three'), 403, 'CNS-003');
   });
 
   test('a budget that has room for the share alone asks for nothing', async () => {

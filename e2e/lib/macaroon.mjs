@@ -95,3 +95,14 @@ function varint(value) {
   for (; value > 0x7f; value >>= 7) bytes.push((value & 0x7f) | 0x80);
   return Buffer.from([...bytes, value]);
 }
+
+/** The binary form of a macaroon that a library gives as JSON of the second version. */
+export function ofJson({ l, i, i64, c = [], s, s64 }) {
+  const bytes = (text, base64) => (text === undefined ? Buffer.from(base64, 'base64url') : Buffer.from(text));
+  return encode({
+    location: l === undefined ? undefined : Buffer.from(l),
+    identifier: bytes(i, i64),
+    caveats: c.map((caveat) => bytes(caveat.i, caveat.i64)),
+    signature: s === undefined ? Buffer.from(s64, 'base64url') : Buffer.from(s, 'hex'),
+  });
+}

@@ -12,11 +12,14 @@ MODULES = [
     "jwt",
     "l402_requests",
     "mcp.client.streamable_http",
+    "protocol_tests.l402_harness",
     "pymacaroons",
     "x402.mcp.client",
     "x402.mechanisms.evm.exact.register",
 ]
-PACKAGES = ["bolthub", "joserfc", "l402-requests", "mcp", "PyJWT", "pymacaroons", "x402"]
+PACKAGES = [
+    "agent-security-harness", "bolthub", "joserfc", "l402-requests", "mcp", "PyJWT", "pymacaroons", "x402",
+]
 
 for module in MODULES:
     importlib.import_module(module)
