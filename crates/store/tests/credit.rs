@@ -136,8 +136,8 @@ async fn what_is_owed_back_becomes_it_once() {
     let (dir, clock) = (Dir::new("credit-owed"), Clock::new());
     let (store, now, kind) = (open(&dir, &clock), clock.now(), paid_kind(250));
     let permit = any_permit(&kind, "{}", now);
-    let settling = settling(store.reserve(permit, Vec::new(), &evidence("{}")).await);
-    let hold = store.settled(settling, receipt("0x1")).await.unwrap();
+    let taking = settling(store.reserve(permit, Vec::new(), &evidence("{}")).await);
+    let hold = store.settled(taking, receipt("0x1")).await.unwrap();
     let call = hold.call();
     store.fail(hold, FailCause::ToolError).await.unwrap();
     assert!(store.refunds_due()[0].is_of_somebody);
@@ -149,8 +149,8 @@ async fn what_is_owed_back_becomes_it_once() {
     assert_sound(&store);
 
     let anonymous = any_permit(&kind_of_nobody(), "{}", now);
-    let settling = settling(store.reserve(anonymous, Vec::new(), &evidence("{}")).await);
-    let hold = store.settled(settling, receipt("0x2")).await.unwrap();
+    let taking = settling(store.reserve(anonymous, Vec::new(), &evidence("{}")).await);
+    let hold = store.settled(taking, receipt("0x2")).await.unwrap();
     let call = hold.call();
     store.fail(hold, FailCause::ToolError).await.unwrap();
     assert!(!store.refunds_due()[0].is_of_somebody);
