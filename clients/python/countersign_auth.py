@@ -448,18 +448,20 @@ class Countersign(httpx.Auth):
             if answer.kind == "stream":
                 is_over = True
                 end = lambda text: self._conclude(call, key, entry, judged(text, 200, {}))
-                response.stream = Watched(response.stream, end, lambda: self._release(entry))
+                response.stream = Watched(response.stream, end, lambda: self._lose(call, entry))
                 return None
             is_over = True
             return self._conclude(call, key, entry, answer)
         finally:
             if not is_over:
-                # The answer was lost: the same call presents the same payment again.
-                self._note(call, entry, "unknown")
-                self._release(entry)
-                if entry.rail != "pow":
-                    said = "money may have moved: repeat the very same call, it is not paid again"
-                    self._say(said)
+                self._lose(call, entry)
+
+    def _lose(self, call: Call, entry: Credential) -> None:
+        """The answer was lost: the same call presents the same payment again."""
+        self._note(call, entry, "unknown")
+        self._release(entry)
+        if entry.rail != "pow":
+            self._say("money may have moved: repeat the very same call, it is not paid again")
 
     def _prove(self, call: Call, key: str, entry: Credential):
         """Whether there is something to present: pays the invoice, does the work."""
@@ -526,21 +528,28 @@ class Countersign(httpx.Auth):
 
 
 class Watched(httpx.SyncByteStream, httpx.AsyncByteStream):
-    """A stream that passes as it comes; its end is told of."""
+    """A stream that passes as it comes; what its answer says, or that it was lost, is told of."""
 
     def __init__(self, stream, ended, lost):
-        self._stream, self._ended, self._lost, self._tail = stream, ended, lost, b""
+        self._stream, self._ended, self._lost = stream, ended, lost
+        self._rest, self._is_over = b"", False
 
     def _see(self, chunk: bytes) -> bytes:
-        # The answer is the last event.
-        self._tail = re.split(rb"\r?\n\r?\n(?=.)", self._tail + chunk)[-1]
+        # Whoever has the answer may leave before the stream ends.
+        *events, self._rest = re.split(rb"\r?\n\r?\n", self._rest + chunk)
+        for event in events:
+            lines = event.decode(errors="replace").splitlines()
+            data = "".join(line[5:] for line in lines if line.startswith("data:"))
+            if re.search(r'"(result|error)"', data) and not self._is_over:
+                self._is_over = True
+                self._ended(data)
         return chunk
 
     def _end(self) -> None:
-        lines = self._tail.decode(errors="replace").splitlines()
-        data = "".join(line[5:] for line in lines if line.startswith("data:"))
-        end, self._ended = self._ended, None
-        end(data)
+        self._see(b"\n\n")
+        if not self._is_over:
+            self._is_over = True
+            self._lost()
 
     def __iter__(self):
         for chunk in self._stream:
@@ -554,13 +563,11 @@ class Watched(httpx.SyncByteStream, httpx.AsyncByteStream):
 
     def close(self) -> None:
         self._stream.close()
-        if self._ended:
-            self._lost()
+        self._end()
 
     async def aclose(self) -> None:
         await self._stream.aclose()
-        if self._ended:
-            self._lost()
+        self._end()
 
 
 # Reading and writing.

@@ -664,30 +664,41 @@ function pageOf({ kind, problem }: Answer): string | undefined {
   return protocol === 'https:' || isHere ? next.url : undefined;
 }
 
-/** The same response; what its last event says, or that it was lost, is told of. */
+/** The same response; what its answer says, or that it was lost, is told of, once. */
 function watched(response: Response, ended: (text: string) => void, lost: () => void): Response {
   const reader = response.body!.getReader();
   const decoder = new TextDecoder();
-  let tail = '';
+  let rest = '';
+  let isOver = false;
+  const over = (tell: () => void) => {
+    if (!isOver) tell();
+    isOver = true;
+  };
+  // Whoever has the answer may leave before the stream ends.
+  const see = (text: string) => {
+    const events = (rest + text).split(/\r?\n\r?\n/);
+    rest = events.pop()!;
+    for (const event of events) {
+      const lines = event.split(/\r?\n/).filter((line) => line.startsWith('data:'));
+      const data = lines.map((line) => line.slice(5)).join('');
+      if (/"(result|error)"/.test(data)) over(() => ended(data));
+    }
+  };
   const body = new ReadableStream<Uint8Array>({
     async pull(controller) {
       try {
         const { value, done } = await reader.read();
-        if (done) {
-          const data = tail.split(/\r?\n/).filter((line) => line.startsWith('data:'));
-          ended(data.map((line) => line.slice(5)).join(''));
-          return controller.close();
-        }
-        // The answer is the last event.
-        tail = (tail + decoder.decode(value, { stream: true })).split(/\r?\n\r?\n(?=[^])/).at(-1)!;
-        return controller.enqueue(value);
+        see(done ? '\n\n' : decoder.decode(value, { stream: true }));
+        if (!done) return controller.enqueue(value);
+        over(lost);
+        return controller.close();
       } catch (error) {
-        lost();
+        over(lost);
         return controller.error(error);
       }
     },
     cancel(reason) {
-      lost();
+      over(lost);
       return reader.cancel(reason);
     },
   });

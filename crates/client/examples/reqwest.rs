@@ -1,6 +1,8 @@
 //! A `reqwest` client that pays:
 //!
-//!     WALLET=file:wallet.json cargo run -p countersign-client --example reqwest -- URL TOOL ARGUMENTS
+//!     cargo run -p countersign-client --example reqwest -- URL TOOL ARGUMENTS
+//!
+//! with `WALLET=file:wallet.json` in its environment.
 #![allow(clippy::print_stdout, reason = "it is a program's to speak")]
 
 mod common;

@@ -1,6 +1,8 @@
 //! A stack of `tower` that pays:
 //!
-//!     WALLET=file:wallet.json cargo run -p countersign-client --example tower -- URL TOOL ARGUMENTS
+//!     cargo run -p countersign-client --example tower -- URL TOOL ARGUMENTS
+//!
+//! with `WALLET=file:wallet.json` in its environment.
 #![allow(clippy::print_stdout, reason = "it is a program's to speak")]
 
 mod common;

@@ -43,6 +43,18 @@ const MAX_SOCKET_PATH_BYTES: usize = 107;
 /// Largest file with a secret.
 const MAX_SECRET_BYTES: u64 = 64 << 10;
 
+fn admin_socket(raw: &RawConfig, dir: &Path, data_dir: &Path, report: &mut Report) -> PathBuf {
+    let path = match &raw.admin_socket {
+        Some(path) => beside(dir, path),
+        None => data_dir.join("admin.sock"),
+    };
+    if path.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
+        let message = format!("a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes");
+        report.problem(&At::top().key("admin_socket"), message, "choose a shorter path");
+    }
+    path
+}
+
 /// Resolves everything.
 pub(super) fn resolve(
     raw: RawConfig,
@@ -57,14 +69,7 @@ pub(super) fn resolve(
     let tenant = raw.tenant.as_deref().unwrap_or("default");
     let tenant = name_of_tenant(tenant, &top.key("tenant"), report);
     let data_dir = beside(dir, raw.data_dir.as_deref().unwrap_or("data"));
-    let admin_socket = match &raw.admin_socket {
-        Some(path) => beside(dir, path),
-        None => data_dir.join("admin.sock"),
-    };
-    if admin_socket.as_os_str().len() > MAX_SOCKET_PATH_BYTES {
-        let message = format!("a socket's path has at most {MAX_SOCKET_PATH_BYTES} bytes");
-        report.problem(&top.key("admin_socket"), message, "choose a shorter path");
-    }
+    let admin_socket = admin_socket(&raw, dir, &data_dir, report);
     let issuers = issuers::issuers(&raw.issuers, tenant.as_ref(), report);
     let assets = money::assets(&raw.assets, report);
     let rails = money::rails(&raw.rails, &assets, &raw.webhooks, &vault, report);
