@@ -16,7 +16,7 @@ use countersign_core::{
     policy::{Answer, Decision, Intent},
     proof::{
         Authorization, Consent, Expected, FreeUse, Identity, Mint, Payment, Permit, Principal,
-        Profile, VerifiedCredential, VerifiedToken, VerifiedWork, mint,
+        Profile, Use, VerifiedCredential, VerifiedToken, VerifiedWork, mint,
     },
     quote::{CallParts, Offer, Quote, Rail, call_digest},
     refusal::{Code, Lights, Refusal},
@@ -192,8 +192,8 @@ impl Caller {
             paid: None,
         };
         if let Some(token) = token {
-            let credential = caller.buy(&identity).await?;
             let grant = gateway::grant(store, world, ISSUER_OF_STORE, person).await?;
+            let credential = caller.buy(&identity, grant).await?;
             caller.paid = Some(Paid { token, grant, credential });
         }
         Ok(caller)
@@ -206,7 +206,7 @@ impl Caller {
     }
 
     /// Stores a credential as a challenge does.
-    async fn buy(&self, identity: &Identity) -> Result<VerifiedCredential> {
+    async fn buy(&self, identity: &Identity, grant: GrantId) -> Result<VerifiedCredential> {
         let (preimage, root_key): ([u8; 32], [u8; 32]) = (self.world.random(), self.world.random());
         let hash = Digest::of(&preimage);
         let id = L402Id { payment_hash: *hash.as_bytes(), token_id: self.world.random() };
@@ -222,6 +222,7 @@ impl Caller {
             quote: &quote,
             price,
             uses: self.terms.uses,
+            grant: Some(grant),
             expires_at: now.plus_ms(TTL_S * 1_000),
         })
         .map_err(refused)?;
@@ -299,7 +300,17 @@ impl Caller {
             &countersign_core::grant::Asked::of(Intent::Read),
             now,
         )?;
-        let payment = Payment::l402(credential, identity.principal(), terms, &quote, now)?;
+        let payment = Payment::l402(
+            credential,
+            &Use {
+                principal: identity.principal(),
+                terms,
+                arguments: &self.evidence.arguments,
+                quote: &quote,
+                grant: Some(grant.id),
+                at: now,
+            },
+        )?;
         let terms = Arc::clone(terms);
         Permit::join(call, terms, quote, identity, consent, payment, authorization, now)
     }

@@ -175,9 +175,10 @@ pub(crate) fn role(path: &Path) -> Result<()> {
     child::end_with_starter();
     let (config, _) = config::load(path)?;
     tokio::runtime::Builder::new_multi_thread().enable_all().build()?.block_on(async {
+        let listener = start::listen(config.listen).await?;
         let gate = start::open(config, world::system())?;
         let (_never, stop) = watch::channel(false);
-        start::serve(gate, stop).await
+        start::serve(gate, listener, stop).await
     })
 }
 
