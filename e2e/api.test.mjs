@@ -240,23 +240,35 @@ const ALSO = [
   // curve, a chain that is paid on, the wallet's signature under a fresh message, a bundle's own tests.
   [['setBudget'], [409, 422]],
   [['askWallet', 'linkWallet', 'activatePolicy', 'rollBackPolicy', 'setShadow'], [422]],
+  // No node and no limits are configured here.
+  [['quoteRoom', 'rebalance'], [409]],
   // A token of another search is a string like any other; AuthZEN knows 400 alone for it.
   [['searchSubjects', 'searchResources', 'searchActions'], [400]],
 ];
 // A program acts as an operator of one tenant, whatever its roles: it answers nothing, makes no
 // grant, and changes nothing that other tenants share.
-const MAY_NOT = [[[
-  'approve', 'deny', 'createGrant', 'resumeGrant', 'withdrawApprover', 'reinstateApprover',
-], [403]]];
+const MAY_NOT = [
+  [['approve', 'deny', 'createGrant', 'resumeGrant', 'withdrawApprover', 'reinstateApprover'], [403]],
+  [['setTier', 'setBudget', 'removeBudget', 'revokeCredential', 'approveTool', 'addKey', 'linkWallet', 'askWallet'], [403]],
+  [['listWithdrawnApprovers', 'listRefusals', 'listTiers'], [403]],
+  // The owner of the machine's alone.
+  [['activatePolicy', 'rollBackPolicy', 'setShadow', 'stopShadow'], [403]],
+  [['getLightning', 'quoteRoom', 'suggestRoom', 'rebalance'], [403]],
+  // Calls of nobody in particular are of no tenant, and other tenants' are nobody's business.
+  [['getCall', 'listBudgets'], [404]],
+];
 // A cursor of the right letters that no page gave.
 const CURSOR = [422];
+// JSON Schema takes 1.0 for an integer; whoever counts money and calls does not write it.
+const WHOLE = [422];
 
 /** The statuses that are right for well-formed requests, operation by operation, as TOML. */
 function acceptance(document, more = []) {
   const operations = Object.values(document.paths).flatMap((ways) => Object.values(ways));
-  return operations.map(({ operationId, parameters }) => {
+  return operations.map(({ operationId, parameters, requestBody }) => {
     const also = [...ALSO, ...more].filter(([ids]) => ids.includes(operationId)).flatMap(([, which]) => which);
     if (parameters.some(({ name }) => name === 'cursor')) also.push(...CURSOR);
+    if (JSON.stringify(requestBody ?? {}).includes('"integer"')) also.push(...WHOLE);
     const statuses = JSON.stringify(['2xx', ...new Set(also)].map(String));
     return `[[operations]]\ninclude-operation-id = "${operationId}"\n`
       + `checks.positive_data_acceptance.expected-statuses = ${statuses}\n`;

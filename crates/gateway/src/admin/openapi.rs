@@ -61,6 +61,7 @@ pub(super) struct Operation {
     query: Option<Shape>,
     is_paged: bool,
     can_miss: bool,
+    is_sent: bool,
     name: Option<Shape>,
     pub(super) body_bytes_max: usize,
 }
@@ -77,6 +78,7 @@ pub(super) fn answers<A: JsonSchema>(id: &'static str, summary: &'static str) ->
         query: None,
         is_paged: false,
         can_miss: false,
+        is_sent: false,
         name: None,
         body_bytes_max: BODY_BYTES_MAX,
     }
@@ -111,6 +113,12 @@ impl Operation {
     /// There may be none of it.
     pub(super) const fn missing(mut self) -> Self {
         self.can_miss = true;
+        self
+    }
+
+    /// Its body is one of ours, as a change's is, and what it asks for may not be had.
+    pub(super) const fn sent(mut self) -> Self {
+        self.is_sent = true;
         self
     }
 
@@ -310,15 +318,17 @@ const STATUSES: [(u16, &str); 11] = [
 ];
 
 fn can_answer(way: &Way, status: u16) -> bool {
-    let Operation { body, query, name, is_paged, can_miss, .. } = &way.operation;
+    let Operation { body, query, name, is_paged, can_miss, is_sent, .. } = &way.operation;
     let (is_change, is_posed) = (way.is_change, !way.is_change && body.is_some());
+    let is_own = is_change || *is_sent;
     match status {
         400 => body.is_some(),
-        415 => body.is_some() && !is_posed,
+        415 => body.is_some() && is_own,
         413 => is_change || is_posed,
         404 => *can_miss || is_change || name.is_some() || query.is_some(),
-        409 | 429 => is_change,
-        422 => is_change || *is_paged || query.is_some() || name.is_some(),
+        409 => is_own,
+        429 => is_change,
+        422 => is_own || *is_paged || query.is_some() || name.is_some(),
         _ => true,
     }
 }

@@ -370,7 +370,8 @@ fn of_lightning(table: Table) -> Table {
             "/v1/lightning/quote",
             lightning::quote,
             answers::<Offer>("quoteRoom", "What room to receive costs")
-                .takes::<form::RoomAsked>(room.clone()),
+                .takes::<form::RoomAsked>(room.clone())
+                .sent(),
         )
         .look(
             "/v1/lightning/suggest",

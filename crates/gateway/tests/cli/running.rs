@@ -291,5 +291,5 @@ fn administrators_mistakes_are_named() {
     let budgets = site.json(&["budget", "show", "--delegator", "i|s"]);
     assert_eq!(budgets["items"][0]["remaining"], "1 USD");
     let second = site.run(&["serve"]);
-    assert_eq!(second.exit, 2, "the store is in use: {}", second.err);
+    assert_eq!(second.exit, 18, "the store is in use: {}", second.err);
 }
