@@ -158,7 +158,7 @@ limits: { body: 1 MB, colour: red }
               line 23: servers.weather.tools.d.sensitivity: 9 is more than 3
               line 23: servers.weather.tools.d.uses: 0 is less than 1
               line 24: servers.weather.tools.e: expected a mapping, found nothing
-              line 25: servers.weather.tools.f: `price` is missing; it is: `free`, an amount (`0.01 USDC`), `work`, alternatives (`["0.01 USDC", "3 sat", "work"]`), or a list of rules of which the first that fits the caller applies
+              line 25: servers.weather.tools.f: `price` is missing; it is: `free`, an amount (`0.01 USDC`), `work`, alternatives (`["0.01 USDC", "3 sat", "work"]`), `upstream` (what the server asks; the treasury pays it), or a list of rules of which the first that fits the caller applies
               line 26: servers.weather.default: `freee` is none of `refuse`, `free`; did you mean `free`?
               line 28: budgets[0].limit: `10` is not an amount in USD; write it as `10 USD` or `0.50 USD`
               line 28: budgets[0].window: `forever` is not a duration; write it as `500ms`, `30s`, `15m`, `24h` or `7d`

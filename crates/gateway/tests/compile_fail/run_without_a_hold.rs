@@ -5,15 +5,15 @@ use countersign_gateway::upstream::{Relay, Upstream};
 use countersign_store::Settling;
 
 async fn without(upstream: &Upstream, call: &Call, relay: &Relay<'_>) {
-    let _ran = upstream.run(call, relay, None).await;
+    let _ran = upstream.run(call, relay, (None, None)).await;
 }
 
 async fn with_a_permit(upstream: &Upstream, permit: &Permit, call: &Call, relay: &Relay<'_>) {
-    let _ran = upstream.run(permit, call, relay, None).await;
+    let _ran = upstream.run(permit, call, relay, (None, None)).await;
 }
 
 async fn unsettled(upstream: &Upstream, settling: &Settling, call: &Call, relay: &Relay<'_>) {
-    let _ran = upstream.run(settling, call, relay, None).await;
+    let _ran = upstream.run(settling, call, relay, (None, None)).await;
 }
 
 fn past_it(upstream: Upstream) {
