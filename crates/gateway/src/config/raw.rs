@@ -3,9 +3,13 @@
 //! The documentation of each member becomes its description in the published schema. Every struct
 //! refuses unknown members; nothing here has a meaning yet.
 
+mod budgets;
 mod lightning;
 mod treasuries;
 
+pub(super) use budgets::{
+    RawBudget, RawCalendar, RawEvery, RawOnExceed, RawScope, RawWindow, RawWindowWord,
+};
 pub(super) use lightning::{
     RawInvoiceSource, RawL402, RawLightningAlerts, RawLightningNetwork, RawLoopd, RawMeans,
     RawRebalance, RawSources,
@@ -658,104 +662,6 @@ pub(super) struct RawRoles {
     pub(super) admin: Option<Vec<String>>,
 }
 
-/// A budget.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Budget")]
-pub(super) struct RawBudget {
-    /// Its name.
-    pub(super) name: String,
-    /// Whose spending it counts. Default: everybody's together.
-    #[serde(default)]
-    pub(super) scope: RawScope,
-    /// The most within the window.
-    pub(super) limit: Usd,
-    /// Length of the rolling window; `{every, zone}` of the calendar; `call`, `session` or
-    /// `lifetime`.
-    pub(super) window: RawWindow,
-    /// `deny`, or `confirm`: a person must confirm each call beyond it. Default: `deny`.
-    #[serde(default)]
-    pub(super) on_exceed: RawOnExceed,
-    /// Percent of the limit at which it is noted in the log. Default: none.
-    #[schemars(range(min = 1, max = 99))]
-    pub(super) warn: Option<u8>,
-}
-
-/// A value counts that one; `*` counts each one by itself; nothing counts all together.
-#[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields, default)]
-#[schemars(rename = "Scope")]
-pub(super) struct RawScope {
-    /// Tenant.
-    pub(super) tenant: Option<String>,
-    /// Person: issuer and subject, `iss|sub`.
-    pub(super) delegator: Option<String>,
-    /// Agent.
-    pub(super) agent: Option<String>,
-    /// Team: a role or group of the person. Who has several is counted in each.
-    pub(super) team: Option<String>,
-    /// Server.
-    pub(super) server: Option<String>,
-    /// Tool: `server/tool`.
-    pub(super) tool: Option<String>,
-    /// Intent.
-    pub(super) intent: Option<String>,
-    /// Grant, by its identifier.
-    pub(super) grant: Option<String>,
-}
-
-/// A budget's window.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(untagged)]
-#[schemars(rename = "Window")]
-pub(super) enum RawWindow {
-    Word(RawWindowWord),
-    Calendar(RawCalendar),
-    Rolling(Span),
-}
-
-/// `call`: each call by itself; `session`: from the beginning of the MCP session, else of the
-/// access token; `lifetime`: from the beginning.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "WindowWord")]
-pub(super) enum RawWindowWord {
-    Call,
-    Session,
-    Lifetime,
-}
-
-/// A window of the calendar.
-#[derive(Clone, Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-#[schemars(rename = "Calendar")]
-pub(super) struct RawCalendar {
-    /// How often it begins anew.
-    pub(super) every: RawEvery,
-    /// IANA time zone, such as `Europe/Berlin`. Default: `UTC`.
-    pub(super) zone: Option<String>,
-}
-
-/// At the start of each day, of each Monday, of the first of each month.
-#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "Every")]
-pub(super) enum RawEvery {
-    Day,
-    Week,
-    Month,
-}
-
-/// What happens when a budget would be exceeded.
-#[derive(Clone, Copy, Debug, Default, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-#[schemars(rename = "OnExceed")]
-pub(super) enum RawOnExceed {
-    #[default]
-    Deny,
-    Confirm,
-}
-
 /// Limits.
 #[derive(Clone, Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
@@ -788,8 +694,8 @@ pub(super) struct RawLimits {
     /// Approvals that one agent may ask for within an hour. Default: 60.
     #[schemars(range(min = 1, max = 10_000))]
     pub(super) asks_per_agent_per_hour: Option<usize>,
-    /// Payments of one principal that may fail, or be left out, within a minute. What is paid in the
-    /// end is not counted. Default: 120.
+    /// Payments of one principal that may fail, or be left out, within a minute. What is paid in
+    /// the end is not counted. Default: 120.
     #[schemars(range(min = 1, max = 1_000_000))]
     pub(super) failed_payments_per_principal_per_minute: Option<u32>,
     /// The same from one address. Callers without a token share half of it. Default: 1200.
