@@ -77,7 +77,7 @@ async fn an_upfront_call_settles_then_runs_then_posts() {
     let accounts = ["funding", "held", "payable:weather"].map(|name| posted(&store, name));
     assert_eq!(accounts, [-10_000, 0, 10_000]);
     assert_sound(&store);
-    clock.pass(2 * 86_400_000);
+    clock.pass(23 * 3_600_000);
     let kept = store.outcome_for(nonce_of(&kind, &quote, nonce, clock.now()), quote.call_digest());
     assert_eq!(kept.unwrap().unwrap().result.unwrap(), b"sunny");
 }
