@@ -320,3 +320,25 @@ async fn no_word_of_the_server_is_a_doubt() {
     assert_eq!(store.in_doubt().len(), 3);
     assert_sound(&store);
 }
+
+#[tokio::test]
+async fn what_is_owed_back_is_the_treasurys_and_never_the_callers_credit() {
+    let (dir, clock) = (Dir::new("owed"), Clock::new());
+    let store = open(&dir, &clock);
+    let settling = begin(&store, &clock).await;
+    let call = settling.call();
+    let settling = store.intend(settling, purchase(QUOTED)).await.unwrap();
+    let hold = store.settled(settling, receipt("hash")).await.unwrap();
+    assert_eq!(store.fail(hold, FailCause::ToolError).await.unwrap(), Charged::Yes);
+    assert_eq!(ledger(&store), [-10_000, 0, 0, 10_000, 0]);
+    assert_eq!(store.refund_to_credit(call).await.unwrap_err().code(), Code::InternalFault);
+    let (copy, store) = reopen(&dir, &clock);
+    assert_eq!(store.refund_to_credit(call).await.unwrap_err().code(), Code::InternalFault);
+    assert_eq!(ledger(&store), [-10_000, 0, 0, 10_000, 0]);
+    store.refunded(call, receipt("back")).await.unwrap();
+    assert_eq!(ledger(&store), [0; 5]);
+    let principal = bought().identity(clock.now()).principal().clone();
+    assert_eq!(store.credit(&principal, &"USDC".into()), 0);
+    assert_sound(&store);
+    drop(copy);
+}
