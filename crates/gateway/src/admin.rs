@@ -54,7 +54,7 @@ use hyper_util::{
 use std::{io, sync::Arc, time::Duration};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
-    net::UnixListener,
+    net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
     task::JoinSet,
 };
@@ -67,6 +67,9 @@ const BODY_BYTES_MAX: usize = 64 << 10;
 const HEADER_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long running requests may take to end after `stop`.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// The same where people and monitors look.
+const DRAIN_OF_PAGES: Duration = Duration::from_secs(5);
 
 /// Serves until `stop` becomes true.
 ///
@@ -105,8 +108,39 @@ pub async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> io::Resu
     Ok(())
 }
 
+/// Answers whoever connects, `most` at a time, until `stop`; then lets what runs end.
+pub(crate) async fn answer(
+    listener: TcpListener,
+    routes: Router,
+    most: usize,
+    mut stop: watch::Receiver<bool>,
+) {
+    let places = Arc::new(Semaphore::new(most));
+    let mut connections = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => break,
+            Some(_) = connections.join_next() => continue,
+        };
+        // A failed accept must not end the server.
+        let Ok((stream, _)) = accepted else {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            continue;
+        };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let (routes, stop) = (routes.clone(), stop.clone());
+        connections.spawn(async move {
+            converse(stream, routes, stop).await;
+            drop(place);
+        });
+    }
+    let drained = async { while connections.join_next().await.is_some() {} };
+    let _late = tokio::time::timeout(DRAIN_OF_PAGES, drained).await;
+}
+
 /// Answers one connection's requests. Its own errors concern only its peer.
-pub(crate) async fn converse(
+async fn converse(
     stream: impl AsyncRead + AsyncWrite + Unpin,
     service: Router,
     mut stop: watch::Receiver<bool>,

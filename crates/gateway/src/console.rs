@@ -49,12 +49,10 @@ use session::{Session, Sessions};
 use std::{
     fmt,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
-    task::JoinSet,
 };
 
 /// The session's cookie.
@@ -157,29 +155,7 @@ pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> R
         provider,
         tokens,
     });
-    let routes = routes(console);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => break,
-            Some(_) = connections.join_next() => continue,
-        };
-        // A failed accept must not end the server.
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (routes, stop) = (routes.clone(), stop.clone());
-        connections.spawn(async move {
-            admin::converse(stream, routes, stop).await;
-            drop(place);
-        });
-    }
-    let drained = async { while connections.join_next().await.is_some() {} };
-    let _late = tokio::time::timeout(Duration::from_secs(5), drained).await;
+    admin::answer(listener, routes(console), CONNECTIONS_MAX, stop).await;
     Ok(())
 }
 

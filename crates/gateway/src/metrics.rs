@@ -14,13 +14,8 @@ use http::header;
 use std::{
     fmt::{Display, Write as _},
     sync::Arc,
-    time::Duration,
 };
-use tokio::{
-    net::TcpListener,
-    sync::{Semaphore, watch},
-    task::JoinSet,
-};
+use tokio::{net::TcpListener, sync::watch};
 
 /// Connections at a time.
 const CONNECTIONS_MAX: usize = 16;
@@ -40,26 +35,8 @@ pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> R
         .await
         .with_context(|| format!("cannot listen on {address} for metrics"))?;
     let routes = Router::new().route("/metrics", get(show)).with_state(gate);
-    let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let mut connections = JoinSet::new();
-    loop {
-        let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
-            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => return Ok(()),
-            Some(_) = connections.join_next() => continue,
-        };
-        // A failed accept must not end the server.
-        let Ok((stream, _)) = accepted else {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            continue;
-        };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
-        let (routes, stop) = (routes.clone(), stop.clone());
-        connections.spawn(async move {
-            admin::converse(stream, routes, stop).await;
-            drop(place);
-        });
-    }
+    admin::answer(listener, routes, CONNECTIONS_MAX, stop).await;
+    Ok(())
 }
 
 async fn show(State(gate): State<Arc<Gate>>) -> ([(header::HeaderName, &'static str); 1], String) {

@@ -13,6 +13,7 @@ mod alarms;
 mod bolt11;
 mod cln;
 mod daemon;
+mod grpc;
 mod lnd;
 mod loopd;
 mod nodes;

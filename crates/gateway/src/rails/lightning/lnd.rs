@@ -1,7 +1,11 @@
 //! LND, over its REST API (lnd 0.18: `lnrpc`, `invoicesrpc`). Its macaroon needs the permissions
 //! `invoices:read invoices:write info:read offchain:read`.
 
-use super::{Ask, Balances, HoldEnd, InvoiceState, News, NodeError, read};
+use super::{
+    Ask, Balances, HoldEnd, InvoiceState, News, NodeError,
+    grpc::{Gateway, Number},
+    read,
+};
 use crate::{
     config::Secret,
     fetch::{Fetch, Reply},
@@ -10,7 +14,6 @@ use base64::{
     Engine as _,
     engine::general_purpose::{STANDARD, URL_SAFE},
 };
-use bytes::Bytes;
 use http::Method;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -23,11 +26,7 @@ const PENDING_MAX: u32 = 1_000;
 
 /// LND.
 #[derive(Clone, Debug)]
-pub struct Lnd {
-    fetch: Fetch,
-    url: String,
-    macaroon: Secret,
-}
+pub struct Lnd(Gateway);
 
 #[derive(Deserialize)]
 struct Found {
@@ -57,37 +56,11 @@ struct Htlc {
     state: String,
 }
 
-/// A 64-bit integer, which its JSON writes as a string.
-#[derive(Default, Deserialize)]
-#[serde(try_from = "Value")]
-pub(super) struct Number(pub(super) u64);
-
-impl TryFrom<Value> for Number {
-    type Error = &'static str;
-
-    fn try_from(value: Value) -> Result<Self, Self::Error> {
-        let number = value.as_u64().or_else(|| value.as_str()?.parse().ok());
-        number.map(Self).ok_or("not a number")
-    }
-}
-
 impl Lnd {
     /// LND at `url`, by a macaroon in hex.
     #[must_use]
     pub fn new(fetch: Fetch, url: &str, macaroon: Secret) -> Self {
-        Self { fetch, url: url.trim_end_matches('/').to_owned(), macaroon }
-    }
-
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-    ) -> Result<Reply, NodeError> {
-        let headers = [("grpc-metadata-macaroon", self.macaroon.expose().trim())];
-        let body = body.map(|body| ("application/json", Bytes::from(body.to_string())));
-        let url = format!("{}{path}", self.url);
-        Ok(self.fetch.ask(method, &url, &headers, body).await?)
+        Self(Gateway::new(fetch, url, macaroon))
     }
 
     pub(super) async fn create(&self, ask: &Ask<'_>) -> Result<String, NodeError> {
@@ -105,7 +78,7 @@ impl Lnd {
             body.insert("hash".to_owned(), STANDARD.encode(hash).into());
             path = "/v2/invoices/hodl";
         }
-        let reply = self.ask(Method::POST, path, Some(body)).await?;
+        let reply = self.0.ask(Method::POST, path, Some(body)).await?;
         Ok(read::<Made>(&reply)?.payment_request)
     }
 
@@ -124,7 +97,7 @@ impl Lnd {
 
     async fn find(&self, hash: &[u8; 32]) -> Result<Option<Found>, NodeError> {
         let reply =
-            self.ask(Method::GET, &format!("/v1/invoice/{}", hex::encode(hash)), None).await?;
+            self.0.ask(Method::GET, &format!("/v1/invoice/{}", hex::encode(hash)), None).await?;
         // An unknown invoice is a status of gRPC's: NOT_FOUND (5) on 404, older versions 500.
         if reply.status >= 400 && is_not_found(&reply) {
             return Ok(None);
@@ -140,13 +113,13 @@ impl Lnd {
         }
         let held = htlcs.iter().filter(|htlc| htlc.state == "ACCEPTED");
         let first = held.map(|htlc| htlc.expiry_height).min().ok_or(NodeError::Nonsense)?;
-        let told: Told = read(&self.ask(Method::GET, "/v1/getinfo", None).await?)?;
+        let told: Told = read(&self.0.ask(Method::GET, "/v1/getinfo", None).await?)?;
         Ok(first.saturating_sub(told.block_height))
     }
 
     pub(super) async fn settle(&self, preimage: &[u8; 32]) -> Result<HoldEnd, NodeError> {
         let body = json!({ "preimage": STANDARD.encode(preimage) });
-        let reply = self.ask(Method::POST, "/v2/invoices/settle", Some(body)).await?;
+        let reply = self.0.ask(Method::POST, "/v2/invoices/settle", Some(body)).await?;
         if reply.status == 200 {
             return Ok(HoldEnd::Settled);
         }
@@ -156,7 +129,7 @@ impl Lnd {
 
     pub(super) async fn cancel(&self, hash: &[u8; 32]) -> Result<HoldEnd, NodeError> {
         let body = json!({ "payment_hash": STANDARD.encode(hash) });
-        let reply = self.ask(Method::POST, "/v2/invoices/cancel", Some(body)).await?;
+        let reply = self.0.ask(Method::POST, "/v2/invoices/cancel", Some(body)).await?;
         if reply.status == 200 {
             return Ok(HoldEnd::Gone);
         }
@@ -183,7 +156,7 @@ impl Lnd {
         tokio::time::sleep(POLL).await;
         let path =
             format!("/v1/invoices?pending_only=true&reversed=true&num_max_invoices={PENDING_MAX}");
-        let told: Told = read(&self.ask(Method::GET, &path, None).await?)?;
+        let told: Told = read(&self.0.ask(Method::GET, &path, None).await?)?;
         let accepted = told.invoices.iter().filter(|found| found.state == State::Accepted);
         let accepted = accepted.map(|found| bytes(&found.r_hash)).collect::<Result<_, _>>()?;
         Ok(News { accepted, ..News::default() })
@@ -200,7 +173,7 @@ impl Lnd {
             #[serde(default)]
             msat: Number,
         }
-        let told: Told = read(&self.ask(Method::GET, "/v1/balance/channels", None).await?)?;
+        let told: Told = read(&self.0.ask(Method::GET, "/v1/balance/channels", None).await?)?;
         Ok(Balances {
             inbound_msat: told.remote_balance.msat.0,
             outbound_msat: told.local_balance.msat.0,

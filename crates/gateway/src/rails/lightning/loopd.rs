@@ -3,26 +3,22 @@
 //!
 //! INVARIANT: the limits of a swap add up to what it may cost, not more.
 
-use super::{NodeError, lnd::Number, read};
-use crate::{
-    config::Secret,
-    fetch::{Fetch, Reply},
+use super::{
+    NodeError,
+    grpc::{Gateway, Number},
+    read,
 };
-use bytes::Bytes;
+use crate::{config::Secret, fetch::Fetch};
 use http::Method;
 use serde::Deserialize;
-use serde_json::{Value, json};
+use serde_json::json;
 
 /// Blocks within which a swap is to be swept: the daemon's own default.
 const SWEEP_BLOCKS: u32 = 9;
 
 /// The daemon.
 #[derive(Clone, Debug)]
-pub struct Loopd {
-    fetch: Fetch,
-    url: String,
-    macaroon: Secret,
-}
+pub struct Loopd(Gateway);
 
 /// What a swap costs, but for routing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,19 +43,7 @@ impl Loopd {
     /// The daemon at `url`, by a macaroon in hex.
     #[must_use]
     pub fn new(fetch: Fetch, url: &str, macaroon: Secret) -> Self {
-        Self { fetch, url: url.trim_end_matches('/').to_owned(), macaroon }
-    }
-
-    async fn ask(
-        &self,
-        method: Method,
-        path: &str,
-        body: Option<Value>,
-    ) -> Result<Reply, NodeError> {
-        let headers = [("grpc-metadata-macaroon", self.macaroon.expose().trim())];
-        let body = body.map(|body| ("application/json", Bytes::from(body.to_string())));
-        let url = format!("{}{path}", self.url);
-        Ok(self.fetch.ask(method, &url, &headers, body).await?)
+        Self(Gateway::new(fetch, url, macaroon))
     }
 
     /// What swapping so much costs.
@@ -77,7 +61,7 @@ impl Loopd {
             htlc_sweep_fee_sat: Number,
         }
         let path = format!("/v1/loop/out/quote/{amount_sat}?conf_target={SWEEP_BLOCKS}");
-        let told: Told = read(&self.ask(Method::GET, &path, None).await?)?;
+        let told: Told = read(&self.0.ask(Method::GET, &path, None).await?)?;
         Ok(SwapCost {
             swap_fee_sat: told.swap_fee_sat.0,
             prepay_sat: told.prepay_amt_sat.0,
@@ -116,7 +100,7 @@ impl Loopd {
             "label": label,
             "initiator": "countersign",
         });
-        let reply = self.ask(Method::POST, "/v1/loop/out", Some(body)).await?;
+        let reply = self.0.ask(Method::POST, "/v1/loop/out", Some(body)).await?;
         Ok(read::<Begun>(&reply)?.id)
     }
 
@@ -144,7 +128,7 @@ impl Loopd {
             #[serde(default)]
             max_prepay_routing_fee: Number,
         }
-        let told: Told = read(&self.ask(Method::GET, "/v1/auto/suggest", None).await?)?;
+        let told: Told = read(&self.0.ask(Method::GET, "/v1/auto/suggest", None).await?)?;
         let cost = |swap: &Swap| {
             [swap.max_miner_fee.0, swap.max_swap_routing_fee.0, swap.max_prepay_routing_fee.0]
                 .into_iter()
