@@ -209,9 +209,12 @@ describe('a death while money is held', { concurrency: 2 }, () => {
     ran: { takes: false, runs: 1 },
     finished: { takes: true, runs: 1 },
     settled: { takes: true, runs: 1 },
+    // The node has told us so, too.
+    'settled, told': { at: 'settled', after_ms: 1_000, takes: true, runs: 1 },
     'held.returning': { takes: false, runs: 1, tool: 'get_broken' },
   };
-  for (const [name, { takes, runs, tool = 'get_slow' }] of Object.entries(points)) {
+  for (const [name, point] of Object.entries(points)) {
+    const { at = name, after_ms = 0, takes, runs, tool = 'get_slow' } = point;
     test(`at ${name}`, async () => {
       const own = await startParts();
       const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
@@ -219,7 +222,8 @@ describe('a death while money is held', { concurrency: 2 }, () => {
       const live = (env, port) => startBefore(own, config, { dir, env, port });
       let [first, gateway] = [];
       try {
-        first = await live({ COUNTERSIGN_FAILPOINT: name });
+        const death = { COUNTERSIGN_FAILPOINT: at, COUNTERSIGN_FAILPOINT_AFTER_MS: `${after_ms}` };
+        first = await live(death);
         const args = { city: name, ms: 1 };
         const did = await effect(own, tool, async () => {
           const offer = await challenge(first, 'open', tool, args);

@@ -33,7 +33,7 @@ impl Caller {
     /// Somebody at an address; nobody in particular is only the address.
     #[must_use]
     pub fn new(principal: Option<&Principal>, address: IpAddr) -> Self {
-        let named = principal.filter(|principal| **principal != Principal::anonymous());
+        let named = principal.filter(|principal| !principal.is_anonymous());
         Self { principal: named.map(Principal::key), address }
     }
 }

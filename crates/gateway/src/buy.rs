@@ -12,7 +12,7 @@
 use crate::{
     answer::{self, Done},
     call::Attempt,
-    conclude::{is_tool_error, wants_input},
+    conclude::Says,
     config::Treasury,
     gate::Gate,
     oblige,
@@ -351,10 +351,8 @@ impl Gate {
             return Err(Refusal::new(Code::UnknownObligation).charged(charged).call(call));
         };
         let is_result = matches!(heard, Heard::Result(..));
-        let cause = match is_result {
-            true if is_tool_error(&answer) => FailCause::ToolError,
-            true if wants_input(&answer) => FailCause::Unfinished,
-            true => {
+        let cause = match is_result.then(|| Says::of(&answer)) {
+            Some(Says::Answer) => {
                 let receipt = receipt(order_of(&hold).as_ref(), word);
                 let outcome = Outcome {
                     digest: Digest::of(answer.as_bytes()),
@@ -362,11 +360,11 @@ impl Gate {
                     is_error: false,
                     take: Take::All,
                 };
-                let captured = self.store.capture_bought(hold, outcome, receipt).await?;
-                failpoint("captured");
-                return Ok(Done::Captured(captured));
+                let captured = self.store.capture_bought(hold, outcome, receipt).await;
+                return captured.map(Done::Captured);
             }
-            false => FailCause::ToolError,
+            Some(says) => says.cause(),
+            None => FailCause::ToolError,
         };
         let charged = self.store.fail_bought(hold, cause, outlay).await?;
         Ok(match is_result {

@@ -26,6 +26,7 @@ use countersign_store::{
     Take, failpoint,
 };
 use http::HeaderMap;
+use serde_json::value::RawValue;
 use std::{borrow::Cow, sync::Arc};
 
 /// What the records of a call carry of its request: commitments are made of it.
@@ -209,20 +210,11 @@ impl Gate {
             let charged = self.store.fail(hold, FailCause::ToolError).await?;
             return Err(Refusal::new(Code::UnknownObligation).charged(charged).call(call));
         };
-        match ran {
-            Ok(_) if is_tool_error(&answer) => {
-                let charged = self.store.fail(hold, FailCause::ToolError).await?;
+        match ran.map(|_| Says::of(&answer)) {
+            Ok(Says::Answer) => self.capture(hold, answer).await,
+            Ok(says) => {
+                let charged = self.store.fail(hold, says.cause()).await?;
                 Ok(Done::ToolError(answer, charged))
-            }
-            // An intermediate result: nothing is charged for it. Its approval was for this run.
-            Ok(_) if wants_input(&answer) => {
-                let charged = self.store.fail(hold, FailCause::Unfinished).await?;
-                Ok(Done::ToolError(answer, charged))
-            }
-            Ok(_) => {
-                let done = self.capture(hold, answer).await?;
-                failpoint("captured");
-                Ok(done)
             }
             Err(_) => {
                 let charged = self.store.fail(hold, FailCause::ToolError).await?;
@@ -387,23 +379,67 @@ impl Attempt {
     }
 }
 
-/// A result that only asks its caller something (2026-07-28, `resultType`).
-pub(crate) fn wants_input(result: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Head<'a> {
-        #[serde(rename = "resultType", borrow, default)]
-        kind: Option<Cow<'a, str>>,
-    }
-    serde_json::from_str::<Head<'_>>(result)
-        .is_ok_and(|head| head.kind.is_some_and(|kind| kind == "input_required"))
+/// What a result says of itself. Only the members' own values count.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Says {
+    /// It is the tool's answer.
+    Answer,
+    /// The tool failed (`isError`).
+    Failed,
+    /// It only asks its caller something (2026-07-28, `resultType`).
+    Question,
 }
 
-/// A result whose `isError` is true. Only the member's own value counts.
-pub(crate) fn is_tool_error(result: &str) -> bool {
-    #[derive(serde::Deserialize)]
-    struct Head {
-        #[serde(rename = "isError", default)]
-        is_error: bool,
+impl Says {
+    pub(crate) fn of(result: &str) -> Self {
+        #[derive(serde::Deserialize)]
+        struct Head<'a> {
+            #[serde(rename = "isError", borrow, default)]
+            is_error: Option<&'a RawValue>,
+            #[serde(rename = "resultType", borrow, default)]
+            kind: Option<&'a RawValue>,
+        }
+        let Ok(head) = serde_json::from_str::<Head<'_>>(result) else { return Self::Answer };
+        if head.is_error.is_some_and(|is_error| is_error.get() == "true") {
+            return Self::Failed;
+        }
+        let kind = head.kind.and_then(|kind| serde_json::from_str::<Cow<'_, str>>(kind.get()).ok());
+        if kind.is_some_and(|kind| kind == "input_required") {
+            Self::Question
+        } else {
+            Self::Answer
+        }
     }
-    serde_json::from_str::<Head>(result).is_ok_and(|head| head.is_error)
+
+    /// Why the call is not captured, where it is none that is. An intermediate result costs
+    /// nothing; its approval was for this run.
+    pub(crate) const fn cause(self) -> FailCause {
+        match self {
+            Self::Question => FailCause::Unfinished,
+            Self::Failed | Self::Answer => FailCause::ToolError,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_result_says_what_it_is_by_its_own_members_alone() {
+        for (result, says) in [
+            (r#"{"content":[]}"#, Says::Answer),
+            (r#"{"isError":false,"resultType":"complete"}"#, Says::Answer),
+            (r#"{"isError":true}"#, Says::Failed),
+            (r#"{"isError":true,"resultType":"input_required"}"#, Says::Failed),
+            (r#"{"resultType":"input\u005frequired"}"#, Says::Question),
+            (r#"{"isError":"true","resultType":"input_required"}"#, Says::Question),
+            (r#"{"content":[{"isError":true,"resultType":"input_required"}]}"#, Says::Answer),
+            (r#"{"isError":1}"#, Says::Answer),
+            (r#"{"isError":null,"resultType":7}"#, Says::Answer),
+            ("[]", Says::Answer),
+        ] {
+            assert_eq!(Says::of(result), says, "{result}");
+        }
+    }
 }

@@ -29,7 +29,7 @@ use bytes::Bytes;
 use countersign_core::{
     call::Call,
     digest::Digest,
-    ledger::CallState,
+    ledger::{CallState, Recovery},
     proof::{HeldPayment, Principal, hold_preimage},
     quote::Rail,
     refusal::{Charged, Code, Refusal},
@@ -272,13 +272,19 @@ impl Gate {
     }
 
     /// An invoice was paid, whether or not its credential is ever used: what is unused when it
-    /// ends is owed back.
+    /// ends is owed back. Held money's invoice stays open until its call has ended: recovery asks
+    /// the node by it.
     async fn paid(&self, hash: &[u8; 32]) -> Result<(), Refusal> {
         let Some(open) = self.store.open_invoice(hash)? else { return Ok(()) };
         let call = self.store.call_under(open.credential)?;
-        let has_run = call.is_some_and(|call| call.rail == Some(Rail::L402));
-        let credential = self.store.credential(open.credential)?;
-        if let (Some(credential), false) = (credential, has_run) {
+        let call = call.filter(|call| call.rail == Some(Rail::L402));
+        let state = call.as_ref().map(|call| call.state);
+        let is_open =
+            |state: CallState| state == CallState::InDoubt || state.recovery() != Recovery::Nothing;
+        if open.request.is_some() && state.is_some_and(is_open) {
+            return Ok(());
+        }
+        if let (Some(credential), None) = (self.store.credential(open.credential)?, call) {
             let bearer = credential.minted.bearer.as_ref();
             let anonymous = Principal::anonymous();
             let tenant = bearer.map_or(&anonymous.tenant, |bearer| &bearer.principal.tenant);

@@ -13,7 +13,6 @@ use crate::{
 use countersign_core::{
     audit::record::{CallEntry, Kind, MAX_DETAIL_ENTRIES, Outcome, RecordDraft, Subject},
     policy::Decided,
-    proof::Principal,
     quote::Quote,
     refusal::{Code, Light, Refusal},
     time::UnixMs,
@@ -42,7 +41,7 @@ impl Store {
         quote: Option<&Quote>,
         refusal: &Refusal,
     ) -> Result<(), Refusal> {
-        if attempt.principal == Principal::anonymous() {
+        if attempt.principal.is_anonymous() {
             self.count_refusal(refusal.code());
             return Ok(());
         }

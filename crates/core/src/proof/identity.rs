@@ -64,14 +64,27 @@ impl Principal {
     #[must_use]
     pub fn anonymous() -> Self {
         Self {
-            tenant: "anonymous".into(),
+            tenant: ANONYMOUS.into(),
             delegator: None,
-            agent: "anonymous".into(),
+            agent: ANONYMOUS.into(),
             chain: Vec::new(),
             roles: Vec::new(),
         }
     }
+
+    /// Whether this is [`Self::anonymous`].
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.delegator.is_none()
+            && &*self.tenant == ANONYMOUS
+            && &*self.agent == ANONYMOUS
+            && self.chain.is_empty()
+            && self.roles.is_empty()
+    }
 }
+
+/// Tenant and agent of whoever calls without a token.
+const ANONYMOUS: &str = "anonymous";
 
 /// A verified principal.
 #[derive(Debug)]

@@ -199,7 +199,7 @@ impl Gate {
                 person.issuer.as_bytes(),
                 person.subject.as_bytes(),
             ]),
-            None if *principal == Principal::anonymous() => rail.subject_of(evidence.peer),
+            None if principal.is_anonymous() => rail.subject_of(evidence.peer),
             None => principal.key(),
         }
     }
