@@ -4,13 +4,14 @@
 
 import assert from 'node:assert/strict';
 import { createHmac } from 'node:crypto';
-import { mkdtempSync, rmSync, writeFileSync } from 'node:fs';
+import { appendFileSync, cpSync, mkdtempSync, rmSync, writeFileSync } from 'node:fs';
 import http from 'node:http';
 import https from 'node:https';
 import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 import { startLightning } from './lib/lightning.mjs';
 import { freePort, until } from './lib/process.mjs';
@@ -27,6 +28,7 @@ const servers = {
     },
   },
 };
+const BUILTIN = fileURLToPath(new URL('../crates/gateway/policy/', import.meta.url));
 const MACAROON = '0201036c6f6f70';
 const SECRET = 'a secret that is long enough to be one';
 const KEY = 'MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=';
@@ -363,6 +365,37 @@ describe('room to receive', { concurrency: 1 }, () => {
     } finally {
       await own.stop();
       low.stop();
+    }
+  });
+
+  test('is bought only where policy lets it pass, by command and by the rule', async () => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-policy-'));
+    cpSync(BUILTIN, dir, { recursive: true });
+    appendFileSync(path.join(dir, 'policies.cedar'), `
+      @id("room.cheap") @reason("ROOM_TOO_DEAR")
+      forbid (principal, action == Action::"spend", resource == Tool::"countersign/rebalance")
+      when { context.price.micros > 300000 };
+    `);
+    const low = await ldkDouble();
+    low.inbound_msat = 50_000_000;
+    const rule = { inbound_below_sat: 100_000, amount_sat: 300_000, via: 'lsps1' };
+    const own = await start({ ldk: low, l402: { ...rail, rebalance: { ...limits, rule } }, policy: { dir } });
+    try {
+      // 700 sat are 0.42 USD, 400 are 0.24.
+      const dear = await own.cliRaw('lightning', 'rebalance', '--via', 'lsps1', '--amount-sat', '300000');
+      assert.equal(dear.code, 2, dear.stderr);
+      assert.match(dear.stderr, /policy does not let it pass: ROOM_TOO_DEAR/);
+      await until('the rule asked for it', () => low.orders === 2);
+      await sleep(6_000);
+      assert.equal(low.orders, 2, 'and rests');
+      assert.deepEqual(low.paid, [], 'nobody was asked to move money');
+      assert.deepEqual((await own.cli('lightning', 'show')).rebalances, []);
+      const cheap = await own.cli('lightning', 'rebalance', '--via', 'loop', '--amount-sat', '250000');
+      assert.equal(cheap.stage, 'accepted');
+    } finally {
+      await own.stop();
+      low.stop();
+      rmSync(dir, { recursive: true });
     }
   });
 

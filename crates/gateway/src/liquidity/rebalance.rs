@@ -2,29 +2,39 @@
 //! configured rule.
 //!
 //! INVARIANT: one rebalance at a time; each is durable, with who wants it, before anybody is asked
-//! to move money, and none costs more, and all of a day move no more, than is configured.
+//! to move money, and none costs more, and all of a day move no more, than is configured; policy
+//! has said yes to each.
 //! INVARIANT: what may have been begun counts, and is never begun again by itself.
 
 use crate::{
     config::{RebalanceLimits, Rule},
     gate::Gate,
-    prove::lightning::L402Rail,
+    prove::{lightning::L402Rail, policy::Engine},
     rails::lightning::{Means, NodeError, Order, Paid, SwapCost},
 };
 use countersign_core::{
+    digest::Digest,
+    ids::DecisionId,
+    money::Amount,
+    policy::{Intent, IntentSource, ProofState, Question},
     refusal::{Code, Refusal},
     time::UnixMs,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use std::sync::Arc;
 
 /// Notes of rebalances.
 const REBALANCE: &str = "lightning.rebalance";
 /// How long a rebalance counts, in milliseconds, and how long it is remembered.
 const DAY_MS: u64 = 24 * 3_600_000;
 const KEPT_MS: u64 = 90 * DAY_MS;
+/// Who wants what the configured rule does.
+const RULE: &str = "rule";
 /// The rule does nothing for so long after a rebalance, in milliseconds: a swap takes its time.
 const REST_MS: u64 = 3_600_000;
+/// Nor for so long after it was refused, in milliseconds: asking what a channel costs orders it.
+const RETRY_MS: u64 = 300_000;
 
 /// How a rebalance stands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
@@ -208,7 +218,7 @@ impl Gate {
         let inbound_sat =
             known.map(|balances| balances.inbound_msat / 1000).reduce(u64::saturating_add)?;
         (inbound_sat < inbound_below_sat).then(|| Advice {
-            from: "rule".to_owned(),
+            from: RULE.to_owned(),
             via,
             amount_sat,
             max_fee_sat: limits.max_fee_sat,
@@ -223,9 +233,15 @@ impl Gate {
         };
         let now = self.world.now();
         let latest = self.rebalances().ok().and_then(|all| all.into_iter().map(|r| r.moment).max());
-        if latest.is_none_or(|at| now.since_ms(at) >= REST_MS) {
-            let _told_in_the_list =
-                self.rebalance((via, amount_sat, Some(max_fee_sat)), "rule").await;
+        let refused = *rail.rebalancing.lock().await;
+        let rests = |at: Option<UnixMs>, ms| at.is_some_and(|at| now.since_ms(at) < ms);
+        if rests(latest, REST_MS) || rests(refused, RETRY_MS) {
+            return;
+        }
+        let wanted = (via, amount_sat, Some(max_fee_sat));
+        // What comes of it stands in the list.
+        if self.rebalance(wanted, RULE).await.is_err() {
+            *rail.rebalancing.lock().await = Some(now);
         }
     }
 
@@ -254,6 +270,7 @@ impl Gate {
             let reason = format!("it costs {} sat, more than {max_fee_sat}", found.fee_sat());
             return Err(Refusal::new(Code::AdminConflict).with("reason", reason));
         }
+        self.agree(&self.question_of_room((via, amount_sat), found.fee_sat(), by)?).await?;
         let now = self.world.now();
         let key = format!("{}-{}", now.0, hex::encode(self.world.random::<6>()));
         let mut rebalance = Rebalance {
@@ -275,6 +292,39 @@ impl Gate {
         let body = serde_json::to_string(&rebalance).map_err(|_| Code::InternalFault)?;
         self.store.note_put(REBALANCE, &key, &body).await?;
         Ok(rebalance)
+    }
+
+    /// What policy is asked: whether who wants it may spend the fee, with the gateway as the agent.
+    /// A person's word, or the rule's that a person wrote, is their confirmation.
+    fn question_of_room(
+        &self,
+        (via, amount_sat): (Means, u64),
+        fee_sat: u64,
+        by: &str,
+    ) -> Result<Question, Refusal> {
+        let now = self.world.now();
+        let what = format!("{via:?} {amount_sat}");
+        let fee = Amount { asset: "BTC".into(), minor: u128::from(fee_sat) * 1000 };
+        Ok(Question {
+            id: DecisionId::new(now, self.world.random()),
+            tenant: Arc::clone(&self.config.tenant),
+            human: by.into(),
+            is_human: by != RULE,
+            agent: "countersign".into(),
+            server: "countersign".into(),
+            tool: "rebalance".into(),
+            arguments: Digest::of(what.as_bytes()),
+            intent: Intent::Spend,
+            derived: Intent::Spend,
+            source: IntentSource::Catalogue,
+            is_open_world: false,
+            price: self.config.assets.micros(&fee).ok_or(Code::InternalFault)?,
+            price_text: self.config.assets.show(&fee),
+            payment: ProofState::NotRequired,
+            fulfilled: vec!["human_confirm".into()],
+            now,
+            ..Engine::sample_question()
+        })
     }
 
     /// Whether so much more may be moved today. Forgets what is long over.

@@ -119,6 +119,28 @@ impl Gate {
         Err(self.pending(Code::ApprovalPending.into(), &approval))
     }
 
+    /// Policy's yes to something that the gateway does itself, and that is no call: nobody is asked,
+    /// and nothing is done to what comes back.
+    ///
+    /// # Errors
+    /// The external service's no; [`Code::AdminConflict`] with what policy wants.
+    pub(crate) async fn agree(&self, question: &Question) -> Result<(), Refusal> {
+        let decision = self.evaluate(&self.policy.engine(), question).await?;
+        self.ask_outside(&decision, question).await?;
+        let wants = match &decision.answer {
+            Answer::Allow(duties) if duties.is_empty() => return Ok(()),
+            Answer::Allow(duties) | Answer::Challenge(duties) => {
+                duties.iter().map(Obligation::word).collect::<Vec<_>>().join(", ")
+            }
+            Answer::Deny(_) => {
+                let codes = decision.reasons.iter().map(|reason| &*reason.code);
+                codes.collect::<Vec<_>>().join(", ")
+            }
+        };
+        let reason = format!("policy does not let it pass: {wants}");
+        Err(Refusal::new(Code::AdminConflict).with("reason", reason))
+    }
+
     /// What the budgets and the grant leave, and which of them leaves least, if it is enough.
     fn afford(
         &self,

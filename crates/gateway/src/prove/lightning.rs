@@ -52,8 +52,8 @@ pub struct L402Rail {
     pub alarms: Alarms,
     /// Who swaps money in channels for money on the chain.
     pub loopd: Option<Loopd>,
-    /// Held by the one rebalance at a time.
-    pub(crate) rebalancing: tokio::sync::Mutex<()>,
+    /// Held by the one rebalance at a time: when the rule was last refused one.
+    pub(crate) rebalancing: tokio::sync::Mutex<Option<UnixMs>>,
     /// Offers of open quotes, so that asking again shows the same invoice.
     open: Mutex<HashMap<QuoteId, LightningOffer>>,
     /// Money that is held for calls that run now, by payment hash.

@@ -245,7 +245,11 @@ impl Shared {
     /// Pays, and waits for the end of a payment that is held.
     async fn pay(&self, bolt11: &str) -> Result<[u8; 32], PayError> {
         let hash = self.send(bolt11)?;
-        for _ in 0..PAY_LOOKS {
+        tokio::time::timeout(PAY_WAIT, self.ended(hash)).await.unwrap_or(Err(PayError::Held))
+    }
+
+    async fn ended(&self, hash: Digest) -> Result<[u8; 32], PayError> {
+        loop {
             let changed = self.changed.notified();
             let ended = self.book().invoices.get(&hash).map(|made| (made.state, made.preimage));
             match ended {
@@ -255,7 +259,6 @@ impl Shared {
             }
             let _changed_or_late = tokio::time::timeout(PAY_LOOK, changed).await;
         }
-        Err(PayError::Held)
     }
 
     /// Sends the money of an invoice: a plain one is settled with it.
@@ -324,8 +327,8 @@ impl Shared {
     }
 }
 
-/// How often, and how long each time, a wallet looks after a payment that is held.
-const PAY_LOOKS: u32 = 60;
+/// How long a wallet waits for the end of a payment that is held, and between two looks at it.
+const PAY_WAIT: Duration = Duration::from_secs(60);
 const PAY_LOOK: Duration = Duration::from_secs(1);
 /// The longest that a follower waits, in seconds.
 const WAIT_MAX_S: u64 = 60;
