@@ -1,5 +1,6 @@
 //! Paying for calls that somebody else sends: what a server asks, the one payment that answers it,
-//! and what the server said then. The gateway's treasury is such a buyer.
+//! and what the server said then; and paying back, an invoice or a transfer that nobody is shown.
+//! The gateway's treasury is such a buyer.
 //!
 //! Owns reading, signing and paying; neither sends calls nor keeps anything. Whoever does, keeps an
 //! [`Order`] before it is paid or shown, and pays no other for that call.
@@ -10,9 +11,10 @@
 use crate::{
     cache::{Paid, Proof},
     challenge::{self, Channel, NoChallenge},
+    evm::EvmWallet,
     http::Http,
-    lightning::{Lookup, PayError, Purse},
-    means::{Choice, L402Choice, Means, OfferSummary, X402Choice},
+    lightning::{Invoiced, Lookup, PayError, Purse},
+    means::{Choice, DeclineReason, L402Choice, Means, OfferSummary, X402Choice},
     outcome::Completed,
     pay::{header_of, meta_of},
     problem::Problem,
@@ -27,7 +29,7 @@ use countersign_core::{
     refusal::Charged,
     time::UnixMs,
     wire::{
-        eip712::{Domain, Signature, TransferAuthorization},
+        eip712::{Address, Domain, Signature, TransferAuthorization},
         x402,
     },
     world::World,
@@ -308,11 +310,10 @@ impl Buyer {
             valid_before_s: now.seconds().saturating_add(window_s),
             nonce,
         };
-        let signature = Signature::from_bytes(&wallet.sign(&transfer, domain)).ok()?;
         let payload = x402::PaymentPayload {
             resource: Some(required.resource.clone()),
             accepted: offer.clone(),
-            payload: x402::ExactEvm { authorization: transfer, signature },
+            payload: self.sign(transfer, domain)?,
             extensions: required.extensions.clone(),
         };
         Some(Order {
@@ -322,6 +323,53 @@ impl Buyer {
             channel,
             proof: Proof::X402 { payload: payload.to_json() },
         })
+    }
+
+    /// The payment of an invoice that buys nothing.
+    ///
+    /// # Errors
+    /// It is no invoice with an amount; the cap does not hold; no wallet pays invoices.
+    pub fn order_of_invoice(&self, bolt11: &str) -> Result<Order, DeclineReason> {
+        let invoice = Invoiced::read(bolt11).map_err(DeclineReason::BadOffer)?;
+        self.means.lightning().ok_or(DeclineReason::NoWallet)?;
+        let price = self.means.bitcoin_price(invoice.amount_msat)?;
+        let paid = Paid {
+            rail: Rail::L402,
+            amount: price.amount,
+            micros: price.micros,
+            payee: invoice.payee,
+            reference: hex::encode(invoice.payment_hash),
+            earlier: false,
+        };
+        Ok(Order {
+            outward: 1,
+            paid,
+            expires_at: invoice.expires_at,
+            channel: Channel::Meta,
+            // There is no token that its preimage would complete.
+            proof: Proof::Invoice { token: String::new(), invoice: bolt11.to_owned() },
+        })
+    }
+
+    /// The account that transfers are signed for; none without a key.
+    #[must_use]
+    pub fn account(&self) -> Option<Address> {
+        self.means.evm().map(EvmWallet::address)
+    }
+
+    /// Whether a wallet pays invoices.
+    #[must_use]
+    pub fn pays_invoices(&self) -> bool {
+        self.means.lightning().is_some()
+    }
+
+    /// Signs a transfer of [`Self::account`]. Caps and intents are the caller's business, as is a
+    /// nonce that lets no more than one of those it signs move money.
+    #[must_use]
+    pub fn sign(&self, transfer: TransferAuthorization, domain: &Domain) -> Option<x402::ExactEvm> {
+        let wallet = self.means.evm().filter(|wallet| wallet.address() == transfer.from)?;
+        let signature = Signature::from_bytes(&wallet.sign(&transfer, domain)).ok()?;
+        Some(x402::ExactEvm { authorization: transfer, signature })
     }
 
     /// Pays an order that was never begun.
@@ -514,4 +562,51 @@ fn meta_of_result(result: &RawValue) -> Option<&RawValue> {
         meta: Option<&'a RawValue>,
     }
     serde_json::from_str::<Head<'_>>(result.get()).ok()?.meta
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        lightning::{LightningWallet, OfferFault},
+        means::{Caps, KnownAsset},
+        wallet::Wallet,
+    };
+    use countersign_core::money::Rate;
+
+    /// The specification's example, of 2500 micro-bitcoin.
+    const INVOICE: &str = "lnbc2500u1pvjluezsp5zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zyg3zygspp5\
+        qqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqqqsyqcyq5rqwzqfqypqdq5xysxxatsyp3k7enxv4jsxq\
+        zpu9qrsgquk0rl77nj30yxdy8j9vdx85fkpmdla2087ne0xh8nhedh8w27kyke0lp53ut353s06fv3\
+        qfegext0eh0ymjpf39tuven09sam30g4vgpfna3rh";
+
+    fn buyer(wallets: Vec<Wallet>, per_call: u64) -> Buyer {
+        let asset = KnownAsset {
+            code: "BTC".into(),
+            caip: "".into(),
+            rate: Some(Rate { micros: 60_000_000_000, per_minor: 100_000_000_000 }),
+        };
+        let caps = Caps { per_call: Some(Micros(per_call)), ..Caps::default() };
+        let world = World::new(|| UnixMs(0), |bytes| bytes.fill(7));
+        Buyer::new(Means { wallets, assets: vec![asset], caps, rail: None }, world)
+    }
+
+    #[test]
+    fn an_invoice_that_buys_nothing_is_an_order_within_the_cap() {
+        let wallet =
+            || Wallet::Lightning(LightningWallet::new("http://127.0.0.1:1", None).unwrap());
+        let buyer_of = |per_call| buyer(vec![wallet()], per_call);
+        let order = buyer_of(150_000_000).order_of_invoice(INVOICE).unwrap();
+        let paid = order.paid();
+        assert_eq!((paid.amount.minor, paid.micros), (250_000_000, Some(Micros(150_000_000))));
+        assert!(paid.reference.starts_with("00010203") && !order.is_paid_by_showing());
+        let stored = Order::from_stored(&order.to_stored()).unwrap();
+        assert_eq!(stored.hash(), order.hash());
+        let dear = buyer_of(149_999_999).order_of_invoice(INVOICE);
+        assert_eq!(dear.unwrap_err(), DeclineReason::OverCap);
+        let none = buyer(Vec::new(), 150_000_000).order_of_invoice(INVOICE);
+        assert_eq!(none.unwrap_err(), DeclineReason::NoWallet);
+        let bad = buyer_of(1).order_of_invoice("lnbc1");
+        assert_eq!(bad.unwrap_err(), DeclineReason::BadOffer(OfferFault::Invoice));
+    }
 }

@@ -210,6 +210,28 @@ impl fmt::Display for OfferFault {
     }
 }
 
+/// What an invoice says.
+pub(crate) struct Invoiced {
+    pub(crate) payment_hash: [u8; 32],
+    pub(crate) amount_msat: u64,
+    /// The receiving node's public key, in hex.
+    pub(crate) payee: String,
+    pub(crate) expires_at: UnixMs,
+}
+
+impl Invoiced {
+    /// Reads an invoice: checksum, signature and required fields are the parser's business.
+    pub(crate) fn read(bolt11: &str) -> Result<Self, OfferFault> {
+        let invoice: Bolt11Invoice = bolt11.parse().map_err(|_| OfferFault::Invoice)?;
+        let amount_msat = invoice.amount_milli_satoshis().ok_or(OfferFault::NoAmount)?;
+        let payment_hash: &[u8] = invoice.payment_hash().as_ref();
+        let payment_hash = payment_hash.try_into().map_err(|_| OfferFault::Invoice)?;
+        let end = invoice.expires_at().map(|end: Duration| end.as_secs()).unwrap_or(u64::MAX);
+        let payee = invoice.get_payee_pub_key().to_string();
+        Ok(Self { payment_hash, amount_msat, payee, expires_at: UnixMs::from_seconds(end) })
+    }
+}
+
 /// An invoice that may be paid for an offer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Payable {
@@ -230,23 +252,17 @@ impl Payable {
         now: UnixMs,
     ) -> Result<Self, OfferFault> {
         let terms = MacaroonTerms::read(token).ok_or(OfferFault::Token)?;
-        let invoice: Bolt11Invoice = invoice.parse().map_err(|_| OfferFault::Invoice)?;
-        let amount_msat = invoice.amount_milli_satoshis().ok_or(OfferFault::NoAmount)?;
+        let Invoiced { payment_hash, amount_msat, payee, expires_at } = Invoiced::read(invoice)?;
         if offered_msat.is_some_and(|offered| offered != amount_msat) {
             return Err(OfferFault::Amount);
         }
-        let payment_hash: &[u8] = invoice.payment_hash().as_ref();
         if payment_hash != terms.payment_hash {
             return Err(OfferFault::PaymentHash);
         }
-        let end = invoice.expires_at().map(|end: Duration| end.as_secs()).unwrap_or(u64::MAX);
-        let invoice_expires_at = UnixMs::from_seconds(end);
-        if invoice_expires_at <= now || terms.expires_at.is_some_and(|end| end <= now) {
+        if expires_at <= now || terms.expires_at.is_some_and(|end| end <= now) {
             return Err(OfferFault::Expired);
         }
-        let payee = invoice.get_payee_pub_key().to_string();
-        let payment_hash = terms.payment_hash;
-        Ok(Self { payment_hash, amount_msat, payee, invoice_expires_at, terms })
+        Ok(Self { payment_hash, amount_msat, payee, invoice_expires_at: expires_at, terms })
     }
 }
 

@@ -290,8 +290,7 @@ impl Means {
         }
         let payable = Payable::check(&offer.token, &offer.invoice, offered_msat, now)
             .map_err(|fault| declined(DeclineReason::BadOffer(fault)))?;
-        let asset = self.assets.iter().find(|asset| asset.code == bitcoin);
-        let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
+        let asset = self.bitcoin().map_err(&declined)?;
         let is_wanted = self.rail.is_none_or(|rail| rail == Rail::L402);
         let wallet = self.lightning().filter(|_| is_wanted);
         let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
@@ -313,6 +312,16 @@ impl Means {
             Wallet::Lightning(wallet) => Some(wallet),
             Wallet::Evm(_) => None,
         })
+    }
+
+    /// The price in bitcoin, if at least one cap applies and all that apply hold.
+    pub(crate) fn bitcoin_price(&self, amount_msat: u64) -> Result<Price, DeclineReason> {
+        self.price(self.bitcoin()?, u128::from(amount_msat))
+    }
+
+    fn bitcoin(&self) -> Result<&KnownAsset, DeclineReason> {
+        let asset = self.assets.iter().find(|asset| &*asset.code.0 == "BTC");
+        asset.ok_or(DeclineReason::UnknownAsset)
     }
 
     /// The price, if at least one cap applies and all that apply hold.
