@@ -17,6 +17,7 @@ use crate::{
     links::Links,
     log::{Log, Tree},
     options::{Durability, LogOptions, Options},
+    payback::Paybacks,
     publish::{LOG_DIR, Publisher, SYNCED},
     quotes::Quotes,
     recover, schema,
@@ -165,6 +166,7 @@ fn load(conn: &Connection, options: &Options, now: UnixMs) -> Result<State, Open
         ..State::default()
     };
     calls::load(conn, &mut state)?;
+    state.paybacks = Paybacks::load(conn, &mut state.counters)?;
     Ok(state)
 }
 

@@ -13,6 +13,7 @@ use crate::{
     },
     fault::Fault,
     grants::admin,
+    payback::{self, Debt},
     reads::stored_outcome_of,
     schema::to_json,
     settle::{owe_back, post_pending, price_micros, release, take, void_pending},
@@ -117,8 +118,12 @@ pub struct Due {
     pub amount: Option<Amount>,
     /// The settlement that took it.
     pub settlement: Option<SettlementReceipt>,
+    /// What it was taken with, as stored.
+    pub payload: Option<Arc<str>>,
     /// Whether it can become somebody's credit.
     pub is_of_somebody: bool,
+    /// Whether a treasury is paying it back.
+    pub is_under_way: bool,
 }
 
 /// A call that started and of which nobody knows the outcome.
@@ -156,7 +161,9 @@ impl Live {
             rail: self.money.price.as_ref().map(|price| price.rail),
             amount: self.amount(),
             settlement: self.receipt.as_deref().cloned(),
+            payload: self.money.payload.clone(),
             is_of_somebody: self.money.principal.is_some(),
+            is_under_way: false,
         }
     }
 
@@ -302,7 +309,12 @@ impl Store {
     /// Money that is owed back, the oldest first.
     #[must_use]
     pub fn refunds_due(&self) -> Vec<Due> {
-        self.list(CallState::RefundDue, Live::due)
+        let mut dues = self.list(CallState::RefundDue, Live::due);
+        let state = self.shared().state();
+        for due in &mut dues {
+            due.is_under_way = state.paybacks.has(Debt::Call(due.call));
+        }
+        dues
     }
 
     pub(crate) fn list<T>(&self, wanted: CallState, show: impl Fn(&Live) -> T) -> Vec<T> {
@@ -342,10 +354,14 @@ impl Store {
     /// What is owed back becomes its principal's credit.
     ///
     /// # Errors
-    /// `InternalFault` when none was due, or of nobody in particular; `StoreFault`.
+    /// `InternalFault` when none was due, or of nobody in particular, or a treasury is paying it
+    /// back; `StoreFault`.
     pub async fn refund_to_credit(&self, call: CallId) -> Result<(), Refusal> {
         let refund = move |batch: &mut Batch<'_>| {
-            let found = batch.state().calls.get(&call).and_then(|live| live.money.credit());
+            let state = batch.state();
+            let found = state.calls.get(&call).and_then(|live| live.money.credit());
+            let found = found.filter(|_| !state.paybacks.has(Debt::Call(call)));
+            drop(state);
             match found {
                 Some(account) => refunded(batch, call, "credit", account),
                 None => Ok(Err(Refusal::new(Code::InternalFault).call(call))),
@@ -487,7 +503,8 @@ fn keep(batch: &mut Batch<'_>, mut live: Live) -> Result<(), Fault> {
     live.save(batch, &Change { spent: Some((spent, minor)), ..Change::to(CallState::Captured) })
 }
 
-fn refunded(
+/// Books that a call's money went back, and ends what was paying it back.
+pub(crate) fn refunded(
     batch: &mut Batch<'_>,
     call: CallId,
     reference: &str,
@@ -514,5 +531,6 @@ fn refunded(
     refund.detail.insert("transaction".to_owned(), reference.chars().take(128).collect());
     live.record(batch, refund)?;
     live.save(batch, &Change::to(CallState::Refunded))?;
+    payback::close(batch, Debt::Call(call))?;
     Ok(Ok(()))
 }

@@ -1,13 +1,16 @@
 //! What is owed back for credentials, and how it goes: offered once over Lightning to whoever shows
-//! the credential, then booked when the node says that it was taken.
+//! the credential, then booked when the node says that it was taken; or paid by a treasury
+//! (`payback`).
 //!
 //! INVARIANT: a refund is booked as offered before a node is told of it, under the one key that the
 //! node knows it by; it is booked as paid once, and only for what was owed.
+//! INVARIANT: it is offered by a node or paid by a treasury, never both.
 
 use crate::{
     accounts::{AccountName, Step, Transfer},
     fault::Fault,
     grants::admin,
+    payback::{self, Debt},
     schema::{int, minor_blob},
     store::Store,
     writer::Batch,
@@ -68,12 +71,23 @@ pub(crate) fn owe(
     Ok(())
 }
 
-fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Refund>, Fault> {
+/// What is owed under a key.
+pub(crate) fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Refund>, Fault> {
     let mut statement = batch.conn.prepare_cached(&format!("{SELECT} AND key = ?"))?;
     Ok(statement.query_row([key.as_bytes()], read).optional()?)
 }
 
-fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Result<(), Fault> {
+/// No node offers it any more.
+pub(crate) fn withdraw(batch: &Batch<'_>, key: Digest) -> Result<(), Fault> {
+    batch
+        .conn
+        .prepare_cached("UPDATE refunds SET node = NULL WHERE key = ?")?
+        .execute([key.as_bytes()])?;
+    Ok(())
+}
+
+/// Books that it was paid, once.
+pub(crate) fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Result<(), Fault> {
     let Some(refund) = find(batch, key)? else { return Ok(()) };
     let transfer = Transfer {
         subject: key.as_bytes(),
@@ -95,7 +109,7 @@ fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Result<(), Fault
         .conn
         .prepare_cached("UPDATE refunds SET paid = 1 WHERE key = ?")?
         .execute([key.as_bytes()])?;
-    Ok(())
+    payback::close(batch, Debt::Refund(key))
 }
 
 impl Store {
@@ -126,13 +140,16 @@ impl Store {
     }
 
     /// A node is about to offer a refund: it and no other one from now on, until it says that the
-    /// offer came to nothing. Gives the node's name.
+    /// offer came to nothing. Gives the node's name; none where a treasury pays it.
     ///
     /// # Errors
     /// `StoreFault`.
     pub async fn offer_refund(&self, key: Digest, node: &str) -> Result<Option<String>, Refusal> {
         let node = node.to_owned();
         let offer = move |batch: &mut Batch<'_>| {
+            if batch.state().paybacks.has(Debt::Refund(key)) {
+                return Ok(None);
+            }
             batch
                 .conn
                 .prepare_cached("UPDATE refunds SET node = ? WHERE key = ? AND node IS NULL")?

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 14] = [
+pub(crate) const STEPS: [&str; 15] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -66,6 +66,12 @@ pub(crate) const STEPS: [&str; 14] = [
      CREATE INDEX refunds_owed ON refunds (credential) WHERE paid = 0;
      CREATE INDEX refunds_offered ON refunds (at) WHERE paid = 0 AND node IS NOT NULL;
      PRAGMA user_version = 14;",
+    "CREATE TABLE paybacks (
+       subject BLOB PRIMARY KEY, treasury TEXT NOT NULL, counter TEXT NOT NULL,
+       micros INTEGER NOT NULL, reference TEXT NOT NULL UNIQUE, payload TEXT NOT NULL,
+       paid INTEGER NOT NULL
+     ) STRICT, WITHOUT ROWID;
+     CREATE INDEX paybacks_open ON paybacks (subject) WHERE paid = 0; PRAGMA user_version = 15;",
 ];
 
 /// The first version.

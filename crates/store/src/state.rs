@@ -5,7 +5,8 @@
 
 use crate::{
     approvals::Approvals, approvers::Withdrawn, budgets::Counters, calls::Live,
-    credentials::Credentials, declared::Declared, grants::Grants, links::Links, quotes::Quotes,
+    credentials::Credentials, declared::Declared, grants::Grants, links::Links, payback::Paybacks,
+    quotes::Quotes,
 };
 use countersign_core::ids::CallId;
 use std::collections::HashMap;
@@ -21,6 +22,7 @@ pub(crate) struct State {
     pub(crate) withdrawn: Withdrawn,
     pub(crate) counters: Counters,
     pub(crate) declared: Declared,
+    pub(crate) paybacks: Paybacks,
     /// Calls that have not ended.
     pub(crate) calls: HashMap<CallId, Live>,
 }

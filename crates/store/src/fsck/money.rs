@@ -206,14 +206,39 @@ fn check_told(
     }
 }
 
+/// What treasuries paid back, by the counter of their limits; and each debt that one paid is paid.
+fn read_paybacks(conn: &Connection, findings: &mut Findings) -> Result<Vec<(String, u64)>, Fault> {
+    let mut statement = conn.prepare(
+        "SELECT counter, micros, hex(subject), CASE length(subject)
+           WHEN 16 THEN EXISTS (SELECT 1 FROM calls WHERE id = subject AND state = 10)
+           ELSE coalesce((SELECT paid FROM refunds WHERE key = subject), 0) END
+         FROM paybacks WHERE paid = 1",
+    )?;
+    let mut rows = statement.query([])?;
+    let mut paid = Vec::new();
+    while let Some(row) = rows.next()? {
+        let what = format!("{}: paid back, and still owed", row.get::<_, String>(2)?);
+        findings.unless(row.get(3)?, Invariant::MoneyConserved, what);
+        paid.push((row.get(0)?, uint(row, 1)?));
+    }
+    Ok(paid)
+}
+
 /// What each counter spent is the sum over its calls; a rate counts them.
 pub(super) fn check_budgets(
     conn: &Connection,
     calls: &[Row],
     findings: &mut Findings,
 ) -> Result<(), Fault> {
+    let paid_back = read_paybacks(conn, findings)?;
     let mut totals: HashMap<&str, u64> = HashMap::new();
     let mut ever: HashMap<&str, u64> = HashMap::new();
+    for (key, micros) in &paid_back {
+        for count in [&mut ever, &mut totals] {
+            let count = count.entry(key).or_default();
+            *count = count.saturating_add(*micros);
+        }
+    }
     for row in calls {
         let Some(money) = &row.money else { continue };
         for key in &money.rates {
