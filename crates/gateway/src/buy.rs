@@ -67,14 +67,14 @@ impl Inquired {
 
 /// A treasury with what pays from it.
 pub(crate) struct Purse<'a> {
-    name: &'a str,
+    pub(crate) name: &'a str,
     pub(crate) limits: &'a Treasury,
-    buyer: &'a Buyer,
+    pub(crate) buyer: &'a Buyer,
 }
 
 impl Purse<'_> {
     /// The treasury's own limit.
-    fn charge(&self) -> Charge {
+    pub(crate) fn charge(&self) -> Charge {
         let key = format!("treasury\u{1f}{}", self.name);
         Charge::hard(key, self.limits.per_day, Window::Rolling(DAY_MS))
     }
@@ -94,10 +94,13 @@ impl Gate {
     pub(crate) fn treasury(&self, server: &str) -> Result<Purse<'_>, Refusal> {
         let server = self.config.servers.get(server);
         let name = server.and_then(|server| server.treasury.as_deref()).unwrap_or_default();
-        match (self.config.treasuries.get(name), self.buyers.get(name)) {
-            (Some(limits), Some(buyer)) => Ok(Purse { name, limits, buyer }),
-            _ => Err(Code::InternalFault.into()),
-        }
+        self.purse(name).ok_or_else(|| Code::InternalFault.into())
+    }
+
+    /// The treasury of a name.
+    pub(crate) fn purse<'a>(&'a self, name: &'a str) -> Option<Purse<'a>> {
+        let (limits, buyer) = (self.config.treasuries.get(name)?, self.buyers.get(name)?);
+        Some(Purse { name, limits, buyer })
     }
 
     /// The quote that is made of what the server asks, and what it asked in `known`. The server is

@@ -96,7 +96,7 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
             Ok(done)
         }
         Err(refusal) => {
-            let refusal = gate.owing(&attempt.evidence, refusal).await;
+            let refusal = Box::pin(gate.owing(&attempt.evidence, refusal)).await;
             gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
             Err(Box::pin(gate.refuse(&attempt, known, refusal)).await)
         }

@@ -253,9 +253,11 @@ pub struct Rails {
     pub l402: Option<L402>,
     /// Work instead of money.
     pub pow: Option<Pow>,
+    /// The treasury that pays back what is owed.
+    pub refund_from: Option<Arc<str>>,
 }
 
-/// A wallet of the organisation, which pays servers that charge.
+/// A wallet of the organisation, which pays servers that charge, and what is owed back.
 #[derive(Clone, Debug)]
 pub struct Treasury {
     /// What it pays from.

@@ -20,6 +20,7 @@ pub mod mcp;
 mod metrics;
 pub mod notify;
 pub mod oblige;
+mod payback;
 pub mod places;
 pub mod problem;
 pub mod prove;

@@ -14,7 +14,7 @@ use crate::{
     problem,
     prove::{
         Evidence,
-        evidence::{META_CREDIT, META_MANDATE},
+        evidence::{META_CREDIT, META_MANDATE, META_REFUND_INVOICE},
         state,
     },
     server,
@@ -245,8 +245,8 @@ fn single<'a>(headers: &'a HeaderMap, name: &str) -> Result<Option<&'a str>, Ref
         .map_err(|_| Refusal::new(Code::HeaderMismatch).with("header", name))
 }
 
-/// `_meta` keys that carry credentials: never forwarded.
-const CREDENTIALS: [&str; 7] = [
+/// `_meta` keys that carry credentials, or are between the caller and us: never forwarded.
+const CREDENTIALS: [&str; 8] = [
     "x402/payment",
     "x402.payment",
     "ai.bolthub/payment",
@@ -254,6 +254,7 @@ const CREDENTIALS: [&str; 7] = [
     pow::META,
     META_MANDATE,
     META_CREDIT,
+    META_REFUND_INVOICE,
 ];
 
 /// `_meta` key under which a client declares what a call is for.

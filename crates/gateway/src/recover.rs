@@ -7,18 +7,26 @@
 
 use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt};
 use countersign_core::{ids::CallId, quote::Rail, refusal::Refusal};
-use countersign_store::{Unfinished, Unsettled, failpoint};
+use countersign_store::{Due, Unfinished, Unsettled, failpoint};
 use std::time::Duration;
 use tokio::sync::watch;
 
 /// Between two rounds.
 const ROUND: Duration = Duration::from_secs(5);
 
-/// Recovers until `stop`; the first round runs at once.
-pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
+/// Recovers until `stop`; the first round runs at once. Paying back has rounds of its own: a wallet
+/// that takes its time keeps nothing else waiting.
+pub async fn run(gate: &Gate, stop: watch::Receiver<bool>) {
+    tokio::join!(repeat(|| round(gate), stop.clone()), repeat(|| Box::pin(gate.pay_back()), stop));
+}
+
+async fn repeat<F>(round: impl Fn() -> F, mut stop: watch::Receiver<bool>)
+where
+    F: Future<Output = Result<(), Refusal>>,
+{
     loop {
         // A store that fails poisons itself; the server ends for that elsewhere.
-        let _faulted = round(gate).await;
+        let _faulted = round().await;
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => return,
@@ -63,7 +71,8 @@ async fn owed_to_credit(gate: &Gate) -> Result<(), Refusal> {
     if !gate.config.credit {
         return Ok(());
     }
-    for due in gate.store.refunds_due().into_iter().filter(|due| due.is_of_somebody) {
+    let is_to_credit = |due: &Due| due.is_of_somebody && !due.is_under_way;
+    for due in gate.store.refunds_due().into_iter().filter(is_to_credit) {
         gate.store.refund_to_credit(due.call).await?;
     }
     Ok(())

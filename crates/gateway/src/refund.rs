@@ -1,5 +1,6 @@
 //! What is owed back for credentials, over Lightning: whoever shows the credential and its preimage
-//! is given a BOLT12 refund, which any wallet that speaks it turns into money once.
+//! is given a BOLT12 refund, which any wallet that speaks it turns into money once; or has an
+//! invoice of its own paid ([`crate::payback`]).
 //!
 //! Credit comes first where it is kept (`credit: true`): what is owed to somebody who is known is
 //! theirs to spend at once, and is not here. Money that is only held, and authorizations that were
@@ -10,10 +11,12 @@
 
 use crate::{
     gate::Gate,
+    payback::Shown,
     prove::Evidence,
     rails::lightning::{Give, Given},
 };
 use countersign_core::{
+    digest::Digest,
     proof::VerifiedCredential,
     refusal::{Code, Refusal},
 };
@@ -40,13 +43,48 @@ impl Gate {
             return refusal;
         }
         let owed = self.store.refunds_of(credential.id.key()).unwrap_or_default();
+        match &evidence.refund_invoice {
+            None => self.offering(refusal, &owed).await,
+            Some(bolt11) => self.invoiced(refusal, bolt11, credential.id.key(), &owed).await,
+        }
+    }
+
+    /// With a BOLT12 refund of what is owed, or with how much an invoice must ask.
+    async fn offering(&self, refusal: Refusal, owed: &[Refund]) -> Refusal {
         for refund in owed {
-            if let Some(given) = self.give(&refund).await.filter(|given| given.is_open) {
-                let amount = self.config.assets.show(&refund.amount);
-                return refusal.with("refund", given.refund).with("owed", amount);
+            if let Some(given) = self.give(refund).await.filter(|given| given.is_open) {
+                return self.telling(refusal.with("refund", given.refund), Some(refund));
             }
         }
-        refusal
+        let (under_way, open): (Vec<&Refund>, Vec<&Refund>) =
+            owed.iter().partition(|refund| self.is_paying_back(refund));
+        match open.into_iter().find(|refund| self.pays_invoice(refund)) {
+            None if !under_way.is_empty() => refusal.with("refund", "on its way"),
+            payable => self.telling(refusal, payable),
+        }
+    }
+
+    /// With what became of the invoice that was shown.
+    async fn invoiced(
+        &self,
+        refusal: Refusal,
+        bolt11: &str,
+        credential: Digest,
+        owed: &[Refund],
+    ) -> Refusal {
+        let shown = self.pay_shown(bolt11, credential, owed).await;
+        match shown.unwrap_or(Shown::Unpaid("it could not be written down: show it again")) {
+            Shown::Paid => refusal.with("refund", "paid"),
+            Shown::UnderWay => refusal.with("refund", "on its way"),
+            Shown::Unpaid(why) => self.telling(refusal.with("refund_invoice", why), owed.first()),
+        }
+    }
+
+    fn telling(&self, refusal: Refusal, owed: Option<&Refund>) -> Refusal {
+        match owed {
+            Some(refund) => refusal.with("owed", self.config.assets.show(&refund.amount)),
+            None => refusal,
+        }
     }
 
     /// Offers a refund, once.

@@ -8,7 +8,7 @@ mod policy;
 pub use money::{
     BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, CredentialState,
     CredentialView, DoubtView, DueView, FoundOut, OfferView, OpenView, PaidBack, QuoteView,
-    Removed, Resolution, Revoked, Rule, Standing,
+    Removed, Repayer, Resolution, Revoked, Rule, Standing,
 };
 pub use people::{Jwk, KeyRequest, LinkView, WalletAsk, WalletMessage, WalletProof};
 pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBundle, ShadowView};

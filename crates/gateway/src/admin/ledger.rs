@@ -6,7 +6,7 @@ use super::{
     denied::Denied,
     form::{
         BalanceView, CallFull, CallLine, CredentialState, CredentialView, DoubtView, DueView,
-        Items, OfferView, PaidBack, QuoteView, Resolution, Revoked, Rule, Standing,
+        Items, OfferView, PaidBack, QuoteView, Repayer, Resolution, Revoked, Rule, Standing,
     },
     log::raw,
     page::{Listed, Order, Unfiltered},
@@ -123,6 +123,7 @@ pub(super) async fn refunds(
     let seen = gate.store.refunds_due().into_iter().filter(|due| actor.sees(&due.tenant));
     let keyed = seen.map(|due| (due.call.to_string(), due));
     let view = |due: Due| {
+        let by = repayer(&gate, &due);
         let (settlement, payer) =
             due.settlement.map(|s| (Some(s.transaction), s.payer)).unwrap_or_default();
         DueView {
@@ -132,9 +133,15 @@ pub(super) async fn refunds(
             amount: due.amount.map(|amount| assets.show(&amount)),
             payer,
             settlement,
+            by,
         }
     };
     Ok(Json(page.cut(Order::Rising, keyed, view)))
+}
+
+/// Who pays it back.
+pub(crate) fn repayer(gate: &Gate, due: &Due) -> Repayer {
+    if gate.pays_back(due) { Repayer::Gateway } else { Repayer::Operator }
 }
 
 /// Records that the money of a call went back, outside of the gateway.
@@ -150,7 +157,8 @@ pub(super) async fn refunded(
 /// Books that the money of a call went back.
 ///
 /// # Errors
-/// Nothing is owed for it in the actor's tenant; a role that is missing; no reference.
+/// Nothing is owed for it in the actor's tenant; the gateway pays it back by itself; a role that is
+/// missing; no reference.
 pub(crate) async fn book_refund(
     gate: &Gate,
     actor: &Actor,
@@ -162,8 +170,12 @@ pub(crate) async fn book_refund(
         return Err(Denied::invalid("reference", "expected 1 to 256 bytes"));
     }
     let is_it = |due: &Due| due.call == call && actor.sees(&due.tenant);
-    if !gate.store.refunds_due().iter().any(is_it) {
+    let dues = gate.store.refunds_due();
+    let Some(due) = dues.iter().find(|due| is_it(due)) else {
         return Err(Denied::conflict("nothing is owed back for this call"));
+    };
+    if repayer(gate, due) == Repayer::Gateway {
+        return Err(Denied::conflict("the gateway pays this back by itself"));
     }
     let raw = serde_json::json!({ "recorded_by": actor.text() }).to_string();
     let receipt = SettlementReceipt { transaction: reference, payer: None, raw };

@@ -193,11 +193,12 @@ fn dues(items: &[DueView]) -> String {
             item.rail.map(|rail| rail.text().to_owned()).unwrap_or_default(),
             item.payer.clone().unwrap_or_default(),
             item.settlement.clone().unwrap_or_default(),
+            item.by.text().to_owned(),
             item.tenant.to_string(),
         ]
     };
     let rows: Vec<_> = items.iter().map(row).collect();
-    table(&["call", "owed", "rail", "to", "taken by", "tenant"], &rows)
+    table(&["call", "owed", "rail", "to", "taken by", "paid back by", "tenant"], &rows)
 }
 
 fn calls(items: &[CallLine]) -> String {

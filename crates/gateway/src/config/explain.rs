@@ -22,6 +22,7 @@ pub fn explain(config: &Config) -> Vec<String> {
     lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer)));
     lines.extend(rails(config));
     lines.extend(config.treasuries.iter().map(|(name, it)| treasury(name, it)));
+    lines.extend(refunds(config));
     for server in config.servers.values() {
         lines.push(self::server(server, config));
         for terms in server.tools.values() {
@@ -173,6 +174,30 @@ fn treasury(name: &str, treasury: &Treasury) -> String {
         treasury.per_call,
         treasury.per_day,
     )
+}
+
+/// What goes back without a person.
+fn refunds(config: &Config) -> Option<String> {
+    let name = config.rails.refund_from.as_deref()?;
+    let treasury = config.treasuries.get(name)?;
+    let one = |wallet: &Wallet| match wallet {
+        Wallet::Evm(_) if config.rails.x402.is_some() => {
+            Some("x402 payments for calls that did not run, to whoever paid them")
+        }
+        Wallet::Lightning(_) if config.rails.l402.is_some() => {
+            Some("what ended or revoked credentials leave, to an invoice that their holder shows")
+        }
+        Wallet::Evm(_) | Wallet::Lightning(_) => None,
+    };
+    let what: Vec<&str> = treasury.wallets.iter().filter_map(one).collect();
+    if what.is_empty() {
+        return Some(format!("Treasury {name} pays back nothing: its wallet fits no rail."));
+    }
+    Some(format!(
+        "Treasury {name} pays back {}; above {} each, and where it pays nothing back, a person does.",
+        what.join(", and "),
+        treasury.per_call,
+    ))
 }
 
 /// Who makes invoices, and when their money is taken.

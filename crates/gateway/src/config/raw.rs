@@ -172,6 +172,10 @@ pub(super) struct RawRails {
     pub(super) l402: Option<RawL402>,
     /// Proof of work instead of money, for tools with `work` among their prices.
     pub(super) pow: Option<RawPow>,
+    /// Name of the treasury that pays back what is owed: x402 payments for calls that did not run,
+    /// and what L402 credentials leave, to an invoice that their holder shows. Its limits hold:
+    /// what is above `per_call` is for a person. Default: none, a person pays.
+    pub(super) refund_from: Option<String>,
 }
 
 /// x402.

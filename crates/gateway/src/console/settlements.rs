@@ -9,7 +9,7 @@ use super::{
 use crate::admin::{
     actor::Need,
     denied::Denied,
-    form::{OpenView, Rule},
+    form::{OpenView, Repayer, Rule},
     ledger,
     settlements::{end_open, open},
 };
@@ -162,7 +162,12 @@ fn due_table(console: &Console, visitor: &Visitor, dues: &[Due]) -> Markup {
                             td.num { (amount(console, due.amount.as_ref())) }
                             td { code.wrap { (payer.unwrap_or("–")) } }
                             td { code.wrap { (settlement.map_or("–", |s| &s.transaction)) } }
-                            td { (refund_form(visitor, due.call)) }
+                            td {
+                                @match ledger::repayer(&console.gate, due) {
+                                    Repayer::Gateway => "the gateway pays it back",
+                                    Repayer::Operator => (refund_form(visitor, due.call)),
+                                }
+                            }
                         }
                     }
                 }

@@ -41,6 +41,8 @@ pub struct Evidence {
     pub work: Option<Work>,
     /// Credit is to pay: the caller's own name for this payment.
     pub credit: Option<String>,
+    /// The invoice that what is owed back for its credential is to pay; not looked into.
+    pub refund_invoice: Option<String>,
     /// The address that the request came from.
     pub peer: IpAddr,
 }
@@ -65,6 +67,7 @@ impl Default for Evidence {
             held: None,
             work: None,
             credit: None,
+            refund_invoice: None,
             peer: IpAddr::V4(Ipv4Addr::UNSPECIFIED),
         }
     }
@@ -84,6 +87,11 @@ pub const META_CREDIT: &str = "countersign/credit";
 /// How long the name of a payment by credit is, in bytes.
 const CREDIT_BYTES: std::ops::RangeInclusive<usize> = 8..=128;
 
+/// `_meta` key of the invoice that what is owed back is to pay.
+pub const META_REFUND_INVOICE: &str = "countersign/refund-invoice";
+/// How long such an invoice is at most, in bytes.
+const INVOICE_BYTES_MAX: usize = 4096;
+
 /// `_meta` key of a grant that a person signed, a compact JWS.
 pub const META_MANDATE: &str = "countersign/consent-grant";
 
@@ -97,6 +105,7 @@ impl fmt::Debug for Evidence {
             .field("x402", &self.x402.is_some())
             .field("work", &self.work.is_some())
             .field("credit", &self.credit.is_some())
+            .field("refund_invoice", &self.refund_invoice.is_some())
             .finish()
     }
 }
@@ -136,6 +145,7 @@ impl Evidence {
         let said = meta.get(META_CREDIT).map(credit_meta).transpose()?;
         let header = single(headers, "countersign-credit")?.map(credit).transpose()?;
         evidence.credit = same(header, said)?;
+        evidence.refund_invoice = meta.get(META_REFUND_INVOICE).map(invoice).transpose()?;
         let rails = [
             evidence.x402.is_some(),
             evidence.l402.is_some(),
@@ -239,6 +249,13 @@ fn credit(text: &str) -> Result<String, Refusal> {
     }
     let detail = "a payment by credit is named by 8 to 128 visible ASCII characters";
     Err(Refusal::new(Code::PaymentMalformed).with("detail", detail))
+}
+
+fn invoice(raw: &RawValue) -> Result<String, Refusal> {
+    let text: Option<String> = serde_json::from_str(raw.get()).ok();
+    let text = text.filter(|text| (1..=INVOICE_BYTES_MAX).contains(&text.len()));
+    let detail = "an invoice for a refund is a string of at most 4096 bytes";
+    text.ok_or_else(|| Refusal::new(Code::PaymentMalformed).with("detail", detail))
 }
 
 fn mandate(raw: &RawValue) -> Result<String, Refusal> {

@@ -11,7 +11,10 @@ use countersign_core::{
     refusal::Code,
     wire::{
         eip712::{Address, Domain, Signature, TransferAuthorization},
-        x402::{PaymentPayload, SettleResponse, SupportedResponse, VerifyResponse},
+        x402::{
+            ExactEvm, PaymentPayload, Requirements, SettleResponse, SupportedResponse,
+            VerifyResponse,
+        },
     },
 };
 use http::{
@@ -23,6 +26,7 @@ use secp256k1::{
     ecdsa::{RecoverableSignature, RecoveryId},
 };
 use serde::Deserialize;
+use serde_json::value::RawValue;
 use std::{fmt, sync::LazyLock, time::Duration};
 
 use super::evm::{Chain, EvmFacilitator, address_of};
@@ -105,6 +109,46 @@ impl SignedPayment {
     #[must_use]
     pub const fn payer(&self) -> Address {
         self.transfer.authorization.from
+    }
+
+    /// The transfer that would give this payment's money back, out of `from`.
+    pub(crate) const fn reversed(
+        &self,
+        from: Address,
+        nonce: [u8; 32],
+        valid_before_s: u64,
+    ) -> TransferAuthorization {
+        let taken = &self.transfer.authorization;
+        let (to, value) = (taken.from, taken.value);
+        TransferAuthorization { from, to, value, valid_after_s: 0, valid_before_s, nonce }
+    }
+
+    /// That transfer, signed, as a payment of its own: of the same token on the same network.
+    pub(crate) fn returned(&self, signed: ExactEvm, window_s: u64) -> Option<Self> {
+        let Domain { name, version, .. } = &self.transfer.domain;
+        let extra = serde_json::json!({ "name": name, "version": version }).to_string();
+        let accepted = Requirements {
+            amount: signed.authorization.value,
+            pay_to: signed.authorization.to.to_string(),
+            max_timeout_seconds: window_s,
+            extra: Some(RawValue::from_string(extra).ok()?),
+            unknown: Vec::new(),
+            ..self.payload.accepted.clone()
+        };
+        let payload =
+            PaymentPayload { resource: None, accepted, payload: signed, extensions: None };
+        Self::from_stored(&payload.to_json())
+    }
+
+    /// The same payment under another signature.
+    pub(crate) fn signed_again(&self, signed: ExactEvm) -> Option<Self> {
+        let payload = PaymentPayload { payload: signed, ..self.payload.clone() };
+        Self::from_stored(&payload.to_json())
+    }
+
+    /// As it is kept: a bearer instrument.
+    pub(crate) fn to_stored(&self) -> String {
+        self.payload.to_json()
     }
 
     /// Whether the transfer goes to the payee of the accepted offer, with its amount.

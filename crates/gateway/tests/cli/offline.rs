@@ -43,6 +43,51 @@ fn every_problem_of_a_configuration_is_found_at_once() {
     assert_eq!((none.exit, none.error().1), (2, "write one with `countersign init`".to_owned()));
 }
 
+/// A treasury, and the rail whose payments it pays back.
+const PAYS_BACK: &str = r#"
+data_dir: ./data
+treasuries:
+  main: { wallet: "file:key", per_call: 0.05 USD, per_day: 1 USD }
+assets:
+  USDC:
+    network: "eip155:84532"
+    address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e"
+    decimals: 6
+    name: USDC
+    version: "2"
+    rate: 1 USD
+rails:
+  refund_from: main
+  x402:
+    pay_to: "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+    facilitator: { url: "https://facilitator.example.com" }
+servers:
+  weather:
+    upstream: http://127.0.0.1:3001/mcp
+    relay: { anonymous: true }
+    tools:
+      get_forecast: { price: 0.01 USDC, identity: anonymous }
+"#;
+
+#[test]
+fn who_pays_back_is_a_treasury_that_is_there() {
+    let site = Site::new("refund-from");
+    site.write("key", &"11".repeat(32), 0o600);
+    site.write("good.yaml", PAYS_BACK, 0o600);
+    let checked = site.json(&["check", "--config", "good.yaml"]);
+    assert_eq!(checked["problems"].as_array().unwrap().len(), 0, "{checked}");
+    let means = checked["means"].as_array().unwrap();
+    let said = "Treasury main pays back x402 payments for calls that did not run, to whoever paid \
+                them; above 0.05 USD each, and where it pays nothing back, a person does.";
+    assert!(means.iter().any(|line| line == said), "{checked}");
+    let other = PAYS_BACK.replace("refund_from: main", "refund_from: mian");
+    site.write("bad.yaml", &other, 0o600);
+    let problems = site.run(&["check", "--config", "bad.yaml"]).json()["problems"].clone();
+    assert_eq!(problems.as_array().unwrap().len(), 1, "{problems}");
+    assert_eq!(problems[0]["path"], "rails.refund_from");
+    assert_eq!(problems[0]["suggestion"], "did you mean `main`?");
+}
+
 #[test]
 fn keys_are_made_once_and_private() {
     let site = Site::new("keys");

@@ -222,6 +222,29 @@ pub struct DueView {
     /// The rail's reference of what was taken.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub settlement: Option<String>,
+    /// Who pays it back.
+    pub by: Repayer,
+}
+
+/// Who pays money back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Repayer {
+    /// The gateway, from the treasury of `rails.refund_from`.
+    Gateway,
+    /// A person, who then records it.
+    Operator,
+}
+
+impl Repayer {
+    /// Its word.
+    #[must_use]
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Operator => "operator",
+        }
+    }
 }
 
 /// Money that went back outside of the gateway.

@@ -167,7 +167,12 @@ pub(super) fn rails(
     let l402 = raw.l402.as_ref().map(|raw| lightning::l402(raw, assets, webhooks, vault, report));
     let (x402, l402) = (x402.map(|rail| rail.ok_or(())), l402.map(|rail| rail.ok_or(())));
     let pow = raw.pow.as_ref().map(|raw| pow(raw, report));
-    Some(Rails { x402: x402.transpose().ok()?, l402: l402.transpose().ok()?, pow })
+    Some(Rails {
+        x402: x402.transpose().ok()?,
+        l402: l402.transpose().ok()?,
+        pow,
+        refund_from: raw.refund_from.as_deref().map(Arc::from),
+    })
 }
 
 fn pow(raw: &RawPow, report: &mut Report) -> Pow {

@@ -1,4 +1,4 @@
-//! Treasuries: the organisation's own wallets, and which servers they pay.
+//! Treasuries: the organisation's own wallets, which servers they pay, and which one pays back.
 
 use super::{Vault, name};
 use crate::config::{
@@ -29,14 +29,19 @@ pub(super) fn treasuries(
             is_good = false;
             continue;
         };
-        if !raw.servers.values().any(|server| server.pay.as_deref() == Some(written)) {
-            let hint = "name it as `pay` of a server, or remove it";
-            report.warn(&at, "no server is paid from this treasury", hint);
+        let pays_back = raw.rails.refund_from.as_deref() == Some(written);
+        let is_used = raw.servers.values().any(|server| server.pay.as_deref() == Some(written));
+        if !is_used && !pays_back {
+            let hint = "name it as `pay` of a server or as `rails.refund_from`, or remove it";
+            report.warn(&at, "nobody is paid from this treasury", hint);
         }
         all.insert(named, one);
     }
     for (server, raw_server) in &raw.servers {
         is_good &= pays(raw_server, raw, &At::top().key("servers").key(server), report);
+    }
+    if let Some(named) = &raw.rails.refund_from {
+        is_good &= is_there(named, raw, &At::top().key("rails").key("refund_from"), report);
     }
     is_good.then_some(all)
 }
@@ -91,12 +96,7 @@ fn treasury(
 /// Whether the treasury that a server names is there, and used.
 fn pays(raw: &RawServer, all: &RawConfig, at: &At, report: &mut Report) -> bool {
     let Some(named) = &raw.pay else { return true };
-    if !all.treasuries.contains_key(named) {
-        let hint = match nearest(named, all.treasuries.keys().map(String::as_str)) {
-            Some(near) => format!("did you mean `{near}`?"),
-            None => "add it to `treasuries`".to_owned(),
-        };
-        report.problem(&at.key("pay"), "no treasury of this name is configured", hint);
+    if !is_there(named, all, &at.key("pay"), report) {
         return false;
     }
     let default = match &raw.default {
@@ -108,6 +108,19 @@ fn pays(raw: &RawServer, all: &RawConfig, at: &At, report: &mut Report) -> bool 
         report.warn(&at.key("pay"), "the treasury pays for no tool of this server", hint);
     }
     true
+}
+
+/// Whether there is a treasury of this name.
+fn is_there(named: &str, all: &RawConfig, at: &At, report: &mut Report) -> bool {
+    if all.treasuries.contains_key(named) {
+        return true;
+    }
+    let hint = match nearest(named, all.treasuries.keys().map(String::as_str)) {
+        Some(near) => format!("did you mean `{near}`?"),
+        None => "add it to `treasuries`".to_owned(),
+    };
+    report.problem(at, "no treasury of this name is configured", hint);
+    false
 }
 
 fn is_bought(terms: &RawTerms) -> bool {
