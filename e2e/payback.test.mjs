@@ -15,12 +15,13 @@ import { startChain } from './lib/chain.mjs';
 import { Parts, assets, builtinFacilitator, facilitatorEnv } from './lib/gate.mjs';
 import { startGateway } from './lib/gateway.mjs';
 import { until } from './lib/process.mjs';
+import { pythonJson } from './lib/python.mjs';
 import {
   MERCHANT as OUTSIDE, accounts, admin, callTool, calls, configBefore, published, startParts,
   unbalanced, verifyLog, x402Challenge,
 } from './lib/rig.mjs';
 import { startOwnServer } from './lib/tap.mjs';
-import { payer } from './lib/x402http.mjs';
+import { payer, signTransfer } from './lib/x402http.mjs';
 
 const CENT = 10_000n;
 const POOR = `0x${'31'.repeat(32)}`;
@@ -113,6 +114,25 @@ async function isWhole(gateway) {
   assert.deepEqual([code, findings], [0, []]);
 }
 
+/** As if a transfer that was written down and never sent had waited until its time was over. */
+async function grownOld(dir, key) {
+  const database = path.join(dir, 'data', 'countersign.db');
+  const ask = (sql, values) => pythonJson('sql.py', { job: { database, sql, values } });
+  const [[text]] = await ask('SELECT payload FROM paybacks');
+  const payment = JSON.parse(text);
+  const { to, value, nonce } = payment.payload.authorization;
+  const validBefore = Math.floor(Date.now() / 1000) - 3_600;
+  payment.payload = await signTransfer(key, { to, value, nonce, validBefore });
+  await ask('UPDATE paybacks SET payload = ?', [JSON.stringify(payment)]);
+  return nonce;
+}
+
+/** A life that ends at this point, by itself. */
+async function dies(starting) {
+  const gateway = await starting.catch(() => null);
+  if (gateway) await until('it dies', () => !gateway.isRunning(), { timeout_ms: 30_000 });
+}
+
 describe('money for a call that did not run', { concurrency: 1 }, () => {
   test('goes back to its payer by itself, once', () =>
     withDirectory(async (live) => {
@@ -140,9 +160,7 @@ describe('money for a call that did not run', { concurrency: 1 }, () => {
         const first = await live({ config: configured({ rails: { refund_from: undefined } }) });
         await failing(first);
         await first.kill9();
-        const dying = live({ env: { COUNTERSIGN_FAILPOINT: point } });
-        const second = await dying.catch(() => null);
-        if (second) await until('it dies', () => !second.isRunning(), { timeout_ms: 30_000 });
+        await dies(live({ env: { COUNTERSIGN_FAILPOINT: point } }));
         const gateway = await live();
         await inState(gateway, 'refunded');
         assert.deepEqual(await chain.balances(), start);
@@ -150,6 +168,21 @@ describe('money for a call that did not run', { concurrency: 1 }, () => {
         await isWhole(gateway);
       }));
   }
+
+  test('a transfer whose time is over is signed anew, under the same nonce', () =>
+    withDirectory(async (live) => {
+      const start = await chain.balances();
+      const first = await live({ config: configured({ rails: { refund_from: undefined } }) });
+      await failing(first);
+      await first.kill9();
+      await dies(live({ env: { COUNTERSIGN_FAILPOINT: 'refund.intended' } }));
+      const nonce = await grownOld(first.dir, chain.merchant.key);
+      const gateway = await live();
+      await inState(gateway, 'refunded');
+      assert.deepEqual(await chain.balances(), start);
+      assert.equal(await chain.authorizationState(chain.merchant.address, nonce), true);
+      await isWhole(gateway);
+    }));
 
   test('a transaction that waits is waited for, over a death, and not sent twice', () =>
     withDirectory(async (live) => {
@@ -238,41 +271,54 @@ test('the member of an invoice is no part of the call, and reaches no server', (
   }));
 
 describe('with a facilitator whose word is all there is', { concurrency: 1 }, () => {
-  for (const fault of ['settle_pending', 'server_error', 'lies_unpaid']) {
-    test(`${fault}: goes back once`, async () => {
-      const sandbox = await startParts();
-      const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
-      const config = (rails) => {
-        const base = configBefore(sandbox, {
-          servers: { own: { upstream: own.url, tools: { get_it: { price: '0.01 USDC', identity: 'anonymous' } } } },
-          treasuries: { back: { wallet: 'env:E2E_TREASURY', per_call: '0.05 USD', per_day: '5 USD' } },
-        });
-        return ({ port }) => {
-          const whole = base({ port });
-          return { ...whole, rails: { ...whole.rails, ...rails } };
-        };
-      };
-      const env = { E2E_TREASURY: POOR };
-      const first = await startGateway({ config: config({}), dir, env });
-      let gateway;
-      try {
-        await failing(first);
-        await first.kill9();
-        assert.equal(await sandbox.settled(), 1);
-        await sandbox.fail(fault);
-        gateway = await startGateway({ config: config({ refund_from: 'back' }), dir, env, port: first.port });
-        await inState(gateway, 'refunded');
-        assert.equal(await sandbox.settled(), 2, 'taken once, given back once');
-        const { balances } = await (await fetch(`${sandbox.facilitator}/balances`)).json();
-        const of = (address) => BigInt(balances.find(({ account }) => account === address).amount);
-        assert.equal(of(chain.payer.address) - of(OUTSIDE), 0n - CENT, 'the payer is whole');
-        await isWhole(gateway);
-      } finally {
-        await first.stop();
-        await gateway?.stop();
-        await sandbox.stop();
-        rmSync(dir, { recursive: true, force: true });
-      }
+  /** A call that is owed back, before the sandbox; `act` gets a way to start lives that pay. */
+  async function beforeSandbox(act) {
+    const sandbox = await startParts();
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
+    const tools = { get_it: { price: '0.01 USDC', identity: 'anonymous' } };
+    const base = configBefore(sandbox, {
+      servers: { own: { upstream: own.url, tools } },
+      treasuries: { back: { wallet: 'env:E2E_TREASURY', per_call: '0.05 USD', per_day: '5 USD' } },
     });
+    const config = (rails) => ({ port }) => {
+      const whole = base({ port });
+      return { ...whole, rails: { ...whole.rails, ...rails } };
+    };
+    const lives = [];
+    const live = async (rails, env = {}) => {
+      const started = startGateway({
+        config: config(rails), dir, env: { E2E_TREASURY: POOR, ...env }, port: lives[0]?.port,
+      });
+      lives.push(await started);
+      return lives.at(-1);
+    };
+    try {
+      const first = await live({});
+      await failing(first);
+      await first.kill9();
+      assert.equal(await sandbox.settled(), 1);
+      await act({ sandbox, dir, live: (env) => live({ refund_from: 'back' }, env) });
+      const gateway = await live({ refund_from: 'back' });
+      await inState(gateway, 'refunded');
+      assert.equal(await sandbox.settled(), 2, 'taken once, given back once');
+      const { balances } = await (await fetch(`${sandbox.facilitator}/balances`)).json();
+      const of = (address) => BigInt(balances.find(({ account }) => account === address).amount);
+      assert.equal(of(chain.payer.address) - of(OUTSIDE), 0n - CENT, 'the payer is whole');
+      await isWhole(gateway);
+    } finally {
+      for (const gateway of lives) await gateway.stop();
+      await sandbox.stop();
+      rmSync(dir, { recursive: true, force: true });
+    }
   }
+
+  for (const fault of ['settle_pending', 'server_error', 'lies_unpaid']) {
+    test(`${fault}: goes back once`, () => beforeSandbox(({ sandbox }) => sandbox.fail(fault)));
+  }
+
+  test('a transfer whose time is over is signed anew, under the same nonce', () =>
+    beforeSandbox(async ({ dir, live }) => {
+      await dies(live({ COUNTERSIGN_FAILPOINT: 'refund.intended' }));
+      await grownOld(dir, POOR);
+    }));
 });
