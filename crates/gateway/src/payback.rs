@@ -20,7 +20,7 @@ use countersign_client::{DeclineReason, Order, Standing, Unpaid};
 use countersign_core::{
     digest::Digest,
     ids::CallId,
-    money::{Amount, Micros},
+    money::Micros,
     quote::Rail,
     refusal::{Code, Refusal},
     time::UnixMs,
@@ -58,7 +58,7 @@ impl Gate {
 
     /// Whether this is paid to an invoice that its holder shows.
     pub(crate) fn pays_invoice(&self, refund: &Refund) -> bool {
-        let micros = self.micros_of(&refund.amount);
+        let micros = self.config.assets.micros(&refund.amount);
         self.rails.l402.is_some()
             && self.refunder().is_some_and(|purse| {
                 purse.buyer.pays_invoices() && micros.is_some_and(|it| it <= purse.limits.per_call)
@@ -75,10 +75,6 @@ impl Gate {
         let Some(purse) = self.refunder() else { return false };
         let is_credit = self.config.credit && due.is_of_somebody;
         is_credit || due.is_under_way || self.returnable(due, &purse).is_some()
-    }
-
-    fn micros_of(&self, amount: &Amount) -> Option<Micros> {
-        self.config.assets.get(&amount.asset)?.rate.micros_of(amount.minor)
     }
 
     /// Pays an invoice over exactly what is owed for a credential, once.
@@ -265,7 +261,7 @@ impl Gate {
         let is_same = transfer.domain.chain_id == token.chain_id
             && Address::from_hex(&token.address) == Ok(transfer.domain.token)
             && transfer.authorization.value == amount.minor;
-        let micros = self.micros_of(amount)?;
+        let micros = self.config.assets.micros(amount)?;
         let may = is_same && micros <= purse.limits.per_call && purse.buyer.account().is_some();
         may.then_some((taken, micros))
     }

@@ -89,18 +89,33 @@ pub fn quote(text: &str) -> String {
 
 /// Appends the JSON string literal of a text: what lies between two escapes is copied whole.
 pub(crate) fn push_quoted(out: &mut Vec<u8>, text: &str) {
-    let is_escaped = |byte: &u8| matches!(byte, b'"' | b'\\' | 0..=0x1f);
     let mut rest = text.as_bytes();
     out.push(b'"');
-    while let Some(at) = rest.iter().position(is_escaped) {
-        let (run, from) = rest.split_at(at);
+    loop {
+        let (run, from) = rest.split_at(plain(rest));
         out.extend_from_slice(run);
         let Some((byte, after)) = from.split_first() else { break };
         push_escaped(out, char::from(*byte));
         rest = after;
     }
-    out.extend_from_slice(rest);
     out.push(b'"');
+}
+
+/// How many bytes at the start of a text stand for themselves in a JSON string: eight are looked
+/// at in one step, since most texts have long runs of them.
+fn plain(text: &[u8]) -> usize {
+    const ONES: u64 = 0x0101_0101_0101_0101;
+    let has_below = |word: u64, n: u64| word.wrapping_sub(ONES * n) & !word & (ONES << 7) != 0;
+    let has = |word: u64, byte: u8| has_below(word ^ (ONES * u64::from(byte)), 1);
+    let (words, _) = text.as_chunks::<8>();
+    let needs_escape = |word: &[u8; 8]| {
+        let word = u64::from_le_bytes(*word);
+        has_below(word, 0x20) || has(word, b'"') || has(word, b'\\')
+    };
+    let whole = 8 * words.iter().position(needs_escape).unwrap_or(words.len());
+    let rest = slice(text, whole..text.len());
+    let run = rest.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+    whole + run.unwrap_or(rest.len())
 }
 
 fn walk(text: &[u8], limits: &Limits, reorder: bool) -> Result<Vec<u8>, JsonError> {
@@ -315,8 +330,7 @@ impl Walker<'_> {
         self.copy(b'"');
         loop {
             let rest = slice(self.text.as_bytes(), self.at..self.text.len());
-            let run = rest.iter().position(|b| matches!(b, b'"' | b'\\' | 0..0x20));
-            let run = run.unwrap_or(rest.len());
+            let run = plain(rest);
             self.out.extend_from_slice(slice(rest, 0..run));
             self.at += run;
             match self.peek() {
@@ -692,6 +706,14 @@ mod tests {
             let read: String = serde_json::from_str(&literal).unwrap();
             prop_assert_eq!(&read, &text);
             prop_assert_eq!(canon(&literal).unwrap(), literal);
+        }
+
+        #[test]
+        fn runs_end_where_something_is_escaped(
+            text in proptest::collection::vec(prop_oneof![any::<u8>(), 0x1f..=0x5du8], 0..64)
+        ) {
+            let first = text.iter().position(|byte| matches!(byte, b'"' | b'\\' | 0..0x20));
+            prop_assert_eq!(plain(&text), first.unwrap_or(text.len()));
         }
 
         #[test]
