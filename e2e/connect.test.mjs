@@ -26,6 +26,17 @@ const CENT = 10_000n;
 const parts = new Parts();
 let chain, sandbox, own, issuer, gateway, url;
 
+/** What `connect` is to issuers that read such a document. */
+const DOCUMENT = {
+  client_id: 'https://client.example/connect.json',
+  client_name: 'countersign connect',
+  application_type: 'native',
+  redirect_uris: ['http://127.0.0.1/callback'],
+  grant_types: ['authorization_code', 'refresh_token'],
+  response_types: ['code'],
+  token_endpoint_auth_method: 'none',
+};
+
 const poor = `0x${'11'.repeat(32)}`;
 
 const lightning = () => ({ kind: 'lightning', url: sandbox.lightning });
@@ -50,6 +61,7 @@ before(() =>
       resources: ['main', 'own'].map(url),
       natives: [{ id: 'connect-e2e', redirectUri: 'http://127.0.0.1/callback' }],
       registers: true,
+      documents: { [DOCUMENT.client_id]: DOCUMENT },
     }));
     gateway = await parts.keep('gateway', startGateway({
       port,
@@ -351,15 +363,17 @@ async function opening({ how, login }, open = legacyStdio) {
   return Object.assign(await client, { pages });
 }
 
-for (const [way, args] of [
-  ['a client that the issuer knows', ['--client-id', 'connect-e2e']],
+for (const [way, args, id] of [
+  ['a client that the issuer knows', ['--client-id', 'connect-e2e'], 'connect-e2e'],
   ['a client that it registers', []],
+  ['a client whose document it reads', ['--client-metadata', DOCUMENT.client_id], DOCUMENT.client_id],
 ]) {
   test(`who has no token signs in, as ${way}; the token is kept, refreshed, and shown to nobody`, async (t) => {
     const guest = await visitor(t, { login: 'emil', args });
     const client = await opening(guest);
     assert.equal(client.pages.length, 1, client.said());
     const page = new URL(client.pages[0]).searchParams;
+    if (id) assert.equal(page.get('client_id'), id);
     assert.equal(page.get('resource'), url('own'));
     assert.equal(page.get('code_challenge_method'), 'S256');
     assert.match(page.get('redirect_uri'), /^http:\/\/127\.0\.0\.1:\d+\/callback$/);

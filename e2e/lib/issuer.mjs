@@ -27,6 +27,7 @@ const WEB = { id: 'web-agent' };
  * - `consoles`: clients at which people sign in with a browser, {id, secret, redirectUri}
  * - `natives`: public clients of programs on people's own machines, {id, redirectUri} without port
  * - `registers`: whether it registers clients by itself (RFC 7591)
+ * - `documents`: by address, what a client's metadata document says, as if it were fetched from there
  * - `people(login)`: what goes into their ID tokens: `name`, `roles`, `org_id`
  * - `jwks`: private keys, to start again with the same ones (default: fresh ones)
  */
@@ -37,6 +38,7 @@ export async function startIssuer({
   consoles = [],
   natives = [],
   registers = false,
+  documents = {},
   people = (login) => ({ name: login }),
   claims = () => ({ org_id: 'org_acme', acr: 'urn:example:acr:mfa' }),
   jwks,
@@ -100,6 +102,8 @@ export async function startIssuer({
     pkce: { required: () => true },
     claims: { openid: ['sub'], profile: ['name', 'roles', 'org_id'] },
     conformIdTokenClaims: false,
+    fetch: (url, options) =>
+      url in documents ? Response.json(documents[url]) : globalThis.fetch(url, options),
     findAccount: (ctx, id) => ({
       accountId: id,
       claims: async () => ({ sub: id, ...people(id) }),
@@ -112,6 +116,7 @@ export async function startIssuer({
       clientCredentials: { enabled: true },
       devInteractions: { enabled: true },
       registration: { enabled: registers },
+      clientIdMetadataDocument: { enabled: Object.keys(documents).length > 0, ack: 'draft-02' },
       richAuthorizationRequests: {
         enabled: true,
         types: Object.fromEntries(DETAIL_TYPES.map((type) => [type, { validate() {} }])),
