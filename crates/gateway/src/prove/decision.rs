@@ -119,8 +119,8 @@ impl Gate {
         Err(self.pending(Code::ApprovalPending.into(), &approval))
     }
 
-    /// Policy's yes to something that the gateway does itself, and that is no call: nobody is asked,
-    /// and nothing is done to what comes back.
+    /// Policy's yes to something that the gateway does itself, and that is no call: nobody is
+    /// asked, and nothing is done to what comes back.
     ///
     /// # Errors
     /// The external service's no; [`Code::AdminConflict`] with what policy wants.
