@@ -3,38 +3,21 @@
 // twice; whoever was answered keeps the answer, and whoever was not is told where the call stands.
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import os from 'node:os';
-import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
 import {
   OUTWARD, RECOVERED, clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
 } from './lib/deaths.mjs';
+import { withLives } from './lib/gateway.mjs';
 import { until } from './lib/process.mjs';
 import { admin, callTool, calls, receiptOf, startBefore, startParts } from './lib/rig.mjs';
 
-/** A directory for one gateway over its lives; removed after `act`. */
-async function withDirectory(act) {
-  const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
-  const lives = [];
-  let port;
-  const live = async (parts, env = {}, limits = config.limits) => {
-    const gateway = await startBefore(parts, { ...config, limits }, { dir, env, port });
-    port = gateway.port;
-    lives.push(gateway);
-    return gateway;
-  };
-  try {
-    return await act(live);
-  } finally {
-    for (const gateway of lives) await gateway.stop();
-    const said = lives.map((gateway) => gateway.stderr()).join('');
-    rmSync(dir, { recursive: true, force: true });
-    assert.ok(!said.includes('panicked'), said);
-  }
-}
+/** Lives of one gateway on one directory. */
+const withDirectory = (act) => withLives(
+  (at, parts, env = {}, limits = config.limits) => startBefore(parts, { ...config, limits }, { ...at, env }),
+  act,
+);
 
 describe('the points', () => {
   test('are those that the flows know', () => {

@@ -3,8 +3,6 @@
 // nobody pays by hand what the gateway pays.
 
 import assert from 'node:assert/strict';
-import { mkdtempSync, rmSync } from 'node:fs';
-import os from 'node:os';
 import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -13,7 +11,7 @@ import { privateKeyToAccount } from 'viem/accounts';
 
 import { startChain } from './lib/chain.mjs';
 import { Parts, assets, builtinFacilitator, facilitatorEnv } from './lib/gate.mjs';
-import { startGateway } from './lib/gateway.mjs';
+import { startGateway, withLives } from './lib/gateway.mjs';
 import { until } from './lib/process.mjs';
 import { pythonJson } from './lib/python.mjs';
 import {
@@ -61,29 +59,16 @@ const configured = ({ treasury = {}, rails = {}, ...more } = {}) => ({
   ...more,
 });
 
-/** Lives of one gateway on one directory, ended after `act`. */
-async function withDirectory(act) {
-  const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
-  const lives = [];
-  const live = async ({ env = {}, config = configured(), key = chain.merchant.key } = {}) => {
-    const gateway = await startGateway({
-      config: ({ port }) => ({ listen: `127.0.0.1:${port}`, ...config }),
-      dir,
-      port: lives[0]?.port,
-      env: { ...facilitatorEnv(chain), E2E_TREASURY: key, ...env },
-    });
-    lives.push(gateway);
-    return gateway;
-  };
-  try {
-    return await act(live);
-  } finally {
-    for (const gateway of lives) await gateway.stop();
-    const said = lives.map((gateway) => gateway.stderr()).join('');
-    rmSync(dir, { recursive: true, force: true });
-    assert.ok(!said.includes('panicked'), said);
-  }
-}
+/** Lives of one gateway on one directory. */
+const withDirectory = (act) => withLives(
+  ({ dir, port }, { env = {}, config = configured(), key = chain.merchant.key } = {}) => startGateway({
+    config: ({ port }) => ({ listen: `127.0.0.1:${port}`, ...config }),
+    dir,
+    port,
+    env: { ...facilitatorEnv(chain), E2E_TREASURY: key, ...env },
+  }),
+  act,
+);
 
 /** Pays for a call that fails: the money was taken, and is owed back. */
 async function failing(gateway, tool = 'get_it', { args = { of: String(Math.random()) }, meta } = {}) {
@@ -274,7 +259,6 @@ describe('with a facilitator whose word is all there is', { concurrency: 1 }, ()
   /** A call that is owed back, before the sandbox; `act` gets a way to start lives that pay. */
   async function beforeSandbox(act) {
     const sandbox = await startParts();
-    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
     const tools = { get_it: { price: '0.01 USDC', identity: 'anonymous' } };
     const base = configBefore(sandbox, {
       servers: { own: { upstream: own.url, tools } },
@@ -284,15 +268,12 @@ describe('with a facilitator whose word is all there is', { concurrency: 1 }, ()
       const whole = base({ port });
       return { ...whole, rails: { ...whole.rails, ...rails } };
     };
-    const lives = [];
-    const live = async (rails, env = {}) => {
-      const started = startGateway({
-        config: config(rails), dir, env: { E2E_TREASURY: POOR, ...env }, port: lives[0]?.port,
-      });
-      lives.push(await started);
-      return lives.at(-1);
+    let dir;
+    const begin = (at, rails, env = {}) => {
+      ({ dir } = at);
+      return startGateway({ config: config(rails), ...at, env: { E2E_TREASURY: POOR, ...env } });
     };
-    try {
+    const whole = async (live) => {
       const first = await live({});
       await failing(first);
       await first.kill9();
@@ -305,10 +286,11 @@ describe('with a facilitator whose word is all there is', { concurrency: 1 }, ()
       const of = (address) => BigInt(balances.find(({ account }) => account === address).amount);
       assert.equal(of(chain.payer.address) - of(OUTSIDE), 0n - CENT, 'the payer is whole');
       await isWhole(gateway);
+    };
+    try {
+      await withLives(begin, whole);
     } finally {
-      for (const gateway of lives) await gateway.stop();
       await sandbox.stop();
-      rmSync(dir, { recursive: true, force: true });
     }
   }
 

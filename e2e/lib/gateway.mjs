@@ -106,3 +106,25 @@ async function cliRaw(args, { bin, file, env, dir }) {
   if (code === null) throw new Error(`countersign ${args.join(' ')}: ${command.output()}`);
   return { code, stdout: command.stdout(), stderr: command.stderr() };
 }
+
+/**
+ * Lives of one gateway on one directory and one port, for `act(live)`; ended after it, none of them
+ * in a panic. `begin({ dir, port }, ...of)` starts the life that `live(...of)` wants.
+ */
+export async function withLives(begin, act) {
+  const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
+  const lives = [];
+  const live = async (...of) => {
+    const gateway = await begin({ dir, port: lives[0]?.port }, ...of);
+    lives.push(gateway);
+    return gateway;
+  };
+  try {
+    return await act(live);
+  } finally {
+    for (const gateway of lives) await gateway.stop();
+    const said = lives.map((gateway) => gateway.stderr()).join('');
+    rmSync(dir, { recursive: true, force: true });
+    if (said.includes('panicked')) throw new Error(said);
+  }
+}

@@ -36,6 +36,8 @@ const MARGIN_S: u64 = 120;
 /// Payments that are carried on, and begun, in one round.
 const AT_ONCE: usize = 8;
 
+/// Why an invoice is not paid that is of no use to the treasury's wallets.
+const NO_WALLET: &str = "no wallet pays it";
 /// Why a second invoice is not paid.
 const ANOTHER: &str = "another invoice is being paid";
 
@@ -115,7 +117,7 @@ impl Gate {
             Err(DeclineReason::OverCap) => {
                 return Ok(Shown::Unpaid("it is more than is paid without a person"));
             }
-            Err(_) => return Ok(Shown::Unpaid("no wallet pays it")),
+            Err(_) => return Ok(Shown::Unpaid(NO_WALLET)),
         };
         let Ok(lapsed) = self.offer_lapsed(refund).await else {
             return Ok(Shown::Unpaid("it is offered as a BOLT12 refund"));
@@ -154,10 +156,11 @@ impl Gate {
         order: &Order,
         lapsed: Option<String>,
     ) -> Result<Shown, Refusal> {
+        let Some(micros) = order.paid().micros else { return Ok(Shown::Unpaid(NO_WALLET)) };
         let payback = Payback {
             debt: Debt::Refund(refund.key),
             treasury: Arc::from(purse.name),
-            micros: order.paid().micros.unwrap_or_default(),
+            micros,
             reference: order.paid().reference.clone(),
             payload: order.to_stored(),
         };
