@@ -350,35 +350,6 @@ impl Budget {
     /// delegator is in several teams.
     #[must_use]
     pub fn charges(&self, spender: &Spender<'_>) -> Vec<Charge> {
-        let scope = &self.scope;
-        let (principal, tool) = (spender.principal, spender.tool);
-        let no_team: &[Option<&str>] = &[None];
-        let roles: Vec<Option<&str>> = principal.roles.iter().map(|role| Some(&**role)).collect();
-        let teams = if scope.team.is_some() { roles.as_slice() } else { no_team };
-        let values = |name: &str, team: Option<&str>| -> Option<Arc<str>> {
-            match name {
-                "tenant" => Some(Arc::clone(&principal.tenant)),
-                "team" => team.map(Arc::from),
-                "delegator" => Some(principal.delegator_text()),
-                "agent" => Some(Arc::clone(&principal.agent)),
-                "server" => Some(Arc::clone(&tool.server)),
-                "tool" => Some(tool.to_string().into()),
-                "intent" => Some(spender.intent.text().into()),
-                _ => spender.grant.map(|grant| grant.to_string().into()),
-            }
-        };
-        let key = |team: Option<&str>| {
-            let mut key = format!("budget:{}", self.name);
-            for (name, wanted) in scope.parts() {
-                let Some(wanted) = wanted else { continue };
-                let actual = values(name, team).filter(|a| &**wanted == "*" || a == wanted)?;
-                key.push_str(&format!("\u{1f}{name}={actual}"));
-            }
-            if self.window == Window::Session {
-                key.push_str(&format!("\u{1f}session={}", spender.session));
-            }
-            Some(key)
-        };
         let charge = |key| Charge {
             key,
             limit: self.limit,
@@ -391,7 +362,40 @@ impl Budget {
             on_exceed: self.on_exceed,
             warn_percent: self.warn_percent,
         };
-        teams.iter().filter_map(|team| key(*team)).map(charge).collect()
+        if self.scope.team.is_none() {
+            return self.key(spender, None).map(charge).into_iter().collect();
+        }
+        let teams = spender.principal.roles.iter();
+        teams.filter_map(|team| self.key(spender, Some(team))).map(charge).collect()
+    }
+
+    /// The counter's key; `None` when the budget is not about this spender.
+    fn key(&self, spender: &Spender<'_>, team: Option<&str>) -> Option<String> {
+        let (principal, tool) = (spender.principal, spender.tool);
+        let mut key = String::with_capacity(192);
+        key.extend(["budget:", &*self.name]);
+        for (name, wanted) in self.scope.parts() {
+            let Some(wanted) = wanted else { continue };
+            key.extend(["\u{1f}", name, "="]);
+            let from = key.len();
+            match name {
+                "tenant" => key.push_str(&principal.tenant),
+                "team" => key.push_str(team?),
+                "delegator" => key.push_str(&principal.delegator_text()),
+                "agent" => key.push_str(&principal.agent),
+                "server" => key.push_str(&tool.server),
+                "tool" => key.extend([&*tool.server, "/", &*tool.tool]),
+                "intent" => key.push_str(spender.intent.text()),
+                _ => key.push_str(&spender.grant?.to_string()),
+            }
+            if &**wanted != "*" && key.get(from..) != Some(&**wanted) {
+                return None;
+            }
+        }
+        if self.window == Window::Session {
+            key.extend(["\u{1f}session=", spender.session]);
+        }
+        Some(key)
     }
 }
 

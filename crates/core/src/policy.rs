@@ -24,9 +24,9 @@ pub use self::{
     trust::{Behaviour, Fall, Start, Tier, TierRule, Tiers},
 };
 
-use crate::{digest::Digest, ids::DecisionId, time::UnixMs};
+use crate::{audit::record::Details, digest::Digest, ids::DecisionId, time::UnixMs};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// The data files of a bundle, read.
 #[derive(Debug)]
@@ -138,7 +138,7 @@ pub struct Decision {
     /// How long the evaluation took, in milliseconds.
     pub took_ms: u64,
     /// What it was made of, for the log: short texts by name.
-    pub input: Arc<BTreeMap<String, String>>,
+    pub input: Arc<Details>,
 }
 
 /// What the log says of a decision about a call that was refused.
@@ -149,7 +149,7 @@ pub struct Decided {
     /// SHA-256 of the policy bundle.
     pub bundle: Digest,
     /// What it was made of.
-    pub input: Arc<BTreeMap<String, String>>,
+    pub input: Arc<Details>,
 }
 
 impl Decided {

@@ -6,6 +6,7 @@ use crate::{
     money::{Amount, Micros},
     terms::ToolRef,
     time::UnixMs,
+    wire::json::push_quoted,
 };
 use serde::{Deserialize, Serialize};
 use std::num::NonZeroU32;
@@ -229,18 +230,21 @@ pub struct CallParts<'a> {
 /// are written in their sorted order, so the canonical arguments are spliced in as they are.
 #[must_use]
 pub fn call_digest(parts: &CallParts<'_>) -> Digest {
-    let text = |s: &str| serde_json::Value::from(s).to_string();
-    let canonical = format!(
-        r#"{{"agent":{},"arguments":{},"delegator":[{},{}],"resource":{},"tenant":{},"tool":{}}}"#,
-        text(parts.agent),
-        parts.arguments,
-        text(parts.delegator.0),
-        text(parts.delegator.1),
-        text(parts.resource),
-        text(parts.tenant),
-        text(&parts.tool.to_string()),
-    );
-    Digest::of(canonical.as_bytes())
+    let mut canonical = Vec::with_capacity(parts.arguments.len().saturating_add(512));
+    let text = |out: &mut Vec<u8>, before: &str, text: &str| {
+        out.extend_from_slice(before.as_bytes());
+        push_quoted(out, text);
+    };
+    text(&mut canonical, r#"{"agent":"#, parts.agent);
+    canonical.extend_from_slice(br#","arguments":"#);
+    canonical.extend_from_slice(parts.arguments.as_bytes());
+    text(&mut canonical, r#","delegator":["#, parts.delegator.0);
+    text(&mut canonical, ",", parts.delegator.1);
+    text(&mut canonical, r#"],"resource":"#, parts.resource);
+    text(&mut canonical, r#","tenant":"#, parts.tenant);
+    text(&mut canonical, r#","tool":"#, &parts.tool.to_string());
+    canonical.push(b'}');
+    Digest::of(&canonical)
 }
 
 #[cfg(test)]

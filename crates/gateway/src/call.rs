@@ -179,12 +179,10 @@ async fn prove(
 async fn execute(
     gate: &Gate,
     attempt: &Attempt,
-    permit: Box<Permit>,
+    mut permit: Box<Permit>,
     asked: Option<Inquired>,
 ) -> Result<Done, Refusal> {
-    let grant = permit.consent().grant().map(|(id, _)| id);
-    let mut charges = gate.charges(&attempt.call, permit.identity(), grant, &attempt.evidence);
-    charges.extend_from_slice(permit.authorization().charges());
+    let charges = permit.take_charges();
     let notices = gate.notices(&permit)?;
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);

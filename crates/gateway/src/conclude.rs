@@ -193,10 +193,10 @@ impl Gate {
     ) -> Result<Done, Refusal> {
         let ran = match ran {
             Ok(ran) => ran,
-            Err(failure) => return Err(self.fail(hold, failure).await),
+            Err(failure) => return Err(Box::pin(self.fail(hold, failure)).await),
         };
         let ran = match ran {
-            Ran::Bought(heard) => return self.conclude_bought(hold, *heard).await,
+            Ran::Bought(heard) => return Box::pin(self.conclude_bought(hold, *heard)).await,
             Ran::Result(result) => Ok(result),
             Ran::Error(error) => Err(error),
         };
@@ -207,17 +207,17 @@ impl Gate {
         };
         let Ok(answer) = obliged.map(|answer| answer::in_its_own_name(&answer)) else {
             let call = hold.call();
-            let charged = self.store.fail(hold, FailCause::ToolError).await?;
+            let charged = Box::pin(self.store.fail(hold, FailCause::ToolError)).await?;
             return Err(Refusal::new(Code::UnknownObligation).charged(charged).call(call));
         };
         match ran.map(|_| Says::of(&answer)) {
             Ok(Says::Answer) => self.capture(hold, answer).await,
             Ok(says) => {
-                let charged = self.store.fail(hold, says.cause()).await?;
+                let charged = Box::pin(self.store.fail(hold, says.cause())).await?;
                 Ok(Done::ToolError(answer, charged))
             }
             Err(_) => {
-                let charged = self.store.fail(hold, FailCause::ToolError).await?;
+                let charged = Box::pin(self.store.fail(hold, FailCause::ToolError)).await?;
                 Ok(Done::ProtocolError(answer, charged))
             }
         }
@@ -235,7 +235,7 @@ impl Gate {
         }
         let finished = self.store.finish(hold, outcome).await?;
         failpoint("finished");
-        self.settle_finished(finished, Try::First).await
+        Box::pin(self.settle_finished(finished, Try::First)).await
     }
 
     /// Takes the payer's money after the run; a failure withholds the result.

@@ -423,6 +423,7 @@ impl Live {
             batch.state().grants.forget_call(grant);
         }
         if let Some((key, _)) = self.money.nonce.filter(|_| !self.money.is_work()) {
+            batch.state().credentials.give_use_back(key);
             let key = key.as_bytes();
             batch
                 .conn

@@ -395,7 +395,7 @@ pub(crate) fn withhold(batch: &mut Batch<'_>, mut live: Live, code: Code) -> Res
     }
     batch.conn.prepare_cached("DELETE FROM outcomes WHERE n = ?")?.execute([live.n])?;
     let mut impact = ending(&live, Ended::Released, transfers);
-    impact.detail.insert("withheld".to_owned(), code.text().to_owned());
+    impact.note("withheld", code.text().to_owned());
     live.record(batch, impact)?;
     let spent = Some((Micros(0), None));
     live.save(batch, &Change { code: Some(code.text()), spent, ..Change::to(CallState::Released) })
@@ -419,7 +419,7 @@ fn fail(batch: &mut Batch<'_>, call: CallId, cause: FailCause) -> Result<Charged
         FailCause::ToolError => "tool_error",
     };
     let mut result = result_record(&live, Ended::Failed, None);
-    result.detail.insert("cause".to_owned(), seen.to_owned());
+    result.note("cause", seen.to_owned());
     live.record(batch, result)?;
     match live.money.course {
         Course::Free => {

@@ -100,39 +100,73 @@ struct Body {
 /// Credentials in memory: those that have not ended, up to a limit.
 #[derive(Debug, Default)]
 pub(crate) struct Credentials {
-    by_key: HashMap<Digest, Arc<Credential>>,
+    by_key: HashMap<Digest, Kept>,
+}
+
+/// A credential, and how often it was used: as its row in `nonces` says.
+#[derive(Debug)]
+struct Kept {
+    credential: Arc<Credential>,
+    uses: u32,
 }
 
 impl Credentials {
     pub(crate) fn get(&self, key: Digest) -> Option<Arc<Credential>> {
-        self.by_key.get(&key).cloned()
+        self.by_key.get(&key).map(|kept| Arc::clone(&kept.credential))
     }
 
+    /// How often it was used; `None` when it is not in memory.
+    pub(crate) fn uses(&self, key: Digest) -> Option<u32> {
+        self.by_key.get(&key).map(|kept| kept.uses)
+    }
+
+    /// Counts a use that begins.
+    pub(crate) fn begin_use(&mut self, key: Digest) {
+        if let Some(kept) = self.by_key.get_mut(&key) {
+            kept.uses = kept.uses.saturating_add(1);
+        }
+    }
+
+    /// Takes back a use that came to nothing.
+    pub(crate) fn give_use_back(&mut self, key: Digest) {
+        if let Some(kept) = self.by_key.get_mut(&key) {
+            kept.uses = kept.uses.saturating_sub(1);
+        }
+    }
+
+    /// One that is new, or what has become of one.
     fn put(&mut self, credential: Arc<Credential>, limit: usize) {
-        if self.by_key.len() < limit || self.by_key.contains_key(&credential.key) {
-            self.by_key.insert(credential.key, credential);
+        let is_full = self.by_key.len() >= limit;
+        match self.by_key.get_mut(&credential.key) {
+            Some(kept) => kept.credential = credential,
+            None if is_full => {}
+            None => drop(self.by_key.insert(credential.key, Kept { credential, uses: 0 })),
         }
     }
 
     /// Forgets what ended; rows stay.
     pub(crate) fn prune(&mut self, now: UnixMs) {
-        self.by_key.retain(|_, credential| now < credential.minted.expires_at);
+        self.by_key.retain(|_, kept| now < kept.credential.minted.expires_at);
     }
 
     /// Reads those that have not ended.
     pub(crate) fn load(conn: &Connection, now: UnixMs, limit: usize) -> Result<Self, Fault> {
-        let mut credentials = Self::default();
-        let mut statement =
-            conn.prepare(&format!("{SELECT} WHERE expires_at > ? ORDER BY expires_at LIMIT ?"))?;
+        let sql = format!("{WITH_USES} ORDER BY expires_at LIMIT ?");
+        let mut statement = conn.prepare(&sql)?;
         let mut rows = statement.query((int(now.0), i64::try_from(limit).unwrap_or(i64::MAX)))?;
+        let mut by_key = HashMap::new();
         while let Some(row) = rows.next()? {
-            credentials.put(Arc::new(read(row)?), limit);
+            let (credential, uses) = read_with_uses(row)?;
+            by_key.insert(credential.key, Kept { credential: Arc::new(credential), uses });
         }
-        Ok(credentials)
+        Ok(Self { by_key })
     }
 }
 
 const SELECT: &str = "SELECT key, root_key, body, revoked, tenant, closed FROM credentials";
+/// Those that have not ended, with how often each was used.
+const WITH_USES: &str = "SELECT c.key, root_key, body, revoked, tenant, closed, coalesce(uses, 0)
+    FROM credentials c LEFT JOIN nonces n ON n.key = c.key WHERE expires_at > ?";
 
 fn read(row: &rusqlite::Row<'_>) -> Result<Credential, Fault> {
     let body: Body = json(row.get_ref(2)?.as_str().unwrap_or(""), "credential")?;
@@ -147,6 +181,10 @@ fn read(row: &rusqlite::Row<'_>) -> Result<Credential, Fault> {
         used_by: tenant.map(Arc::from),
         closed: row.get::<_, i64>(5)? != 0,
     })
+}
+
+fn read_with_uses(row: &rusqlite::Row<'_>) -> Result<(Credential, u32), Fault> {
+    Ok((read(row)?, u32::try_from(row.get::<_, i64>(6)?).unwrap_or(u32::MAX)))
 }
 
 /// A credential's row.
@@ -328,16 +366,11 @@ impl Store {
     pub fn open_credentials(&self) -> Result<Vec<(Credential, u32)>, Refusal> {
         let now = self.shared().world.now();
         self.read(|conn| {
-            let sql = format!(
-                "SELECT c.*, coalesce(n.uses, 0) FROM ({SELECT} WHERE expires_at > ?) c
-                 LEFT JOIN nonces n ON n.key = c.key"
-            );
-            let mut statement = conn.prepare_cached(&sql)?;
+            let mut statement = conn.prepare_cached(WITH_USES)?;
             let mut rows = statement.query([int(now.0)])?;
             let mut found = Vec::new();
             while let Some(row) = rows.next()? {
-                let used = u32::try_from(row.get::<_, i64>(6)?).unwrap_or(u32::MAX);
-                found.push((read(row)?, used));
+                found.push(read_with_uses(row)?);
             }
             Ok(found)
         })

@@ -477,15 +477,15 @@ pub(crate) fn admin(
     tenant: &Arc<str>,
     action: &str,
     by: &str,
-    details: &[(&str, String)],
+    details: &[(&'static str, String)],
 ) -> Result<(), Fault> {
     let mut draft = RecordDraft::new(Kind::Admin, batch.now, Subject::Tenant(Arc::clone(tenant)));
     draft.outcome = (action == "grant.create").then_some(Outcome::Allowed);
     let approver = pseudonym(&batch.shared().pseudonym_key, by).to_hex();
-    draft.detail.insert("action".to_owned(), action.to_owned());
-    draft.detail.insert("approver".to_owned(), approver);
+    draft.note("action", action.to_owned());
+    draft.note("approver", approver);
     for (name, value) in details {
-        draft.detail.insert((*name).to_owned(), value.clone());
+        draft.note(*name, value.clone());
     }
     batch.log.append(batch.conn, &draft)?;
     Ok(())

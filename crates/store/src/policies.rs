@@ -173,8 +173,9 @@ pub(crate) fn record(
         ("reason", reason),
         ("revision", Some(revision.to_string())),
     ];
-    let details = details.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?)));
-    draft.detail.extend(details);
+    for (name, value) in details {
+        value.into_iter().for_each(|value| draft.note(name, value));
+    }
     batch.log.append(batch.conn, &draft)?;
     Ok(())
 }

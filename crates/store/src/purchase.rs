@@ -301,7 +301,7 @@ fn fail_bought(
         FailCause::Unfinished => "input_required",
         FailCause::ToolError | FailCause::InDoubt => "tool_error",
     };
-    result.detail.insert("cause".to_owned(), said.to_owned());
+    result.note("cause", said.to_owned());
     live.record(batch, result)?;
     let transfers = match &receipt {
         Some(receipt) => settle(batch, &mut live, receipt)?,

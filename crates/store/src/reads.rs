@@ -176,6 +176,10 @@ impl Store {
     /// # Errors
     /// `StoreFault`.
     pub fn uses_of(&self, nonce: Digest) -> Result<u32, Refusal> {
+        let in_memory = self.shared().state().credentials.uses(nonce);
+        if let Some(uses) = in_memory {
+            return Ok(uses);
+        }
         self.read(|conn| {
             let mut statement = conn.prepare_cached("SELECT uses FROM nonces WHERE key = ?")?;
             let uses = statement.query_row([nonce.as_bytes()], |row| row.get(0)).optional()?;

@@ -528,7 +528,7 @@ pub(crate) fn refunded(
     refund.outcome = Some(Ended::Refunded);
     refund.amount = live.money.amount_entry();
     refund.transfers = transfers;
-    refund.detail.insert("transaction".to_owned(), reference.chars().take(128).collect());
+    refund.note("transaction", reference.chars().take(128).collect());
     live.record(batch, refund)?;
     live.save(batch, &Change::to(CallState::Refunded))?;
     payback::close(batch, Debt::Call(call))?;

@@ -107,7 +107,7 @@ fn refused_records(
     if let (Some(decision), Some(decided)) = (&mut decision, decided) {
         decision.decision = Some(decided.id);
         decision.policy = Some(decided.bundle);
-        decision.detail.clone_from(&decided.input);
+        decision.detail = Arc::clone(&decided.input);
     }
     drafts.extend(decision);
     drafts.push(refused);
@@ -136,16 +136,16 @@ fn write_aggregate(
 ) -> Result<(), Fault> {
     let mut draft = RecordDraft::new(Kind::RefusedAggregate, batch.now, Subject::Deployment);
     draft.outcome = Some(Outcome::Denied);
-    draft.detail.insert("since_ms".to_owned(), since.0.to_string());
+    draft.note("since_ms", since.0.to_string());
     let mut counts: Vec<(Code, u64)> = by_code.into_iter().collect();
     counts.sort_by_key(|(_, count)| std::cmp::Reverse(*count));
     let named = MAX_DETAIL_ENTRIES.saturating_sub(2);
     let other = counts.iter().skip(named).fold(0u64, |sum, (_, count)| sum.saturating_add(*count));
     for (code, count) in counts.into_iter().take(named) {
-        draft.detail.insert(code.text().to_ascii_lowercase(), count.to_string());
+        draft.note(code.text().to_ascii_lowercase(), count.to_string());
     }
     if other > 0 {
-        draft.detail.insert("other".to_owned(), other.to_string());
+        draft.note("other", other.to_string());
     }
     batch.log.append(batch.conn, &draft)?;
     Ok(())

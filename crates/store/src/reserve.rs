@@ -237,11 +237,11 @@ fn records(permit: &Permit, entry: &Arc<CallEntry>, money: &Reservation) -> Vec<
     consent.outcome = Some(Outcome::Allowed);
     consent.quote = Some(money.quote);
     if let Some((grant, version)) = permit.consent().grant() {
-        consent.detail.insert("grant".to_owned(), grant.to_string());
-        consent.detail.insert("version".to_owned(), version.to_string());
+        consent.note("grant", grant.to_string());
+        consent.note("version", version.to_string());
     }
     if let Some(approval) = permit.consent().approval() {
-        consent.detail.insert("approval".to_owned(), approval.to_string());
+        consent.note("approval", approval.to_string());
     }
     let mut decision = draft(Kind::Decision, entry);
     decision.outcome = Some(Outcome::Allowed);
@@ -249,9 +249,9 @@ fn records(permit: &Permit, entry: &Arc<CallEntry>, money: &Reservation) -> Vec<
     decision.decision = Some(money.decision);
     decision.policy = Some(money.policy);
     decision.proofs = Some(proofs(permit, money));
-    decision.detail.clone_from(permit.authorization().input());
+    decision.detail = Arc::clone(permit.authorization().input());
     for (index, approval) in permit.authorization().approvals().iter().take(8).enumerate() {
-        decision.detail.insert(format!("approval.{index}"), approval.to_string());
+        decision.note(format!("approval.{index}"), approval.to_string());
     }
     vec![quote, consent, decision]
 }
@@ -427,6 +427,7 @@ fn count_nonce(
              ON CONFLICT DO UPDATE SET uses = uses + 1, call = ?3, call_digest = ?4",
         )?
         .execute((key.as_bytes(), max_uses, call.as_bytes(), call_digest.as_bytes()))?;
+    batch.state().credentials.begin_use(key);
     Ok(())
 }
 
@@ -454,10 +455,10 @@ pub(crate) fn start_record(
     start.amount = live.money.amount_entry();
     start.transfers = transfers;
     if let Some(outward) = &live.money.outward {
-        start.detail.insert("outward".to_owned(), outward.reference.clone());
+        start.note("outward", outward.reference.clone());
     }
     if let Some(retry) = retry {
-        start.detail.insert("retry".to_owned(), retry.to_string());
+        start.note("retry", retry.to_string());
     }
     start
 }

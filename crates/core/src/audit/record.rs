@@ -23,7 +23,7 @@ pub(super) use form::micros_text;
 use hmac::{Hmac, Mac as _};
 use serde::{Deserialize, Serialize};
 use sha2::Sha256;
-use std::{collections::BTreeMap, fmt, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, fmt, sync::Arc};
 
 /// The version of the record's form.
 pub const RECORD_VERSION: u64 = 1;
@@ -310,8 +310,11 @@ pub struct RecordDraft {
     /// [`Kind::LedgerImpact`]; the log's writer, who knows them, fills it in.
     pub records: Vec<Digest>,
     /// Further facts, bounded: names of `[a-z0-9_.-]`, short values.
-    pub detail: BTreeMap<String, String>,
+    pub detail: Arc<Details>,
 }
+
+/// Short texts by name.
+pub type Details = BTreeMap<Cow<'static, str>, String>;
 
 /// A record read from the log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -372,7 +375,7 @@ impl std::error::Error for RecordError {}
 impl RecordDraft {
     /// A record that states nothing but its kind yet.
     #[must_use]
-    pub const fn new(kind: Kind, time: UnixMs, subject: Subject) -> Self {
+    pub fn new(kind: Kind, time: UnixMs, subject: Subject) -> Self {
         Self {
             kind,
             time,
@@ -387,8 +390,13 @@ impl RecordDraft {
             transfers: Vec::new(),
             refusal: None,
             records: Vec::new(),
-            detail: BTreeMap::new(),
+            detail: Arc::default(),
         }
+    }
+
+    /// Adds a further fact.
+    pub fn note(&mut self, name: impl Into<Cow<'static, str>>, value: String) {
+        Arc::make_mut(&mut self.detail).insert(name.into(), value);
     }
 
     /// The call it is about.
@@ -600,7 +608,8 @@ pub(super) mod tests {
         draft.refusal = (kind == Kind::Refusal).then(|| "PAY-003".into());
         draft.records =
             if kind == Kind::LedgerImpact { (10..15).map(digest).collect() } else { vec![] };
-        draft.detail = [("note".to_owned(), "ünï\u{1f}\n\u{7f}\"\\\u{2028}😀".to_owned())].into();
+        draft.detail =
+            Arc::new([("note".into(), "ünï\u{1f}\n\u{7f}\"\\\u{2028}😀".to_owned())].into());
         draft
     }
 
@@ -676,24 +685,27 @@ pub(super) mod tests {
     fn bounds() {
         let encode = |draft: &RecordDraft| draft.encode(0, None).err();
         let base = || RecordDraft::new(Kind::Admin, UnixMs(0), Subject::Deployment);
+        let many = |count: usize, bytes: usize| {
+            Arc::new((0..count).map(|i| (format!("n{i}").into(), "x".repeat(bytes))).collect())
+        };
         for name in ["", "A", "a b", "ä", "\"", &"a".repeat(65)] {
             let mut draft = base();
-            draft.detail.insert(name.to_owned(), String::new());
+            draft.note(name.to_owned(), String::new());
             assert_eq!(encode(&draft), Some(RecordError::Detail), "{name}");
         }
         let mut draft = base();
-        draft.detail.insert("a".into(), "x".repeat(1025));
+        draft.note("a", "x".repeat(1025));
         assert_eq!(encode(&draft), Some(RecordError::Detail));
         let mut draft = base();
-        draft.detail = (0..33).map(|i| (format!("n{i}"), String::new())).collect();
+        draft.detail = many(33, 0);
         assert_eq!(encode(&draft), Some(RecordError::Detail));
-        draft.detail = (0..8).map(|i| (format!("n{i}"), "x".repeat(1024))).collect();
+        draft.detail = many(8, 1024);
         assert_eq!(encode(&draft), Some(RecordError::TooLong));
-        draft.detail = (0..7).map(|i| (format!("n{i}"), "x".repeat(1024))).collect();
+        draft.detail = many(7, 1024);
         let room = MAX_RECORD_BYTES - draft.encode(0, None).unwrap().len() - r#","n7":"""#.len();
-        draft.detail.insert("n7".into(), "x".repeat(room));
+        draft.note("n7", "x".repeat(room));
         assert_eq!(draft.encode(0, None).unwrap().len(), MAX_RECORD_BYTES);
-        draft.detail.insert("n7".into(), "x".repeat(room + 1));
+        draft.note("n7", "x".repeat(room + 1));
         assert_eq!(encode(&draft), Some(RecordError::TooLong));
         assert_eq!(base().encode(MAX_SAFE_INTEGER + 1, None), Err(RecordError::OutOfRange));
         assert!(base().encode(MAX_SAFE_INTEGER, None).is_ok());
@@ -763,7 +775,8 @@ pub(super) mod tests {
             }));
             draft.amount = Some(AmountEntry { asset: "A".into(), minor, micros: Micros(micros) });
             draft.proofs.as_mut().unwrap().consent.reference = arc(reference);
-            draft.detail = detail;
+            let detail = detail.into_iter().map(|(name, value)| (name.into(), value));
+            draft.detail = Arc::new(detail.collect());
             assert_canonical(&draft, seq, prev.map(digest));
         }
 

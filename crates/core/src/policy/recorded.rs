@@ -18,8 +18,8 @@ use super::{
     question::{History, ProofState, Question, Session, Trust},
     risk::Risk,
 };
-use crate::digest::Digest;
-use std::{collections::BTreeMap, fmt::Write as _};
+use crate::{audit::record::Details, digest::Digest};
+use std::{borrow::Cow, fmt::Write as _};
 
 /// What one detail may hold, in bytes; all of them together leave room for the rest of a record.
 const DETAIL_BYTES_MAX: usize = 400;
@@ -30,7 +30,7 @@ const CUT: &str = "cut";
 
 /// What a decision was made of and what it says, for its record: short texts by name.
 #[must_use]
-pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, String> {
+pub fn recorded(question: &Question, decision: &Decision) -> Details {
     let answer = &decision.answer;
     let reasons = decision.reasons.iter().map(|reason| &*reason.policy);
     let optional = [
@@ -42,7 +42,7 @@ pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, St
         ("roles.digests", role_digests(question)),
         ("tightest", question.tightest.as_deref().map(str::to_owned)),
     ];
-    let mut details: BTreeMap<String, String> = [
+    let mut details: Details = [
         ("answer", answer.word().text().to_owned()),
         ("caller", caller(question)),
         ("evaluation.ms", decision.took_ms.to_string()),
@@ -62,7 +62,7 @@ pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, St
     ]
     .into_iter()
     .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
-    .map(|(name, value)| (name.to_owned(), value))
+    .map(|(name, value)| (Cow::Borrowed(name), value))
     .collect();
     let is_whole =
         |name| details.get(name).is_none_or(|text: &String| text.len() <= DETAIL_BYTES_MAX);
@@ -77,7 +77,7 @@ pub fn recorded(question: &Question, decision: &Decision) -> BTreeMap<String, St
 }
 
 /// Cuts what is too long for a record.
-pub fn shorten(details: &mut BTreeMap<String, String>) {
+pub fn shorten(details: &mut Details) {
     for value in details.values_mut() {
         value.truncate(value.floor_char_boundary(DETAIL_BYTES_MAX));
     }

@@ -1,6 +1,7 @@
 //! Proof four: policy said yes, on everything known now.
 
 use crate::{
+    audit::record::Details,
     digest::Digest,
     ids::{ApprovalId, DecisionId},
     ledger::Charge,
@@ -8,7 +9,7 @@ use crate::{
     refusal::{Code, Refusal},
     time::UnixMs,
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// A positive decision about one call, with the inline obligations that come with it.
 #[derive(Debug)]
@@ -19,7 +20,7 @@ pub struct Authorization {
     reasons: Vec<Reason>,
     obligations: Vec<Obligation>,
     approvals: Vec<ApprovalId>,
-    input: Arc<BTreeMap<String, String>>,
+    input: Arc<Details>,
     charges: Vec<Charge>,
     at: UnixMs,
 }
@@ -52,16 +53,15 @@ impl Authorization {
         })
     }
 
-    /// The same proof, resting on these tighter budgets: the reservation counts them.
+    /// The same proof, resting on these budgets: the reservation counts them.
     #[must_use]
     pub fn charged_to(self, charges: Vec<Charge>) -> Self {
         Self { charges, ..self }
     }
 
-    /// Tighter budgets that it rests on.
-    #[must_use]
-    pub fn charges(&self) -> &[Charge] {
-        &self.charges
+    /// Takes the budgets that it rests on.
+    pub(super) fn take_charges(&mut self) -> Vec<Charge> {
+        std::mem::take(&mut self.charges)
     }
 
     /// The decision.
@@ -102,7 +102,7 @@ impl Authorization {
 
     /// What the decision was made of, for its record.
     #[must_use]
-    pub fn input(&self) -> &BTreeMap<String, String> {
+    pub fn input(&self) -> &Arc<Details> {
         &self.input
     }
 

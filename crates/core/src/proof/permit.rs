@@ -2,6 +2,7 @@
 
 use crate::{
     ids::CallId,
+    ledger::Charge,
     quote::Quote,
     refusal::{Code, Refusal},
     terms::Terms,
@@ -106,6 +107,12 @@ impl Permit {
     #[must_use]
     pub const fn authorization(&self) -> &Authorization {
         &self.authorization
+    }
+
+    /// Takes the budgets that policy's yes rests on, for the reservation, which counts them.
+    #[must_use]
+    pub fn take_charges(&mut self) -> Vec<Charge> {
+        self.authorization.take_charges()
     }
 
     /// When they were joined.

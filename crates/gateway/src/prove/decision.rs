@@ -57,7 +57,7 @@ impl Gate {
         }
         let principal = identity.principal();
         let grant = consent.grant().map(|(id, _)| id);
-        let charges = self.charges(call, identity, grant, &attempt.evidence);
+        let mut charges = self.charges(call, identity, grant, &attempt.evidence);
         let held = begun.map_or(Micros(0), |begun| begun.micros);
         // An offer that pays for several calls asks for them all at once.
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
@@ -71,7 +71,7 @@ impl Gate {
         self.raise_risk(&mut question, &attempt.policy).await;
         // Once a call: asking again while people look at it is no second one.
         if approvals.is_empty() && attempt.policy.tables().tiers.is_anomaly(question.risk.score) {
-            self.behaved(principal, Behaviour::Anomaly).await;
+            Box::pin(self.behaved(principal, Behaviour::Anomaly)).await;
         }
         let (mut decision, tighter) =
             self.put(&attempt.policy, &mut question, identity.principal()).await?;
@@ -79,12 +79,13 @@ impl Gate {
         self.note(&mut decision, attempt, &question, known);
         self.ask_outside(&decision, &question).await?;
         let over = self.over(&charges, quote, held, now);
+        charges.extend(tighter);
         let obligations = match &decision.answer {
             Answer::Challenge(obligations) => obligations.as_slice(),
             Answer::Allow(_) if !over.is_empty() => &[],
             Answer::Allow(_) | Answer::Deny(_) => {
                 self.leaves_rate(&decision, principal, call, begun)?;
-                return self.authorized(decision, Vec::new(), tighter);
+                return self.authorized(decision, Vec::new(), charges);
             }
         };
         // An approval is for somebody; nobody in particular cannot be approved.
@@ -110,12 +111,12 @@ impl Gate {
             let mut decision = self.evaluate(&attempt.policy, &question).await?;
             self.note(&mut decision, attempt, &question, known);
             self.leaves_rate(&decision, principal, call, begun)?;
-            return self.authorized(decision, vec![agreed.id], tighter);
+            return self.authorized(decision, vec![agreed.id], charges);
         }
         if begun.is_some() {
             return Err(Code::ApprovalPending.into());
         }
-        let approval = self.open_approval(call, principal, ask, wanted).await?;
+        let approval = Box::pin(self.open_approval(call, principal, ask, wanted)).await?;
         Err(self.pending(Code::ApprovalPending.into(), &approval))
     }
 
@@ -176,7 +177,7 @@ impl Gate {
             // What it decides alone it was asked already.
             (Some(pdp), Answer::Allow(_) | Answer::Challenge(_)) if pdp.is_sole() => Ok(()),
             (Some(pdp), Answer::Allow(_) | Answer::Challenge(_)) => {
-                pdp.ask(question, question.now).await
+                Box::pin(pdp.ask(question, question.now)).await
             }
         }
     }
@@ -190,7 +191,7 @@ impl Gate {
             None => Ok(self.timed(policy, question)),
             // INVARIANT: this is an allow only because its yes stands before it.
             Some(pdp) => {
-                pdp.ask(question, question.now).await?;
+                Box::pin(pdp.ask(question, question.now)).await?;
                 Ok(policy.decided_outside(question))
             }
         }
@@ -199,7 +200,7 @@ impl Gate {
     /// Adds what an outside provider says, where there is one.
     pub(super) async fn raise_risk(&self, question: &mut Question, policy: &Engine) {
         if let Some(provider) = &self.risk_provider {
-            provider.raise(question, policy.tables()).await;
+            Box::pin(provider.raise(question, policy.tables())).await;
         }
     }
 
@@ -328,7 +329,7 @@ impl Gate {
             // What it does not permit is refused with a code of its own.
             more.push(("pdp", "permit".to_owned()));
         }
-        input.extend(more.into_iter().map(|(name, value)| (name.to_owned(), value)));
+        input.extend(more.into_iter().map(|(name, value)| (name.into(), value)));
         shorten(&mut input);
         decision.input = Arc::new(input);
         known.decided = Some(Decided::of(decision));
@@ -364,7 +365,7 @@ impl Gate {
         &self,
         decision: Decision,
         approvals: Vec<ApprovalId>,
-        tighter: Vec<Charge>,
+        charges: Vec<Charge>,
     ) -> Result<Authorization, Refusal> {
         if let Answer::Allow(obligations) = &decision.answer {
             self.can_perform(obligations)?;
@@ -372,7 +373,7 @@ impl Gate {
         if matches!(decision.answer, Answer::Deny(_)) {
             self.standing.refused_by(&decision.reasons);
         }
-        Ok(Authorization::of(decision, approvals)?.charged_to(tighter))
+        Ok(Authorization::of(decision, approvals)?.charged_to(charges))
     }
 
     fn picture<'a>(

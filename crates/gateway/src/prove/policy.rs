@@ -45,9 +45,14 @@ pub use self::{
 use self::{
     facts::{Scene, Unfit, Vocabulary},
     rule::{Duty, Rule},
-    slices::Slices,
+    slices::{Slices, Stored},
 };
-use cedar_policy::{AuthorizationError, Authorizer, Effect, Schema};
+use cedar_policy::{Effect, Schema};
+use cedar_policy_core::{
+    ast::{Literal, SlotEnv, Value, ValueKind},
+    evaluator::Evaluator,
+    extensions::Extensions,
+};
 use countersign_core::{
     digest::Digest,
     policy::{Answer, Decision, DenyCause, Obligation, Question, Reason, Tables},
@@ -60,7 +65,6 @@ use std::{
 /// One loaded bundle, ready to decide. Immutable: reloading builds another one.
 #[derive(Debug)]
 pub struct Engine {
-    authorizer: Authorizer,
     vocabulary: Vocabulary,
     rules: BTreeMap<String, Rule>,
     slices: Slices,
@@ -241,25 +245,25 @@ impl Engine {
         fulfilled: &BTreeSet<&str>,
     ) -> Result<Matched<'_>, Broken> {
         let request = scene.request(&self.vocabulary, fulfilled, None)?;
+        let (request, entities) = (request.as_ref().clone(), scene.entities().as_ref());
+        let evaluator = Evaluator::new(request, entities, Extensions::all_available());
         let mut matched = Matched { permits: Vec::new(), forbids: Vec::new() };
         let mut errors = BTreeSet::new();
-        for slice in self.slices.looked_at(scene) {
-            let response = self.authorizer.is_authorized(&request, slice, scene.entities());
-            let diagnostics = response.diagnostics();
-            errors.extend(diagnostics.errors().map(|error| match error {
-                AuthorizationError::PolicyEvaluationError(error) => error.policy_id().to_string(),
-            }));
-            for id in diagnostics.reason() {
-                match self.rules.get::<str>(id.as_ref()) {
-                    Some(rule) if rule.effect == Effect::Permit => matched.permits.push(rule),
-                    Some(rule) => matched.forbids.push(rule),
-                    None => {
-                        errors.insert(id.to_string());
-                    }
+        for Stored { policy, condition } in self.slices.looked_at(scene) {
+            let id: &str = policy.id().as_ref();
+            let held = evaluator.interpret(condition, &SlotEnv::new());
+            match (held.ok().as_ref().and_then(as_bool), self.rules.get(id)) {
+                (Some(false), _) => {}
+                (Some(true), Some(rule)) if rule.effect == Effect::Permit => {
+                    matched.permits.push(rule);
+                }
+                (Some(true), Some(rule)) => matched.forbids.push(rule),
+                (Some(true), None) | (None, _) => {
+                    errors.insert(id.to_owned());
                 }
             }
         }
-        // INVARIANT: Cedar skips a rule that errors, a forbid too; here the error denies.
+        // INVARIANT: Cedar would skip a rule that errors, a forbid too; here the error denies.
         if !errors.is_empty() {
             let reason = |policy| Reason { code: "RULE_ERROR".to_owned(), policy };
             return Err(Broken(errors.into_iter().map(reason).collect()));
@@ -277,13 +281,22 @@ impl Engine {
         bundle: &Bundle,
     ) -> Result<Self, Flaw> {
         let vocabulary = Vocabulary::new(schema)?;
-        let slices = Slices::new(policies, &vocabulary)?;
+        let slices = Slices::new(policies, &vocabulary);
         let duties = rules.values().filter_map(|rule| rule.duty.known());
         let evidence = duties.filter(|d| d.is_interactive()).map(Obligation::word).collect();
-        let authorizer = Authorizer::new();
         let (digest, manifest) = (bundle.digest(), bundle.manifest().cloned());
         let own = None;
-        Ok(Self { authorizer, vocabulary, rules, slices, evidence, tables, digest, manifest, own })
+        Ok(Self { vocabulary, rules, slices, evidence, tables, digest, manifest, own })
+    }
+}
+
+fn as_bool(value: &Value) -> Option<bool> {
+    match value.value_kind() {
+        ValueKind::Lit(Literal::Bool(bool)) => Some(*bool),
+        ValueKind::Lit(_)
+        | ValueKind::Set(_)
+        | ValueKind::Record(_)
+        | ValueKind::ExtensionValue(_) => None,
     }
 }
 

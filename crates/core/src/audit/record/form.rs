@@ -1,7 +1,8 @@
 //! Reads the JSON form of a record: flat, each member known.
 
 use super::{
-    AmountEntry, CallEntry, Kind, Outcome, ProofEntries, Record, RecordDraft, Subject, ToolEntry,
+    AmountEntry, CallEntry, Details, Kind, Outcome, ProofEntries, Record, RecordDraft, Subject,
+    ToolEntry,
 };
 use crate::{
     digest::Digest,
@@ -9,7 +10,7 @@ use crate::{
     time::UnixMs,
 };
 use serde::Deserialize;
-use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, sync::Arc};
 
 /// The leaf's JSON, as `leaf` writes it.
 #[derive(Deserialize)]
@@ -24,7 +25,7 @@ pub(super) struct Form<'a> {
     decision: Option<DecisionId>,
     delegator: Option<Digest>,
     #[serde(default)]
-    detail: BTreeMap<String, String>,
+    detail: Details,
     kind: Kind,
     outcome: Option<Outcome>,
     policy: Option<Digest>,
@@ -81,7 +82,7 @@ impl Form<'_> {
             transfers: self.transfers,
             refusal: self.refusal,
             records: self.records,
-            detail: self.detail,
+            detail: Arc::new(self.detail),
             ..RecordDraft::new(self.kind, self.time_ms, subject)
         };
         Some(Record { seq: self.seq, prev: self.prev, draft })

@@ -130,7 +130,7 @@ impl Writer {
         }
         self.name("detail");
         self.open();
-        for (name, value) in &draft.detail {
+        for (name, value) in &*draft.detail {
             self.text(name, Some(value));
         }
         self.close();

@@ -147,7 +147,7 @@ fn record(question: &Question) -> RecordDraft {
     let mut draft = RecordDraft::new(Kind::Decision, UnixMs(1), Subject::Call(Arc::new(call)));
     draft.decision = Some(question.id);
     draft.quote = Some(question.quote);
-    draft.detail = recorded(question, &decision(question));
+    draft.detail = Arc::new(recorded(question, &decision(question)));
     draft
 }
 
@@ -187,9 +187,9 @@ proptest! {
     #[test]
     fn reading_anything_never_panics(name in "[a-z.]{1,9}", text in ".{0,30}", question in any_question()) {
         let mut draft = record(&question);
-        let names: Vec<String> = draft.detail.keys().cloned().collect();
+        let names: Vec<_> = draft.detail.keys().cloned().collect();
         let at = name.len() % names.len();
-        draft.detail.insert(names[at].clone(), text);
+        draft.note(names[at].clone(), text);
         let _ = Recorded::read(&draft, &Names::default());
     }
 }
@@ -207,8 +207,8 @@ fn what_is_missing_is_said() {
         Recorded::read(&draft, &Names::default()).unwrap_err()
     };
     assert_eq!(read(|draft| draft.decision = None), NotRecorded::NotAsked);
-    assert_eq!(read(|draft| draft.detail.clear()), NotRecorded::Older);
-    let without = read(|draft| drop(draft.detail.remove("history")));
+    assert_eq!(read(|draft| draft.detail = Arc::default()), NotRecorded::Older);
+    let without = read(|draft| drop(Arc::make_mut(&mut draft.detail).remove("history")));
     assert_eq!(without, NotRecorded::Malformed("history"));
     assert_eq!(without.to_string(), "`history` is not of its form");
 }

@@ -7,9 +7,9 @@
 
 use super::{Engine, problem::Flaw};
 use cedar_policy::{
-    Context, Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression,
-    Schema,
+    Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
 };
+use cedar_policy_core::ast::{self, Value};
 use countersign_core::{
     digest::Digest,
     ids::{DecisionId, GrantId, QuoteId},
@@ -42,14 +42,14 @@ pub(super) struct Vocabulary {
     /// Where a definition stands.
     pins: HashMap<Pin, EntityUid>,
     /// What an intent rests on.
-    sources: HashMap<IntentSource, EntityUid>,
-    intents: HashMap<Intent, EntityUid>,
+    sources: HashMap<IntentSource, Value>,
+    intents: HashMap<Intent, Value>,
     actions: HashMap<Intent, EntityUid>,
     /// The schema's actions, for the groups they are in.
     action_entities: Entities,
-    valid: EntityUid,
-    not_required: EntityUid,
-    missing: EntityUid,
+    valid: Value,
+    not_required: Value,
+    missing: Value,
     known: Mutex<Known>,
 }
 
@@ -137,12 +137,10 @@ impl Vocabulary {
         let misfit = |Unfit(text)| Flaw::Misfit(text);
         let name = |text: &str| text.parse::<EntityTypeName>().map_err(unusable).map_err(misfit);
         let (proof, intent, action) = (name("Proof")?, name("Intent")?, name("Action")?);
-        let words = |of: &EntityTypeName| {
-            Intent::ALL.into_iter().map(|intent| (intent, uid(of, intent.text()))).collect()
-        };
+        let word = |of: &EntityTypeName, text| Value::from(ast::EntityUID::from(uid(of, text)));
         let (definition, source) = (name("Definition")?, name("IntentSource")?);
         let pin = |pin: Pin| (pin, uid(&definition, pin.text()));
-        let rests_on = |on: IntentSource| (on, uid(&source, on.text()));
+        let rests_on = |on: IntentSource| (on, word(&source, on.text()));
         let vocabulary = Self {
             agent: name("Agent")?,
             human: name("Human")?,
@@ -153,12 +151,12 @@ impl Vocabulary {
             sources: IntentSource::ALL.map(rests_on).into(),
             tenant: name("Tenant")?,
             tool: name("Tool")?,
-            intents: words(&intent),
-            actions: words(&action),
+            intents: Intent::ALL.map(|known| (known, word(&intent, known.text()))).into(),
+            actions: Intent::ALL.map(|known| (known, uid(&action, known.text()))).into(),
             action_entities: schema.action_entities().map_err(unusable).map_err(misfit)?,
-            valid: uid(&proof, "valid"),
-            not_required: uid(&proof, "not_required"),
-            missing: uid(&proof, "missing"),
+            valid: word(&proof, "valid"),
+            not_required: word(&proof, "not_required"),
+            missing: word(&proof, "missing"),
             known: Mutex::default(),
         };
         vocabulary.try_on(schema)?;
@@ -187,12 +185,12 @@ impl Vocabulary {
         Ok(())
     }
 
-    fn proof(&self, state: ProofState) -> RestrictedExpression {
-        RestrictedExpression::new_entity_uid(match state {
+    fn proof(&self, state: ProofState) -> Value {
+        match state {
             ProofState::Valid => self.valid.clone(),
             ProofState::NotRequired => self.not_required.clone(),
             ProofState::Missing => self.missing.clone(),
-        })
+        }
     }
 }
 
@@ -227,13 +225,13 @@ impl Stage {
             ("tenant".to_owned(), RestrictedExpression::new_entity_uid(tenant.clone())),
             ("acting_for".to_owned(), RestrictedExpression::new_entity_uid(human.clone())),
             ("human".to_owned(), RestrictedExpression::new_bool(question.is_human)),
-            ("chain_depth".to_owned(), long(question.chain_depth, "chain depth")?),
-            ("assurance".to_owned(), long(question.assurance, "assurance")?),
+            ("chain_depth".to_owned(), expressed(question.chain_depth, "chain depth")?),
+            ("assurance".to_owned(), expressed(question.assurance, "assurance")?),
         ]);
         let pin = vocabulary.pins.get(&question.pin).cloned();
         let pin = pin.ok_or_else(|| Unfit("no such definition".to_owned()))?;
         let tool_attributes = HashMap::from([
-            ("sensitivity".to_owned(), long(question.sensitivity, "sensitivity")?),
+            ("sensitivity".to_owned(), expressed(question.sensitivity, "sensitivity")?),
             ("reversible".to_owned(), RestrictedExpression::new_bool(question.is_reversible)),
             ("open_world".to_owned(), RestrictedExpression::new_bool(question.is_open_world)),
             ("definition".to_owned(), RestrictedExpression::new_entity_uid(pin)),
@@ -302,26 +300,18 @@ impl<'a> Scene<'a> {
     ) -> Result<Request, Unfit> {
         let action = vocabulary.actions.get(&self.question.intent).cloned();
         let action = action.ok_or_else(|| Unfit("no such action".to_owned()))?;
-        let context = self.context(vocabulary, fulfilled)?;
+        let context = self.context(vocabulary, fulfilled)?.into();
         Request::new(self.stage.agent.clone(), action, self.stage.tool.clone(), context, schema)
             .map_err(unusable)
     }
 
+    /// As values: Cedar's own way to them, by expressions, costs ten times as much.
     fn context(
         &self,
         vocabulary: &Vocabulary,
         fulfilled: &BTreeSet<&str>,
-    ) -> Result<Context, Unfit> {
+    ) -> Result<ast::Context, Unfit> {
         let question = self.question;
-        let price = record([
-            ("micros", long(question.price.0, "price")?),
-            ("text", RestrictedExpression::new_string(question.price_text.clone())),
-        ])?;
-        let proofs = record([
-            ("identity", vocabulary.proof(question.identity)),
-            ("payment", vocabulary.proof(question.payment)),
-            ("consent", vocabulary.proof(question.consent)),
-        ])?;
         // Effective is the more powerful of declared and derived: what was declared covers what
         // the tool does exactly when it is not below that.
         let covered = question.declared.is_none_or(|declared| declared >= question.intent);
@@ -329,95 +319,93 @@ impl<'a> Scene<'a> {
         let source = vocabulary.sources.get(&question.source);
         let derived = vocabulary.intents.get(&question.derived);
         let words = [("declared", declared), ("derived", derived), ("source", source)].into_iter();
-        let words = words.filter_map(|(name, word)| {
-            Some((name, RestrictedExpression::new_entity_uid(word?.clone())))
-        });
-        let covered = ("covered", RestrictedExpression::new_bool(covered));
-        let intent = record(std::iter::once(covered).chain(words))?;
-        let words = fulfilled.iter().map(|word| (*word).to_owned());
-        let words = RestrictedExpression::new_set(words.map(RestrictedExpression::new_string));
+        let words = words.filter_map(|(name, word)| Some((name, word?.clone())));
+        let price = [
+            ("micros", long(question.price.0, "price")?),
+            ("text", Value::from(&*question.price_text)),
+        ];
+        let proofs = [
+            ("identity", vocabulary.proof(question.identity)),
+            ("payment", vocabulary.proof(question.payment)),
+            ("consent", vocabulary.proof(question.consent)),
+        ];
         let facts = [
-            ("resource", resource(&question.resource)?),
-            ("price", price),
-            ("proofs", proofs),
-            ("intent", intent),
+            ("resource", resource(&question.resource)),
+            ("price", record(price)),
+            ("proofs", record(proofs)),
+            ("intent", record([("covered", covered.into())].into_iter().chain(words))),
             ("risk", risk(question)?),
             ("trust", trust(&question.trust)?),
             ("session", session(question)?),
             ("sign_in", sign_in(question)?),
-            ("fulfilled", words),
+            ("fulfilled", Value::set(fulfilled.iter().map(|word| Value::from(*word)), None)),
             ("now", long(question.now.0, "time")?),
         ];
         // More than Cedar can count is no limit that any price Cedar can count could reach.
         let remaining =
             question.remaining.map(|Micros(left)| i64::try_from(left).unwrap_or(i64::MAX));
-        let remaining = remaining.map(|left| ("remaining", RestrictedExpression::new_long(left)));
-        let tightest = question.tightest.as_deref();
-        let tightest = tightest.map(|name| RestrictedExpression::new_string(name.to_owned()));
+        let tightest = question.tightest.as_deref().map(Value::from);
         let grant =
             question.grant.as_ref().map(|grant| covered_by(vocabulary, grant)).transpose()?;
-        let optional = [("tightest", tightest), ("grant", grant)].into_iter();
-        let optional = optional.filter_map(|(name, value)| Some((name, value?)));
-        let facts = facts.into_iter().chain(remaining).chain(optional);
-        Context::from_pairs(facts.map(|(name, value)| (name.to_owned(), value))).map_err(unusable)
+        let optional =
+            [("remaining", remaining.map(Value::from)), ("tightest", tightest), ("grant", grant)];
+        let optional = optional.into_iter().filter_map(|(name, value)| Some((name, value?)));
+        let facts = facts.into_iter().chain(optional);
+        let facts = facts.map(|(name, value)| (name.into(), value)).collect();
+        Ok(ast::Context::Value(Arc::new(facts)))
     }
 }
 
-fn risk(question: &Question) -> Result<RestrictedExpression, Unfit> {
-    record([
+fn risk(question: &Question) -> Result<Value, Unfit> {
+    Ok(record([
         ("score", long(question.risk.score, "risk")?),
-        ("band", RestrictedExpression::new_string(question.risk.band.to_string())),
-    ])
+        ("band", Value::from(&*question.risk.band)),
+    ]))
 }
 
-fn trust(trust: &Trust) -> Result<RestrictedExpression, Unfit> {
-    let tier = |tier: Tier| RestrictedExpression::new_long(tier.level().into());
-    record([
+fn trust(trust: &Trust) -> Result<Value, Unfit> {
+    let tier = |tier: Tier| Value::from(i64::from(tier.level()));
+    Ok(record([
         ("tier", tier(trust.effective())),
         ("agent", tier(trust.agent)),
         ("human", tier(trust.human)),
         ("consent", tier(trust.consent)),
         ("server", tier(trust.server)),
-        ("may", RestrictedExpression::new_bool(trust.may)),
+        ("may", trust.may.into()),
         ("price_cap", long(trust.price_cap.0, "price cap")?),
         ("max_risk", long(trust.max_risk, "risk")?),
-    ])
+    ]))
 }
 
-fn session(question: &Question) -> Result<RestrictedExpression, Unfit> {
-    record([
-        ("tainted", RestrictedExpression::new_bool(question.session.is_tainted)),
-        ("private", RestrictedExpression::new_bool(question.session.is_private)),
+fn session(question: &Question) -> Result<Value, Unfit> {
+    Ok(record([
+        ("tainted", question.session.is_tainted.into()),
+        ("private", question.session.is_private.into()),
         ("calls_last_minute", long(question.session.calls_last_minute, "calls")?),
-    ])
+    ]))
 }
 
-fn sign_in(question: &Question) -> Result<RestrictedExpression, Unfit> {
-    let acr = question.acr.as_ref().map(|acr| RestrictedExpression::new_string(acr.to_string()));
+fn sign_in(question: &Question) -> Result<Value, Unfit> {
+    let acr = question.acr.as_deref().map(|acr| ("acr", Value::from(acr)));
     let age_s = question.sign_in_age_s.map(|age_s| long(age_s, "age")).transpose()?;
-    let said = acr.map(|acr| ("acr", acr)).into_iter();
-    record(said.chain(age_s.map(|age_s| ("age_s", age_s))))
+    Ok(record(acr.into_iter().chain(age_s.map(|age_s| ("age_s", age_s)))))
 }
 
-fn resource(resource: &Resource) -> Result<RestrictedExpression, Unfit> {
-    record([
-        ("type", RestrictedExpression::new_string(resource.kind.to_string())),
-        ("id", RestrictedExpression::new_string(resource.id.to_string())),
-    ])
+fn resource(resource: &Resource) -> Value {
+    record([("type", Value::from(&*resource.kind)), ("id", Value::from(&*resource.id))])
 }
 
-fn covered_by(vocabulary: &Vocabulary, grant: &Covered) -> Result<RestrictedExpression, Unfit> {
+fn covered_by(vocabulary: &Vocabulary, grant: &Covered) -> Result<Value, Unfit> {
     // More than Cedar can count is above every price that it can count.
-    let amount = |micros: Micros| i64::try_from(micros.0).unwrap_or(i64::MAX);
+    let amount = |micros: Micros| Value::from(i64::try_from(micros.0).unwrap_or(i64::MAX));
     let intents = grant.intents.iter().filter_map(|intent| vocabulary.intents.get(intent));
-    let intents = intents.cloned().map(RestrictedExpression::new_entity_uid);
-    let left = grant.remaining.map(|left| RestrictedExpression::new_long(amount(left)));
+    let left = grant.remaining.map(|left| ("remaining", amount(left)));
     let known = [
-        ("per_call", RestrictedExpression::new_long(amount(grant.per_call))),
-        ("intents", RestrictedExpression::new_set(intents)),
+        ("per_call", amount(grant.per_call)),
+        ("intents", Value::set(intents.cloned(), None)),
         ("expires_at", long(grant.expires_at.0, "expiry")?),
     ];
-    record(known.into_iter().chain(left.map(|left| ("remaining", left))))
+    Ok(record(known.into_iter().chain(left)))
 }
 
 /// What a role begins with that is a team.
@@ -436,16 +424,20 @@ fn under(owner: &str, name: &str) -> String {
     format!("{owner}/{name}")
 }
 
-fn record<'a>(
-    members: impl IntoIterator<Item = (&'a str, RestrictedExpression)>,
-) -> Result<RestrictedExpression, Unfit> {
-    let members = members.into_iter().map(|(name, value)| (name.to_owned(), value));
-    RestrictedExpression::new_record(members).map_err(unusable)
+fn record<'a>(members: impl IntoIterator<Item = (&'a str, Value)>) -> Value {
+    Value::record(members, None)
 }
 
-fn long(value: impl TryInto<i64>, what: &'static str) -> Result<RestrictedExpression, Unfit> {
-    let value = value.try_into().map_err(|_| Unfit(format!("{what} is out of range")))?;
-    Ok(RestrictedExpression::new_long(value))
+fn number(value: impl TryInto<i64>, what: &'static str) -> Result<i64, Unfit> {
+    value.try_into().map_err(|_| Unfit(format!("{what} is out of range")))
+}
+
+fn long(value: impl TryInto<i64>, what: &'static str) -> Result<Value, Unfit> {
+    number(value, what).map(Value::from)
+}
+
+fn expressed(value: impl TryInto<i64>, what: &'static str) -> Result<RestrictedExpression, Unfit> {
+    number(value, what).map(RestrictedExpression::new_long)
 }
 
 /// With the errors behind it: Cedar puts what is of use there.

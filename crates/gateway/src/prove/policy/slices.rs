@@ -13,17 +13,23 @@
 use super::{
     explain::conjuncts,
     facts::{Scene, Vocabulary},
-    problem::Flaw,
 };
-use cedar_policy::{
-    ActionConstraint, EntityUid, Policy, PolicySet, PrincipalConstraint, ResourceConstraint,
-};
+use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
+use cedar_policy_core::ast::Expr;
 use countersign_core::policy::Intent;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
 
 /// Policies by intent; an intent without any has no entry.
-type Shelf = HashMap<Intent, Arc<PolicySet>>;
+type Shelf = HashMap<Intent, Vec<Arc<Stored>>>;
+
+/// A policy, ready to be put questions to.
+#[derive(Debug)]
+pub(super) struct Stored {
+    pub(super) policy: Policy,
+    /// Scope and conditions as one expression.
+    pub(super) condition: Expr,
+}
 
 /// All policies of a bundle.
 #[derive(Debug)]
@@ -33,7 +39,7 @@ pub(super) struct Slices {
 }
 
 impl Slices {
-    pub(super) fn new(policies: &[Policy], vocabulary: &Vocabulary) -> Result<Self, Flaw> {
+    pub(super) fn new(policies: &[Policy], vocabulary: &Vocabulary) -> Self {
         let scopes: Vec<Vec<EntityUid>> = policies.iter().map(named).collect();
         let mut uses: HashMap<&EntityUid, usize> = HashMap::new();
         for entity in scopes.iter().flatten() {
@@ -41,57 +47,59 @@ impl Slices {
             *count = count.saturating_add(1);
         }
         let mut anywhere = Vec::new();
-        let mut scoped: HashMap<EntityUid, Vec<&Policy>> = HashMap::new();
+        let mut scoped: HashMap<EntityUid, Vec<Arc<Stored>>> = HashMap::new();
         for (policy, scope) in policies.iter().zip(&scopes) {
+            let stored = Arc::new(Stored::of(policy));
             match scope.iter().min_by_key(|entity| uses.get(entity)) {
-                Some(rarest) => scoped.entry(rarest.clone()).or_default().push(policy),
-                None => anywhere.push(policy),
+                Some(rarest) => scoped.entry(rarest.clone()).or_default().push(stored),
+                None => anywhere.push(stored),
             }
         }
-        let shelve = |(entity, on): (_, Vec<&Policy>)| Ok((entity, shelf(&on, vocabulary)?));
-        Ok(Self {
-            anywhere: shelf(&anywhere, vocabulary)?,
-            scoped: scoped.into_iter().map(shelve).collect::<Result<_, Flaw>>()?,
-        })
+        let shelve = |(entity, on): (_, Vec<_>)| (entity, shelf(&on, vocabulary));
+        Self {
+            anywhere: shelf(&anywhere, vocabulary),
+            scoped: scoped.into_iter().map(shelve).collect(),
+        }
     }
 
     /// Every policy, some of them more than once.
     pub(super) fn all(&self) -> impl Iterator<Item = &Policy> {
         let shelves = std::iter::once(&self.anywhere).chain(self.scoped.values());
-        shelves.flat_map(HashMap::values).flat_map(|set| set.policies())
+        shelves.flat_map(HashMap::values).flatten().map(|stored| &stored.policy)
     }
 
-    /// The non-empty sets that the question needs to be put to.
-    pub(super) fn looked_at(&self, scene: &Scene<'_>) -> impl Iterator<Item = &PolicySet> {
+    /// Those that the question needs to be put to.
+    pub(super) fn looked_at(&self, scene: &Scene<'_>) -> impl Iterator<Item = &Stored> {
         let intent = scene.intent();
         let own = scene.scopes().iter().filter_map(|entity| self.scoped.get(entity));
         let shelves = std::iter::once(&self.anywhere).chain(own);
-        shelves.filter_map(move |shelf| shelf.get(&intent)).map(Arc::as_ref)
+        shelves.filter_map(move |shelf| shelf.get(&intent)).flatten().map(Arc::as_ref)
     }
 }
 
-/// Intents with the same policies share one set.
-fn shelf(policies: &[&Policy], vocabulary: &Vocabulary) -> Result<Shelf, Flaw> {
-    let mut shelf = Shelf::new();
-    let mut sets: HashMap<Vec<bool>, Arc<PolicySet>> = HashMap::new();
-    for intent in Intent::ALL {
-        let chosen: Vec<bool> = policies.iter().map(|p| is_about(p, intent, vocabulary)).collect();
-        if !chosen.contains(&true) {
-            continue;
-        }
-        let set = match sets.get(&chosen) {
-            Some(set) => Arc::clone(set),
-            None => {
-                let members = policies.iter().zip(&chosen).filter(|(_, is_in)| **is_in);
-                let members = members.map(|(policy, _)| (*policy).clone());
-                let set = PolicySet::from_policies(members);
-                Arc::new(set.map_err(|error| Flaw::Invalid(error.to_string()))?)
-            }
-        };
-        sets.insert(chosen, Arc::clone(&set));
-        shelf.insert(intent, set);
+impl Stored {
+    /// The condition comes from the policy's JSON, which is the same without places in its text:
+    /// the evaluator copies the place of each expression that it looks at.
+    fn of(policy: &Policy) -> Self {
+        let written = condition(policy);
+        let json = policy.to_json().ok();
+        let plain = json.and_then(|json| Policy::from_json(None, json).ok());
+        let plain = plain.as_ref().map(condition).filter(|plain| *plain == written);
+        Self { policy: policy.clone(), condition: plain.unwrap_or(written) }
     }
-    Ok(shelf)
+}
+
+fn condition(policy: &Policy) -> Expr {
+    let policy: &cedar_policy_core::ast::Policy = policy.as_ref();
+    policy.condition()
+}
+
+fn shelf(policies: &[Arc<Stored>], vocabulary: &Vocabulary) -> Shelf {
+    let about = |intent| {
+        let chosen = policies.iter().filter(|stored| is_about(&stored.policy, intent, vocabulary));
+        (intent, chosen.cloned().collect::<Vec<_>>())
+    };
+    Intent::ALL.into_iter().map(about).filter(|(_, chosen)| !chosen.is_empty()).collect()
 }
 
 /// The entities that a policy names as what the principal or the resource is, or is in.

@@ -1,7 +1,14 @@
 //! Random bundles against a second, naive reading of the rules.
 
-use super::*;
+use super::{super::facts::Scene, *};
+use cedar_policy::{Authorizer, PolicySet};
 use proptest::{collection::vec, option, prelude::*, sample::select};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::LazyLock,
+};
+
+static BUILTIN: LazyLock<Engine> = LazyLock::new(builtin);
 
 #[derive(Clone, Debug)]
 struct Generated {
@@ -156,6 +163,31 @@ proptest! {
         let engine = engine(&rules);
         for q in asks {
             prop_assert_eq!(got(&engine.decide(&q)), expected(&rules, &q), "{:?}", q);
+        }
+    }
+
+    /// Cedar's own authorizer, asked about all policies at once, finds the same ones decisive.
+    #[test]
+    fn the_same_rules_match_as_cedar_itself_finds(
+        rules in vec(rule(), 0..10), asks in vec(asked(), 12),
+    ) {
+        for engine in [&engine(&rules), &*BUILTIN] {
+            let own: BTreeMap<_, _> = engine.slices.all().map(|p| (p.id().clone(), p)).collect();
+            let all = PolicySet::from_policies(own.into_values().cloned()).unwrap();
+            for q in &asks {
+                let scene = Scene::new(&engine.vocabulary, q, None).ok().unwrap();
+                let words: BTreeSet<_> = q.fulfilled.iter().map(|word| &**word).collect();
+                let request = scene.request(&engine.vocabulary, &words, None).ok().unwrap();
+                let theirs = Authorizer::new().is_authorized(&request, &all, scene.entities());
+                prop_assert_eq!(theirs.diagnostics().errors().count(), 0);
+                let theirs: BTreeSet<String> =
+                    theirs.diagnostics().reason().map(ToString::to_string).collect();
+                let ours = engine.evaluate(&scene, &words).ok().unwrap();
+                let decisive = if ours.forbids.is_empty() { ours.permits } else { ours.forbids };
+                let ours: BTreeSet<String> =
+                    decisive.into_iter().map(|rule| rule.id.clone()).collect();
+                prop_assert_eq!(ours, theirs, "{:?}", q);
+            }
         }
     }
 

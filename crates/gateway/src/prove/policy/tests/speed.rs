@@ -72,7 +72,7 @@ fn what_a_condition_names_is_indexed_too() {
         };
         let seen =
             super::super::facts::Scene::new(&engine.vocabulary, &question, None).ok().unwrap();
-        let seen: usize = engine.slices.looked_at(&seen).map(|set| set.policies().count()).sum();
+        let seen: usize = engine.slices.looked_at(&seen).count();
         let decision = engine.decide(&question);
         (
             seen,
@@ -121,7 +121,7 @@ fn whom_an_agent_acts_for_is_indexed_too() {
         };
         let scene =
             super::super::facts::Scene::new(&engine.vocabulary, &question, None).ok().unwrap();
-        let seen: usize = engine.slices.looked_at(&scene).map(|set| set.policies().count()).sum();
+        let seen: usize = engine.slices.looked_at(&scene).count();
         let reasons = engine.decide(&question).reasons;
         (seen, reasons.into_iter().map(|reason| reason.policy).collect::<Vec<_>>().join(" "))
     };
