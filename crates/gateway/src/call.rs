@@ -40,6 +40,8 @@ pub struct Attempt {
     pub message: Bytes,
     /// The request as it came, where it may have to run again by itself.
     pub original: Option<Original>,
+    /// It only asks what the call would be told: the server behind hears nothing of it.
+    pub is_question: bool,
     /// Legacy session id, ours.
     pub session: Option<String>,
     /// The client can show its user a link (`elicitation.url`).
@@ -95,12 +97,30 @@ pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
             }
             Ok(done)
         }
-        Err(refusal) => {
-            let refusal = Box::pin(gate.owing(&attempt.evidence, refusal)).await;
-            gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
-            Err(Box::pin(gate.refuse(&attempt, known, refusal)).await)
-        }
+        Err(refusal) => Err(refused(&gate, &attempt, known, refusal).await),
     }
+}
+
+/// Takes a question along the same path, to where its call would be reserved: the permit ends
+/// there. `Ok` when nothing more would have to be paid.
+///
+/// # Errors
+/// The refusal that the call would get, recorded.
+pub async fn ask(gate: Arc<Gate>, question: Attempt) -> Result<(), Refused> {
+    let _calling = gate.calling.subscribe();
+    let mut known = Known::default();
+    let joined = join(&gate, &question, &mut known).await;
+    match joined.and_then(|_permit| gate.leaves_use(&known)) {
+        Ok(()) => Ok(()),
+        Err(refusal) => Err(refused(&gate, &question, known, refusal).await),
+    }
+}
+
+/// A refusal with what is owed, recorded, and with the ways to pay.
+async fn refused(gate: &Gate, attempt: &Attempt, known: Known, refusal: Refusal) -> Refused {
+    let refusal = Box::pin(gate.owing(&attempt.evidence, refusal)).await;
+    gate.misbehaved(known.principal.as_ref(), refusal.code()).await;
+    Box::pin(gate.refuse(attempt, known, refusal)).await
 }
 
 /// What the proofs come to.
@@ -155,7 +175,7 @@ async fn prove(
     let (call, evidence) = (&attempt.call, &attempt.evidence);
     let quote = match earlier {
         Some(earlier) => earlier.quote.clone(),
-        None if gate.is_bought(call, identity.principal()) => {
+        None if !attempt.is_question && gate.is_bought(call, identity.principal()) => {
             Box::pin(gate.ask_price(attempt, &identity, known)).await?
         }
         None => gate.quote(call, &identity)?,

@@ -3,6 +3,8 @@
 pub mod admin;
 pub mod allowance;
 pub mod answer;
+mod ask_quote;
+mod beside;
 pub mod body;
 pub mod buy;
 pub mod call;

@@ -152,7 +152,7 @@ async fn dispatch(
 }
 
 /// The refusal that an envelope error means.
-fn refused_envelope(error: EnvelopeError) -> Refusal {
+pub(crate) fn refused_envelope(error: EnvelopeError) -> Refusal {
     let code = match error {
         EnvelopeError::Json(JsonError::TooLarge) => Code::TooLarge,
         EnvelopeError::Json(JsonError::TooDeep) => Code::TooDeep,
@@ -272,10 +272,36 @@ async fn attempt(
     let tool = ToolCall::parse(params).map_err(refused_envelope)?;
     let named = ToolRef { server: Arc::clone(&server.name), tool: (*tool.name).into() };
     let era = era(head, request, &tool.meta, &gate.definitions.mirrored(&named))?;
+    Ok(attempt_of(gate, server, head, &tool, (request.id.get(), era))?)
+}
+
+/// A question about a call with these `params`: an attempt that ends before anything is sent, and
+/// that is answered in plain HTTP, whatever era the call will be of.
+///
+/// # Errors
+/// What is wrong with it.
+pub(crate) fn question(
+    gate: &Gate,
+    server: &Server,
+    head: &Parts,
+    params: &RawValue,
+) -> Result<Attempt, Refusal> {
+    let tool = ToolCall::parse(params).map_err(refused_envelope)?;
+    let attempt = attempt_of(gate, server, head, &tool, ("null", Era::Legacy))?;
+    Ok(Attempt { is_question: true, ..attempt })
+}
+
+fn attempt_of(
+    gate: &Gate,
+    server: &Server,
+    head: &Parts,
+    tool: &ToolCall<'_>,
+    (request_id, era): (&str, Era),
+) -> Result<Attempt, Refusal> {
     if tool.other("task").is_some() {
         // Its result would be fetched by messages that are only relayed.
         let detail = "task-augmented calls are not accepted";
-        return Err(Refusal::new(Code::NotJsonRpc).with("detail", detail).into());
+        return Err(Refusal::new(Code::NotJsonRpc).with("detail", detail));
     }
     let terms = server.terms(&tool.name).ok_or(Code::UnknownTool)?;
     let arguments = tool.arguments.map_or("{}", RawValue::get);
@@ -283,10 +309,10 @@ async fn attempt(
         .map_err(|error| refused_envelope(error.into()))?;
     let evidence = Evidence::of(&head.headers, &tool.meta)?.from(server::peer(head));
     let now = gate.world.now();
-    let returned = returned(&tool);
-    let params = forwarded_params(&tool);
+    let returned = returned(tool);
+    let params = forwarded_params(tool);
     let params = if returned.is_some() { without_ours(&params)? } else { params };
-    let input = if returned.is_some() { None } else { input(gate, &tool)? };
+    let input = if returned.is_some() { None } else { input(gate, tool)? };
     let has_input = input.is_some();
     let arguments = String::from_utf8_lossy(&canonical).into_owned();
     let (declared, purpose) = declared(&tool.meta);
@@ -298,7 +324,7 @@ async fn attempt(
         terms,
         arguments,
         input,
-        request_id: request.id.get().to_owned(),
+        request_id: request_id.to_owned(),
         intent,
         purpose,
         traceparent: tool.meta.text("traceparent").map(|text| text.into_owned()),
@@ -313,6 +339,7 @@ async fn attempt(
         headers: forwardable(&head.headers, era).into_owned(),
         message: Bytes::from(message),
         original: None,
+        is_question: false,
         // A server's own question is not lost for ours: then the answer says where to approve.
         can_ask: !has_input && can_open_links(gate, head, &tool.meta)?,
         returned,

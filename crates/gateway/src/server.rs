@@ -3,7 +3,9 @@
 //! INVARIANT: every connection, header block, body and idle time has a limit; the admin API is
 //! not reachable from here.
 
-use crate::{body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push, work};
+use crate::{
+    ask_quote, body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push, work,
+};
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -150,6 +152,9 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
         && let Some(server) = gate.server(server)
     {
         return Ok(mcp::answer(gate, server, request).await);
+    }
+    if let Some(server) = ask_quote::server(&gate, path) {
+        return Ok(ask_quote::answer(gate, server, request).await);
     }
     if let Some(step) = work::Step::of(&gate, path) {
         return Ok(work::answer(&gate, step, request).await);

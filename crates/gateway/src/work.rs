@@ -6,11 +6,11 @@
 //! same challenge, so that both together are good for one call.
 
 use crate::{
-    allowance::Caller,
-    body::{self, Body, ReadError},
+    beside::{self, Asked},
+    body::Body,
     config::Server,
     gate::Gate,
-    problem,
+    mcp, problem,
     prove::Evidence,
     rails::pow::{PowRail, sha1},
     server,
@@ -23,11 +23,11 @@ use countersign_core::{
     refusal::{Code, Refusal},
     wire::{json, mcp::Meta, pow::Presented},
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, header, request::Parts};
+use http::{Request, Response, StatusCode, request::Parts};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::{Value, value::RawValue};
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// An endpoint.
 #[derive(Debug)]
@@ -43,27 +43,13 @@ impl Step {
     pub(crate) fn of(gate: &Gate, path: &str) -> Option<Self> {
         gate.rails.pow.as_ref()?;
         let (at, step) = path.strip_prefix('/')?.rsplit_once("mcp/pow/")?;
-        let server = match at.strip_suffix('/') {
-            Some(name) => gate.server(name)?,
-            None if at.is_empty() && gate.config.servers.len() == 1 => {
-                gate.config.servers.values().next().cloned()?
-            }
-            None => return None,
-        };
+        let server = beside::server_at(gate, at)?;
         match step {
             "challenge" => Some(Self::Challenge(server)),
             "verify" => Some(Self::Verify),
             _ => None,
         }
     }
-}
-
-/// What a challenge is asked for: the call that is to be made.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Asked {
-    tool: String,
-    arguments: Option<Box<RawValue>>,
 }
 
 /// A solution that is handed in.
@@ -78,31 +64,24 @@ struct Solved {
 pub(crate) async fn answer(gate: &Gate, step: Step, request: Request<Incoming>) -> Response<Body> {
     let (head, body) = request.into_parts();
     match answered(gate, &step, &head, body).await {
-        Ok(json) => private(StatusCode::OK, json),
-        Err(refusal) => {
-            let refusal = gate.borne(&Caller::new(None, server::peer(&head)), refusal);
-            gate.store.count_refusal(refusal.code());
-            refused(gate, &step, &refusal)
-        }
+        Ok(json) => beside::private(StatusCode::OK, json),
+        Err(refusal) => refused(gate, &step, &beside::counted(gate, &head, refusal)),
     }
 }
 
 /// A solution that is no good is answered 400 with the word that the form has for it.
 fn refused(gate: &Gate, step: &Step, refusal: &Refusal) -> Response<Body> {
-    let server = match step {
-        Step::Challenge(server) => server,
-        Step::Verify if refusal.code() == Code::FailuresTooMany => return problem::http(refusal),
+    match step {
+        Step::Challenge(server) => beside::refused(gate, server, refusal),
+        Step::Verify if refusal.code() == Code::FailuresTooMany => problem::http(refusal),
         Step::Verify => {
             let mut body = serde_json::to_value(refusal.problem()).unwrap_or(Value::Null);
             if let Some(members) = body.as_object_mut() {
                 members.insert("error".to_owned(), "invalid_solution".into());
             }
-            return private(StatusCode::BAD_REQUEST, body.to_string());
+            beside::private(StatusCode::BAD_REQUEST, body.to_string())
         }
-    };
-    let mut answer = problem::http(refusal);
-    gate.challenge_identity(server, refusal, answer.headers_mut());
-    answer
+    }
 }
 
 async fn answered(
@@ -111,19 +90,8 @@ async fn answered(
     head: &Parts,
     body: Incoming,
 ) -> Result<String, Refusal> {
-    if head.method != Method::POST {
-        return Err(Code::MethodNotAllowed.into());
-    }
     let rail = gate.rails.pow.as_ref().ok_or(Code::UnknownServer)?;
-    let limits = gate.json_limits();
-    let patience = Duration::from_millis(gate.config.limits.body_timeout_ms);
-    let read = tokio::time::timeout(patience, body::read(body, limits.max_bytes)).await;
-    let bytes = read.unwrap_or(Err(ReadError::Broken)).map_err(|error| match error {
-        ReadError::TooLarge => Code::TooLarge,
-        ReadError::Broken => Code::MalformedJson,
-    })?;
-    json::check(&bytes, &limits)
-        .map_err(|error| Refusal::new(Code::MalformedJson).with("detail", error))?;
+    let bytes = beside::read(gate, head, body).await?;
     match step {
         Step::Challenge(server) => challenge(gate, rail, server, head, &bytes).await,
         Step::Verify => verify(gate, rail, &bytes),
@@ -138,15 +106,14 @@ async fn challenge(
     head: &Parts,
     bytes: &Bytes,
 ) -> Result<String, Refusal> {
-    let asked: Asked = serde_json::from_slice(bytes).map_err(|_| {
-        let detail = "expected `tool` and `arguments`, as the call will have them";
-        Refusal::new(Code::MalformedJson).with("detail", detail)
-    })?;
+    let asked = Asked::read(bytes)?;
     let terms = server.terms(&asked.tool).ok_or(Code::UnknownTool)?;
     let arguments = asked.arguments.as_deref().map_or("{}", RawValue::get);
     let arguments = json::canonical(arguments.as_bytes(), &gate.json_limits())
         .map_err(|error| Refusal::new(Code::MalformedJson).with("detail", error))?;
-    let evidence = Evidence::of(&head.headers, &Meta::default())?.from(server::peer(head));
+    let meta = asked.meta.as_deref().map(Meta::parse).transpose().map_err(mcp::refused_envelope)?;
+    let meta = meta.unwrap_or_default();
+    let evidence = Evidence::of(&head.headers, &meta)?.from(server::peer(head));
     let (identity, _) = gate.identify(&terms, &evidence).await?;
     let principal = identity.principal();
     let price = terms.price_for(&principal.tenant, &principal.agent).ok_or(Code::NoPrice)?;
@@ -177,13 +144,4 @@ fn verify(gate: &Gate, rail: &PowRail, bytes: &Bytes) -> Result<String, Refusal>
         "preimage": hex::encode(preimage),
     });
     Ok(json.to_string())
-}
-
-fn private(status: StatusCode, json: String) -> Response<Body> {
-    let mut answer = Response::new(Body::full(json));
-    *answer.status_mut() = status;
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, private"));
-    answer
 }

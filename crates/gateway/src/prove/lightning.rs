@@ -82,6 +82,8 @@ pub struct LightningOffer {
     pub expires_at: UnixMs,
     /// The grant to which a credential for several calls is tied.
     pub grant: Option<GrantId>,
+    /// It was made for a call that could wait for its money, whether it does or not.
+    pub may_wait: bool,
 }
 
 impl fmt::Debug for L402Rail {
@@ -249,7 +251,8 @@ impl Gate {
         };
         let expires_at = invoice.expires_at.min(quote.expires_at());
         let amount_msat = invoice.amount_msat;
-        Some((LightningOffer { challenge, amount_msat, expires_at, grant }, credential))
+        let may_wait = attempt.original.is_some();
+        Some((LightningOffer { challenge, amount_msat, expires_at, grant, may_wait }, credential))
     }
 
     /// An invoice for the offer: one that holds the money where that can be, else a plain one.

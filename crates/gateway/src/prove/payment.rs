@@ -30,7 +30,7 @@ use countersign_core::{
         X402Challenge, X402Terms, credit_key, x402::nonce_key,
     },
     quote::{Offer, Quote, Rail},
-    refusal::{Charged, Code, Refusal},
+    refusal::{Charged, Code, Light, Refusal},
     wire::{
         json::{self, Limits},
         l402::Credential,
@@ -284,6 +284,20 @@ impl Gate {
             .is_some_and(|(key, uses)| self.store.uses_of(key).is_ok_and(|used| used < uses))
     }
 
+    /// That the prepaid credential of a call has a use left, where it was sold for several: what
+    /// its reservation would find.
+    ///
+    /// # Errors
+    /// [`Code::CredentialExhausted`].
+    pub(crate) fn leaves_use(&self, known: &Known) -> Result<(), Refusal> {
+        let is_for_several = known.prepaid.is_some_and(|(_, uses)| uses > 1);
+        let has_paid = known.lights.payment == Light::Ok;
+        if has_paid && is_for_several && !self.has_uses(known) {
+            return Err(Code::CredentialExhausted.into());
+        }
+        Ok(())
+    }
+
     /// The ways to pay, durable before they are shown. A new refusal code is recorded with it.
     ///
     /// # Errors
@@ -311,7 +325,9 @@ impl Gate {
             credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
         let open = rail.filter(|_| can_be_paid).and_then(|rail| rail.offered(quote.id(), now));
         let grant = known.grant.filter(|_| call.terms.uses.0 > 1);
-        let open = open.filter(|offer| offer.grant == grant);
+        // What was made for a question keeps no call that could wait for its money.
+        let fits = |offer: &LightningOffer| offer.may_wait || attempt.original.is_none();
+        let open = open.filter(|offer| offer.grant == grant && fits(offer));
         let is_open = open_now.is_some();
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
