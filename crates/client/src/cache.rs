@@ -6,9 +6,10 @@
 //! they live as long as the process.
 //!
 //! INVARIANT: what is about to be paid is on disk before it is. What is presented is held by one
-//! call at a time, unless it pays for several.
+//! call at a time, unless it pays for several. Of those one is bought at a time, and none over an
+//! invoice that somebody may be paying.
 
-use crate::{challenge::Channel, error::ClientError};
+use crate::{challenge::Channel, error::ClientError, lightning::MacaroonTerms};
 use countersign_core::{
     digest::Digest,
     money::{Amount, Micros},
@@ -22,11 +23,15 @@ use std::{
     io::{self, Write as _},
     path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
+use tokio::sync::OwnedMutexGuard;
 
 /// How long a call may hold a credential before another may present it, in milliseconds. A call
 /// that was dropped half way gives it back like this.
 const HOLD_MS: u64 = 600_000;
+/// Longest wait for a purchase of somebody else: a Lightning payment takes seconds, or fails.
+const PURCHASE_WAIT: Duration = Duration::from_millis(if cfg!(test) { 50 } else { 30_000 });
 /// Most credentials read at opening.
 const MAX_ENTRIES: usize = 10_000;
 
@@ -94,6 +99,12 @@ impl fmt::Debug for Entry {
 }
 
 impl Entry {
+    /// Whether it was sold for several calls.
+    fn is_for_several(&self) -> bool {
+        let Proof::L402 { token, .. } = &self.proof else { return false };
+        MacaroonTerms::read(token).is_some_and(|terms| terms.is_for_several())
+    }
+
     /// Presented by several calls at once if it pays for several.
     fn is_shared(&self) -> bool {
         matches!(self.proof, Proof::L402 { .. }) && self.uses_left != Some(1)
@@ -114,7 +125,25 @@ pub(crate) struct Scope {
 pub struct CredentialCache {
     directory: Option<Arc<Path>>,
     entries: Arc<Mutex<BTreeMap<Digest, Held>>>,
+    /// Held by whoever buys under that name.
+    buying: Arc<Mutex<BTreeMap<Digest, Arc<tokio::sync::Mutex<()>>>>>,
 }
+
+/// What is kept under a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// Nothing that is good.
+    Empty,
+    /// What a call may present now.
+    Ready,
+    /// A call presents the last use of it.
+    LastUse,
+    /// An invoice that somebody else may be paying.
+    InDoubt,
+}
+
+/// Nobody else buys under the same name until it is dropped.
+pub(crate) type Buying = OwnedMutexGuard<()>;
 
 #[derive(Debug)]
 struct Held {
@@ -127,7 +156,7 @@ impl CredentialCache {
     /// Kept in memory only: what a crash finds there is lost.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { directory: None, entries: Arc::default() }
+        Self { directory: None, entries: Arc::default(), buying: Arc::default() }
     }
 
     /// Kept in a directory, which is made with mode 0700 if it is missing. Files that are not of
@@ -156,7 +185,7 @@ impl CredentialCache {
             entries.insert(entry.key, Held { entry, taken_until: None });
         }
         let directory = Some(Arc::from(directory));
-        Ok(Self { directory, entries: Arc::new(Mutex::new(entries)) })
+        Ok(Self { directory, entries: Arc::new(Mutex::new(entries)), buying: Arc::default() })
     }
 
     /// How many there are.
@@ -187,6 +216,39 @@ impl CredentialCache {
         None
     }
 
+    /// What is in the place of a credential that is about to be bought.
+    pub(crate) fn place(&self, key: &Digest, now: UnixMs) -> Place {
+        let entries = self.lock();
+        match entries.get(key).filter(|held| held.entry.expires_at > now) {
+            None => Place::Empty,
+            Some(held) if held.taken_until.is_none_or(|until| until <= now) => Place::Ready,
+            Some(held) if matches!(held.entry.proof, Proof::Invoice { .. }) => Place::InDoubt,
+            Some(_) => Place::LastUse,
+        }
+    }
+
+    /// Waits until nobody buys under this name; `None` when that takes too long.
+    pub(crate) async fn buying(&self, key: Digest) -> Option<Buying> {
+        let turn = {
+            let mut buying = self.buying.lock().unwrap_or_else(PoisonError::into_inner);
+            // Whose count is one is waited for by nobody.
+            buying.retain(|_, turn| Arc::strong_count(turn) > 1);
+            Arc::clone(buying.entry(key).or_default())
+        };
+        tokio::time::timeout(PURCHASE_WAIT, turn.lock_owned()).await.ok()
+    }
+
+    /// Waits for whoever buys under this name, if anybody does, but not for long.
+    pub(crate) async fn bought(&self, key: &Digest) {
+        let turn = {
+            let buying = self.buying.lock().unwrap_or_else(PoisonError::into_inner);
+            buying.get(key).cloned()
+        };
+        if let Some(turn) = turn {
+            let _late = tokio::time::timeout(PURCHASE_WAIT, turn.lock_owned()).await;
+        }
+    }
+
     /// Keeps a credential, held by the call that paid for it. On disk when this returns.
     pub(crate) async fn keep(&self, entry: Entry, now: UnixMs) -> Result<(), ClientError> {
         let text = serde_json::to_string(&entry).map_err(|_| ClientError::BadInput)?;
@@ -208,26 +270,28 @@ impl CredentialCache {
         }
     }
 
-    /// Counts one use; the last one drops the credential.
-    pub(crate) async fn used(&self, entry: &Entry, now: UnixMs) -> Result<(), ClientError> {
+    /// Counts one use; the last one drops the credential. Whether that was the last of several.
+    pub(crate) async fn used(&self, entry: &Entry) -> Result<bool, ClientError> {
         let left = {
-            let entries = self.lock();
-            entries.get(&entry.key).map(|held| held.entry.clone())
-        };
-        let Some(mut left) = left.filter(|left| left.paid.reference == entry.paid.reference) else {
-            return Ok(());
+            let mut entries = self.lock();
+            let held = entries.get_mut(&entry.key).map(|held| &mut held.entry);
+            let Some(held) = held.filter(|held| held.paid.reference == entry.paid.reference) else {
+                return Ok(false);
+            };
+            // Counted at once: others use it at the same time.
+            held.uses_left = held.uses_left.map(|uses| uses.saturating_sub(1));
+            held.clone()
         };
         match (&left.proof, left.uses_left) {
             (Proof::L402 { .. }, None) => {
                 self.release(&entry.key);
-                Ok(())
+                Ok(false)
             }
-            (Proof::L402 { .. }, Some(uses)) if uses > 1 => {
-                left.uses_left = Some(uses.saturating_sub(1));
-                let key = left.key;
-                self.keep(left, now).await?;
-                self.release(&key);
-                Ok(())
+            (Proof::L402 { .. }, Some(uses)) if uses > 0 => {
+                let text = serde_json::to_string(&left).map_err(|_| ClientError::BadInput)?;
+                self.on_disk(left.key, move |path| replace(&path, &text)).await?;
+                self.release(&left.key);
+                Ok(false)
             }
             (
                 Proof::L402 { .. }
@@ -235,7 +299,10 @@ impl CredentialCache {
                 | Proof::Invoice { .. }
                 | Proof::Work { .. },
                 _,
-            ) => self.forget(entry).await,
+            ) => {
+                self.forget(entry).await?;
+                Ok(entry.is_for_several())
+            }
         }
     }
 
@@ -349,7 +416,7 @@ mod tests {
             assert!(cache.take(&scope(), NOW).is_none());
             assert!(cache.take(&scope(), NOW.plus_ms(HOLD_MS)).is_some(), "its call was dropped");
             assert!(cache.take(&scope(), NOW.plus_ms(2 * HOLD_MS)).is_none(), "expired");
-            cache.used(&entry, NOW).await.unwrap();
+            cache.used(&entry).await.unwrap();
             assert!(cache.is_empty());
         }
     }
@@ -361,8 +428,60 @@ mod tests {
         cache.keep(entry.clone(), NOW).await.unwrap();
         assert!(cache.take(&scope(), NOW).is_some() && cache.take(&scope(), NOW).is_some());
         for left in [2, 1, 0] {
-            cache.used(&entry, NOW).await.unwrap();
+            cache.used(&entry).await.unwrap();
             assert_eq!(cache.take(&scope(), NOW).map_or(0, |e| e.uses_left.unwrap()), left);
+        }
+    }
+
+    #[tokio::test]
+    async fn uses_at_once_are_each_counted() {
+        let cache = CredentialCache::in_memory();
+        let entry = entry(Some(40), l402());
+        cache.keep(entry.clone(), NOW).await.unwrap();
+        let using = (0..39).map(|_| {
+            let (cache, entry) = (cache.clone(), entry.clone());
+            tokio::spawn(async move { cache.used(&entry).await.unwrap() })
+        });
+        for used in using.collect::<Vec<_>>() {
+            assert!(!used.await.unwrap());
+        }
+        assert_eq!(cache.take(&scope(), NOW).unwrap().uses_left, Some(1));
+    }
+
+    #[tokio::test]
+    async fn one_is_bought_at_a_time_and_waited_for_so_long_and_no_longer() {
+        let cache = CredentialCache::in_memory();
+        let key = scope().tool;
+        cache.bought(&key).await;
+        let first = cache.buying(key).await.unwrap();
+        assert!(cache.clone().buying(key).await.is_none(), "it takes too long");
+        cache.bought(&key).await;
+        assert!(cache.buying(scope().call).await.is_some(), "another tool is not concerned");
+        let (waiting, clone) = (key, cache.clone());
+        let second = tokio::spawn(async move { clone.buying(waiting).await.is_some() });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(second.await.unwrap());
+        assert!(cache.buying(key).await.is_some());
+    }
+
+    #[tokio::test]
+    async fn a_place_is_empty_ready_or_somebodys() {
+        let cache = CredentialCache::in_memory();
+        let invoice = Proof::Invoice { token: "t0k3n".into(), invoice: "lnbc".into() };
+        let key = scope().call;
+        let place = || cache.place(&key, NOW);
+        assert_eq!(place(), Place::Empty);
+        for (uses, proof, first) in
+            [(2, l402(), Place::Ready), (1, l402(), Place::LastUse), (2, invoice, Place::InDoubt)]
+        {
+            let entry = entry(Some(uses), proof);
+            cache.keep(entry.clone(), NOW).await.unwrap();
+            assert_eq!(place(), first);
+            cache.release(&key);
+            assert_eq!(place(), Place::Ready);
+            assert_eq!(cache.place(&key, entry.expires_at), Place::Empty, "it has expired");
+            cache.forget(&entry).await.unwrap();
         }
     }
 
@@ -374,7 +493,7 @@ mod tests {
         newer.paid.reference = "ee".into();
         cache.keep(newer, NOW).await.unwrap();
         cache.forget(&older).await.unwrap();
-        cache.used(&older, NOW).await.unwrap();
+        cache.used(&older).await.unwrap();
         assert_eq!(cache.len(), 1);
         assert!(!format!("{cache:?}").contains("t0k3n"));
     }

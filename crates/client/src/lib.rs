@@ -52,6 +52,7 @@ pub use crate::pay_client::PayClient;
 #[cfg(feature = "rmcp")]
 pub use crate::transport::PayTransport;
 pub use crate::{
+    ahead::{Prepared, Quoted, QuotedOffer},
     bridge::{Bridge, BridgeOptions},
     buyer::{Asked, Buyer, Heard, NotAsked, Order, Reply, Standing, Unpaid, Voucher, Word},
     cache::{CredentialCache, Paid},

@@ -264,6 +264,11 @@ impl Payable {
         }
         Ok(Self { payment_hash, amount_msat, payee, invoice_expires_at: expires_at, terms })
     }
+
+    /// Whether what it buys is good for several calls, and so bound to none.
+    pub(crate) fn is_for_several(&self) -> bool {
+        self.terms.is_for_several()
+    }
 }
 
 /// What the holder of a macaroon can read in it. Nobody vouches for it: it decides what is kept
@@ -287,6 +292,11 @@ impl MacaroonTerms {
             terms.narrow(&caveat);
         }
         Some(terms)
+    }
+
+    /// Whether it is good for several calls.
+    pub(crate) fn is_for_several(&self) -> bool {
+        self.uses != Some(1)
     }
 
     /// Takes one caveat into account; later ones only narrow.

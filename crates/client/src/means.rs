@@ -120,6 +120,8 @@ pub enum DeclineReason {
     WalletRefused,
     /// The work was not done before its challenge expired.
     WorkUnfinished,
+    /// Another payment for the same tool has not ended.
+    UnderWay,
 }
 
 impl fmt::Display for DeclineReason {
@@ -135,6 +137,7 @@ impl fmt::Display for DeclineReason {
             Self::Contradictory => f.write_str("the challenge contradicts itself"),
             Self::WalletRefused => f.write_str("the wallet did not pay"),
             Self::WorkUnfinished => f.write_str("the work was not done in time"),
+            Self::UnderWay => f.write_str("another payment for this tool has not ended"),
         }
     }
 }
@@ -353,6 +356,13 @@ pub fn show_amount(amount: &Amount) -> String {
         "USDC" => format!("{} USDC", decimal(amount.minor, 6)),
         "USD" => format!("{} USD", decimal(amount.minor, 6)),
         asset => format!("{} minor units of {asset}", amount.minor),
+    }
+}
+
+impl L402Choice<'_> {
+    /// It, not paid.
+    pub(crate) fn declined(&self, reason: DeclineReason) -> OfferSummary {
+        OfferSummary { rail: Rail::L402, amount: Some(self.price.amount.clone()), reason }
     }
 }
 

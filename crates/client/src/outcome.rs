@@ -38,6 +38,11 @@ pub struct Completed {
     pub is_error: bool,
     /// What it cost.
     pub paid: Option<Paid>,
+    /// It was the last call that a credential for several paid for: [`Client::prepare`] buys the
+    /// next one.
+    ///
+    /// [`Client::prepare`]: crate::Client::prepare
+    pub is_last_use: bool,
     /// `_meta["countersign/receipt"]`: a compact JWS, as JSON.
     pub receipt: Option<Box<RawValue>>,
     /// `_meta["x402/payment-response"]`, or the header of the same content.

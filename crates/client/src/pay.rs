@@ -7,7 +7,7 @@
 //! says what became of it.
 
 use crate::{
-    cache::{Entry, Paid, Proof, Scope},
+    cache::{Entry, Paid, Place, Proof, Scope},
     challenge::{Challenge, Channel, NoChallenge, WorkOffer},
     client::{Client, Outgoing, ToolCall, merged},
     courier::Courier,
@@ -65,10 +65,25 @@ impl Client {
     /// [`Outcome`].
     pub async fn call_tool(&self, call: &ToolCall) -> Result<Outcome, ClientError> {
         let scope = self.scope(call)?;
-        let asked = match self.options.credentials.take(&scope, self.options.world.now()) {
+        loop {
+            // Each time that it is made anew, another call has bought what it may present.
+            if let Some(outcome) = self.call_once(call, &scope).await? {
+                return Ok(outcome);
+            }
+        }
+    }
+
+    /// Makes a call; `None` when what it was about to buy was bought meanwhile.
+    async fn call_once(
+        &self,
+        call: &ToolCall,
+        scope: &Scope,
+    ) -> Result<Option<Outcome>, ClientError> {
+        self.options.credentials.bought(&scope.tool).await;
+        let asked = match self.options.credentials.take(scope, self.options.world.now()) {
             None => self.ask(call).await?,
             Some(entry) => match self.replay(call, entry).await? {
-                Replay::Ended(outcome) => return Ok(outcome),
+                Replay::Ended(outcome) => return Ok(Some(outcome)),
                 Replay::Asked(verdict) => *verdict,
                 Replay::Gone => self.ask(call).await?,
             },
@@ -78,24 +93,18 @@ impl Client {
             other @ (Verdict::Done(_)
             | Verdict::InputNeeded(_)
             | Verdict::Refused(_)
-            | Verdict::Failed(_)) => return Ok(ended(other)),
+            | Verdict::Failed(_)) => return Ok(Some(ended(other))),
         };
         let challenge = match challenge {
             Ok(challenge) => challenge,
-            Err(fault) => return Ok(declined(unreadable(fault), problem, None)),
+            Err(fault) => return Ok(Some(declined(unreadable(fault), problem, None))),
         };
         if !begins_paying(call) {
-            return Ok(declined(Vec::new(), problem, None));
+            return Ok(Some(declined(Vec::new(), problem, None)));
         }
-        let now = self.options.world.now();
-        let choice = match self.options.means.choose(&challenge, now) {
-            Ok(choice @ Choice::Work(..)) => choice,
-            Ok(choice) if self.options.spending.allows(self.host()) => choice,
-            Ok(choice) => {
-                let offers = vec![choice.declined(DeclineReason::HostNotAllowed)];
-                return Ok(declined(offers, problem, challenge.message.clone()));
-            }
-            Err(offers) => return Ok(declined(offers, problem, challenge.message.clone())),
+        let choice = match self.choose(&challenge) {
+            Ok(choice) => choice,
+            Err(offers) => return Ok(Some(declined(offers, problem, challenge.message.clone()))),
         };
         if let Some(passage) = &call.passage {
             let doing = match choice.price() {
@@ -105,19 +114,34 @@ impl Client {
             passage.tell(&doing).await;
         }
         match choice {
-            Choice::X402(choice) => self.pay_x402(call, &scope, &choice).await,
-            Choice::L402(choice) => self.pay_l402(call, &scope, &choice, problem, &challenge).await,
+            Choice::X402(choice) => self.pay_x402(call, scope, &choice).await.map(Some),
+            Choice::L402(choice) => {
+                let said = (problem, challenge.message.clone());
+                self.pay_l402(call, scope, &choice, said).await
+            }
             Choice::Work(offer, channel) => {
-                let Some(entry) = self.do_work(call, &scope, offer, channel).await else {
+                let Some(entry) = self.do_work(call, scope, offer, channel).await else {
                     let reason = DeclineReason::WorkUnfinished;
                     let offers = vec![Choice::Work(offer, channel).declined(reason)];
-                    return Ok(declined(offers, problem, challenge.message.clone()));
+                    return Ok(Some(declined(offers, problem, challenge.message.clone())));
                 };
                 self.keep(&entry).await?;
                 let delivery = self.deliver(call, &entry).await;
-                Ok(self.conclude(&entry, delivery).await)
+                Ok(Some(self.conclude(&entry, delivery).await))
             }
         }
+    }
+
+    /// The offer to pay, where this host may be paid.
+    pub(crate) fn choose<'a>(
+        &'a self,
+        challenge: &'a Challenge,
+    ) -> Result<Choice<'a>, Vec<OfferSummary>> {
+        let choice = self.options.means.choose(challenge, self.options.world.now())?;
+        if choice.price().is_some() && !self.options.spending.allows(self.host()) {
+            return Err(vec![choice.declined(DeclineReason::HostNotAllowed)]);
+        }
+        Ok(choice)
     }
 
     /// The work that an offer asks for; `None` when it was not done in time.
@@ -186,22 +210,25 @@ impl Client {
         self.endpoint.uri.host().unwrap_or_default()
     }
 
-    /// Counts a payment before it is made; the call's end where it may not be.
-    async fn reserve(&self, call: &ToolCall, paid: &Paid) -> Result<Option<Outcome>, ClientError> {
+    /// Counts a payment before it is made; why not, where it may not be.
+    async fn reserve(
+        &self,
+        call: &ToolCall,
+        paid: &Paid,
+    ) -> Result<Option<OfferSummary>, ClientError> {
         let (at, now) = ((self.host(), &*call.name), self.options.world.now());
         match self.options.spending.reserve(at, paid, now).await {
             Ok(()) => Ok(None),
             Err(NotSpent::Over) => {
                 let (rail, amount) = (paid.rail, Some(paid.amount.clone()));
-                let offer = OfferSummary { rail, amount, reason: DeclineReason::OverCeiling };
-                Ok(Some(declined(vec![offer], None, None)))
+                Ok(Some(OfferSummary { rail, amount, reason: DeclineReason::OverCeiling }))
             }
             Err(NotSpent::Log(error)) => Err(error),
         }
     }
 
     /// Writes down how a payment stands.
-    async fn note(&self, entry: &Entry, outcome: SpendOutcome, receipt: Option<String>) {
+    pub(crate) async fn note(&self, entry: &Entry, outcome: SpendOutcome, receipt: Option<String>) {
         if !entry.paid.is_money() {
             return;
         }
@@ -250,6 +277,7 @@ impl Client {
             return Ok(Replay::Ended(declined(Vec::new(), None, None)));
         }
         if let Proof::Invoice { token, invoice } = &entry.proof {
+            let _turn = self.options.credentials.buying(entry.key).await;
             match self.pay_again(token, invoice).await {
                 Ok(preimage) => {
                     let preimage = Digest::from_bytes(preimage);
@@ -260,7 +288,10 @@ impl Client {
                     self.options.credentials.forget(&entry).await?;
                     return Ok(Replay::Gone);
                 }
-                Err(PayError::Unknown) => return Ok(Replay::Ended(self.wallet_doubt(&entry))),
+                Err(PayError::Unknown) => {
+                    self.options.credentials.release(&entry.key);
+                    return Ok(Replay::Ended(wallet_doubt(entry.paid)));
+                }
             }
         }
         let delivery = self.deliver(call, &entry).await;
@@ -347,8 +378,8 @@ impl Client {
             paid,
             proof: Proof::X402 { payload: payload.to_json() },
         };
-        if let Some(ended) = self.reserve(call, &entry.paid).await? {
-            return Ok(ended);
+        if let Some(offer) = self.reserve(call, &entry.paid).await? {
+            return Ok(declined(vec![offer], None, None));
         }
         self.keep(&entry).await?;
         let delivery = self.deliver(call, &entry).await;
@@ -361,17 +392,55 @@ impl Client {
         Ok(self.conclude(&entry, delivery).await)
     }
 
+    /// Buys a credential and presents it; `None` when another call has bought one meanwhile.
     async fn pay_l402(
         &self,
         call: &ToolCall,
         scope: &Scope,
         choice: &L402Choice<'_>,
-        problem: Option<Problem>,
-        challenge: &Challenge,
-    ) -> Result<Outcome, ClientError> {
+        (problem, message): (Option<Problem>, Option<String>),
+    ) -> Result<Option<Outcome>, ClientError> {
+        let cache = &self.options.credentials;
+        // One for several calls is bought once, however many wait for it.
+        let turn = match choice.payable.is_for_several() {
+            true => Some(cache.buying(scope.tool).await),
+            false => None,
+        };
+        let place = match &turn {
+            None => Place::Empty,
+            Some(None) => Place::InDoubt,
+            Some(Some(_ours)) => cache.place(&scope.tool, self.options.world.now()),
+        };
+        match place {
+            Place::Ready => return Ok(None),
+            Place::InDoubt => {
+                let offers = vec![choice.declined(DeclineReason::UnderWay)];
+                return Ok(Some(declined(offers, problem, message)));
+            }
+            Place::Empty | Place::LastUse => {}
+        }
+        let bought = self.buy(call, scope, choice).await?;
+        drop(turn);
+        match bought {
+            Bought::Paid(entry) => {
+                let delivery = self.deliver(call, &entry).await;
+                Ok(Some(self.conclude(&entry, delivery).await))
+            }
+            Bought::Not(offer) => Ok(Some(declined(vec![offer], problem, message))),
+            Bought::Unknown(paid) => Ok(Some(wallet_doubt(paid))),
+        }
+    }
+
+    /// Pays an invoice: counted and kept before, kept with its preimage after.
+    pub(crate) async fn buy(
+        &self,
+        call: &ToolCall,
+        scope: &Scope,
+        choice: &L402Choice<'_>,
+    ) -> Result<Bought, ClientError> {
         let mut entry = self.invoice_entry(call, scope, choice);
-        if let Some(ended) = self.reserve(call, &entry.paid).await? {
-            return Ok(ended);
+        if let Some(offer) = self.reserve(call, &entry.paid).await? {
+            return Ok(Bought::Not(offer));
         }
         self.keep(&entry).await?;
         let (invoice, hash) = (&choice.offer.invoice, &choice.payable.payment_hash);
@@ -383,17 +452,17 @@ impl Client {
             Err(PayError::Refused) => {
                 self.note(&entry, SpendOutcome::NotCharged, None).await;
                 self.options.credentials.forget(&entry).await?;
-                let amount = Some(choice.price.amount.clone());
-                let reason = DeclineReason::WalletRefused;
-                let offers = vec![OfferSummary { rail: Rail::L402, amount, reason }];
-                return Ok(declined(offers, problem, challenge.message.clone()));
+                return Ok(Bought::Not(choice.declined(DeclineReason::WalletRefused)));
             }
-            Err(PayError::Unknown) => return Ok(self.wallet_doubt(&entry)),
+            // The invoice is kept, and asked for again by the next call.
+            Err(PayError::Unknown) => {
+                self.options.credentials.release(&entry.key);
+                return Ok(Bought::Unknown(entry.paid));
+            }
         }
         // It is paid: a full disk must not keep it from being used.
         let _ = self.keep(&entry).await;
-        let delivery = self.deliver(call, &entry).await;
-        Ok(self.conclude(&entry, delivery).await)
+        Ok(Bought::Paid(Box::new(entry)))
     }
 
     /// The entry of an invoice that is about to be paid.
@@ -403,7 +472,7 @@ impl Client {
         let L402Choice { offer, price, .. } = choice;
         Entry {
             version: 1,
-            key: if terms.uses == Some(1) { scope.call } else { scope.tool },
+            key: if choice.payable.is_for_several() { scope.tool } else { scope.call },
             server: self.server(),
             tool: call.name.clone(),
             expires_at: terms.expires_at.unwrap_or(undated),
@@ -424,16 +493,6 @@ impl Client {
 
     pub(crate) async fn keep(&self, entry: &Entry) -> Result<(), ClientError> {
         self.options.credentials.keep(entry.clone(), self.options.world.now()).await
-    }
-
-    /// The wallet may have paid: the invoice is kept, and asked for again by the next call.
-    fn wallet_doubt(&self, entry: &Entry) -> Outcome {
-        self.options.credentials.release(&entry.key);
-        Outcome::Unknown(Box::new(InDoubt {
-            paid: entry.paid.clone(),
-            problem: None,
-            cause: Some(TransportError::TimedOut),
-        }))
     }
 
     /// Presents a payment; sends the same one again while its answer is lost or unknown.
@@ -508,8 +567,8 @@ impl Client {
             Err(cause) => return doubt(None, Some(cause)),
             Ok(Verdict::Done(done)) => {
                 // The answer is worth more than the count: a stale one is refused by the server.
-                let _ = cache.used(entry, self.options.world.now()).await;
-                return Outcome::Ok(Box::new(Completed { paid: Some(paid), ..done }));
+                let is_last_use = cache.used(entry).await.unwrap_or(false);
+                return Outcome::Ok(Box::new(Completed { paid: Some(paid), is_last_use, ..done }));
             }
             Ok(Verdict::InputNeeded(asked)) => {
                 cache.release(&entry.key);
@@ -547,8 +606,24 @@ impl Client {
     }
 }
 
+/// What came of buying a credential.
+pub(crate) enum Bought {
+    /// It is paid, and held for whoever bought it.
+    Paid(Box<Entry>),
+    /// It was not paid.
+    Not(OfferSummary),
+    /// The wallet may have paid.
+    Unknown(Paid),
+}
+
+/// The wallet may have paid: the same invoice is asked about first, and never another one paid.
+pub(crate) fn wallet_doubt(paid: Paid) -> Outcome {
+    let cause = Some(TransportError::TimedOut);
+    Outcome::Unknown(Box::new(InDoubt { paid, problem: None, cause }))
+}
+
 /// From here on the call runs to its end; `false` when its client has withdrawn it before.
-fn begins_paying(call: &ToolCall) -> bool {
+pub(crate) fn begins_paying(call: &ToolCall) -> bool {
     call.passage.as_ref().is_none_or(|passage| passage.begins_paying())
 }
 
@@ -634,7 +709,7 @@ fn failed(error: crate::rpc::RpcError, paid: Option<Paid>) -> Outcome {
     Outcome::Failed(Box::new(Failed { code, message, data, paid }))
 }
 
-fn declined(
+pub(crate) fn declined(
     offers: Vec<OfferSummary>,
     problem: Option<Problem>,
     message: Option<String>,
@@ -643,7 +718,7 @@ fn declined(
 }
 
 /// A challenge that contradicts itself has no offers to name.
-fn unreadable(fault: NoChallenge) -> Vec<OfferSummary> {
+pub(crate) fn unreadable(fault: NoChallenge) -> Vec<OfferSummary> {
     match fault {
         NoChallenge::Absent => Vec::new(),
         NoChallenge::Contradictory => vec![OfferSummary {

@@ -122,7 +122,8 @@ fn completed(result: Box<RawValue>, headers: &HeaderMap) -> Verdict {
     let member = |key: &str| parts.meta.get(key).map(|raw| (*raw).to_owned());
     let (receipt, told) = (member(RECEIPT_META), member(META_PAYMENT_RESPONSE));
     let payment_response = told.or_else(|| payment_response(headers));
-    let completed = Completed { result, is_error, paid: None, receipt, payment_response };
+    let (paid, is_last_use) = (None, false);
+    let completed = Completed { result, is_error, paid, is_last_use, receipt, payment_response };
     if is_final { Verdict::Done(completed) } else { Verdict::InputNeeded(completed) }
 }
 
