@@ -257,6 +257,32 @@ describe('what is no question', () => {
   }
 });
 
+describe('countersign quote', () => {
+  const ask = async (tool, url = `${gateway.url}/open/mcp`, ...args) => {
+    const { code, stdout, stderr } = await gateway.cliRaw('quote', url, tool, ...args);
+    return { code, said: stdout ? JSON.parse(stdout).asked : stderr };
+  };
+
+  test('shows every offer, and neither pays nor works', async () => {
+    const { code, said } = await idle('get_forecast', () => ask('get_forecast'));
+    const amounts = said.offers.map(({ rail, amount }) => `${rail} ${amount}`).sort();
+    assert.deepEqual([code, said.outcome, amounts], [0, 'asked', ['l402 3 sat', 'pow null', 'x402 0.01 USDC']]);
+  });
+
+  test('says that nothing is due, and the tool does not run', async () => {
+    assert.deepEqual(await idle('get_broken', () => ask('get_broken')), { code: 0, said: { outcome: 'nothing_due' } });
+  });
+
+  test('says what the call would be refused', async () => {
+    const { code, said } = await ask('get_report', `${gateway.url}/own/mcp`);
+    assert.deepEqual([code, said.outcome, said.problem.code], [11, 'refused', 'IDN-001']);
+  });
+
+  test('of a server without that endpoint asks only where a price is listed', async () => {
+    assert.deepEqual(await idle('get_broken', () => ask('get_broken', parts.server)), { code: 0, said: null });
+  });
+});
+
 test('all of it left nothing open, and a whole log', async () => {
   await published(gateway);
   const { code, findings } = await verifyLog(gateway);

@@ -1,16 +1,19 @@
 //! `quote`: what a call would cost, asked without paying.
 //!
-//! INVARIANT: a tool is asked only when the server lists a price for it, or the caller said so: a
-//! free one would run.
+//! A gateway says it without making the call. INVARIANT: a server that cannot is sent the call only
+//! when it lists a price for the tool, or the caller said so: a free one would run.
 
 use super::{
     call::{Target, as_json},
     out::{Out, table},
     stop::Stop,
 };
-use countersign_client::{Client, Outcome, Tool, exit, show_amount};
+use countersign_client::{
+    Client, Outcome, Quoted as Told, Tool, ToolCall, exit, family_exit_code, show_amount,
+};
+use countersign_core::{money::Amount, quote::Rail};
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde_json::{Value, json, value::RawValue};
 
 /// `_meta` member in which a tool's price is listed.
 const PRICE_META: &str = "countersign/price";
@@ -20,7 +23,8 @@ const PRICE_META: &str = "countersign/price";
 pub(super) struct Quote {
     #[command(flatten)]
     target: Target,
-    /// Ask even if no price is listed: a tool that wants no money then runs.
+    /// Of a server that says its prices only to calls, ask even if no price is listed: a tool that
+    /// wants no money then runs.
     #[arg(long)]
     run_if_free: bool,
 }
@@ -45,14 +49,30 @@ impl Quote {
     /// Asks, and shows the offers.
     pub(super) async fn run(self, out: Out) -> Result<(), Stop> {
         let call = self.target.call()?;
-        let client = Client::connect(&self.target.url, self.target.options()?).await?;
+        let mut options = self.target.options()?;
+        // Work would be done, and the call would run.
+        options.means.caps.work = 0;
+        let client = Client::connect(&self.target.url, options).await?;
         let tools = client.list_tools().await?;
         let tool = tools.iter().find(|tool| tool.name == self.target.tool).ok_or_else(|| {
             let known: Vec<&str> = tools.iter().map(|tool| &*tool.name).collect();
             Stop::new(exit::REQUEST, format_args!("the server lists no tool `{}`", call.name))
                 .next(format!("it lists: {}", known.join(", ")))
         })?;
-        let listed = listed(tool);
+        match client.quote(&call).await? {
+            Some(told) => show(call.name, listed(tool), &told, out),
+            None => self.by_calling(&client, call, listed(tool), out).await,
+        }
+    }
+
+    /// Asks by the call itself.
+    async fn by_calling(
+        &self,
+        client: &Client,
+        call: ToolCall,
+        listed: Option<Value>,
+        out: Out,
+    ) -> Result<(), Stop> {
         if listed.is_none() && !self.run_if_free {
             let quoted = Quoted { tool: call.name, listed: None, asked: None };
             return out.show(&quoted, |quoted| {
@@ -76,6 +96,43 @@ impl Quote {
     }
 }
 
+/// Shows what a gateway says of a call.
+fn show(tool: String, listed: Option<Value>, told: &Told, out: Out) -> Result<(), Stop> {
+    let text = |amount: &Option<Amount>| amount.as_ref().map(show_amount);
+    let (asked, shown) = match told {
+        Told::NothingDue => {
+            (json!({ "outcome": "nothing_due" }), "nothing is to be paid for it".to_owned())
+        }
+        Told::Asked(offers) => {
+            let each = offers
+                .iter()
+                .map(|offer| json!({ "rail": offer.rail.text(), "amount": text(&offer.amount) }));
+            let asked = json!({ "outcome": "asked", "offers": each.collect::<Vec<_>>() });
+            let rows = offers.iter().map(|offer| (offer.rail, text(&offer.amount)));
+            (asked, priced(rows))
+        }
+        Told::Refused(problem) => {
+            let raw = problem.raw.as_deref().map(RawValue::get);
+            let raw: Value = raw.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
+            (json!({ "outcome": "refused", "problem": raw }), format!("refused: {problem}"))
+        }
+    };
+    out.show(&Quoted { tool, listed, asked: Some(asked) }, |_| shown)?;
+    match told {
+        Told::NothingDue | Told::Asked(_) => Ok(()),
+        Told::Refused(problem) => Err(Stop::silent(family_exit_code(problem.family))),
+    }
+}
+
+/// Offers as a table.
+fn priced(offers: impl Iterator<Item = (Rail, Option<String>)>) -> String {
+    let row = |(rail, amount): (Rail, Option<String>)| {
+        let unpriced = if rail == Rail::Pow { "work" } else { "?" };
+        vec![rail.text().to_owned(), amount.unwrap_or_else(|| unpriced.to_owned())]
+    };
+    table(&["rail", "price"], &offers.map(row).collect::<Vec<_>>())
+}
+
 fn listed(tool: &Tool) -> Option<Value> {
     let mut listed: Listed = serde_json::from_str(tool.raw.get()).ok()?;
     listed.meta.remove(PRICE_META)
@@ -84,11 +141,8 @@ fn listed(tool: &Tool) -> Option<Value> {
 fn as_text(outcome: &Outcome) -> String {
     match outcome {
         Outcome::Declined(declined) if !declined.offers.is_empty() => {
-            let row = |offer: &countersign_client::OfferSummary| {
-                let amount = offer.amount.as_ref().map(show_amount);
-                vec![offer.rail.text().to_owned(), amount.unwrap_or_else(|| "?".to_owned())]
-            };
-            table(&["rail", "price"], &declined.offers.iter().map(row).collect::<Vec<_>>())
+            let offers = declined.offers.iter();
+            priced(offers.map(|offer| (offer.rail, offer.amount.as_ref().map(show_amount))))
         }
         Outcome::Declined(_) => "payment is asked for in a form that is not understood".to_owned(),
         Outcome::Ok(_) => "free: the tool ran".to_owned(),
