@@ -8,12 +8,14 @@
 //!
 //! Does not: keep answers, speak for a server that is not there.
 
+mod ahead;
 mod answer;
 mod approval;
 mod carry;
 mod http;
 mod stdio;
 
+use self::ahead::Ahead;
 pub(crate) use self::{
     answer::{Answered, Words},
     carry::{Carried, tool_call},
@@ -61,6 +63,10 @@ pub struct BridgeOptions {
     pub open_page: Option<Observer>,
     /// Longest wait for an approval, in milliseconds.
     pub approval_wait_ms: u64,
+    /// Buy the next credential for several calls once the last use of one was made, instead of
+    /// within the call that wants it: [`Client::prepare`]. Not for programs that send their
+    /// requests themselves ([`PayLayer`](crate::PayLayer)), whose token is not ours.
+    pub prefetch: bool,
 }
 
 /// A server, with clients in front of it.
@@ -104,8 +110,9 @@ impl Bridge {
         Ok(!matches!(answer.status, 401 | 403))
     }
 
-    /// Takes one message of a client to its end; what it is answered goes to `out`.
-    async fn take(&self, of: &Arc<Downstream>, out: &mpsc::Sender<String>, text: &str) {
+    /// Takes one message of a client to its end; what it is answered goes to `out`, which is let
+    /// go of before anything is bought ahead.
+    async fn take(&self, of: &Arc<Downstream>, out: mpsc::Sender<String>, text: &str) {
         let max_bytes = self.client.options.max_answer_bytes;
         match Message::parse_relayed(text.as_bytes(), max_bytes) {
             Ok(Message::Request(request)) => self.request(of, out, &request).await,
@@ -126,7 +133,7 @@ impl Bridge {
                     | EnvelopeError::UnknownMember
                     | EnvelopeError::Ambiguous => INVALID_REQUEST,
                 };
-                send(out, jsonrpc::error(None, code, &error.to_string(), None)).await;
+                send(&out, jsonrpc::error(None, code, &error.to_string(), None)).await;
             }
         }
     }
@@ -134,32 +141,40 @@ impl Bridge {
     async fn request(
         &self,
         of: &Arc<Downstream>,
-        out: &mpsc::Sender<String>,
+        out: mpsc::Sender<String>,
         request: &Request<'_>,
     ) {
         let refuse =
             |message: &str| jsonrpc::error(Some(request.id), INVALID_PARAMS, message, None);
         let meta = match Meta::of_params(request.params) {
             Ok(meta) => meta,
-            Err(error) => return send(out, refuse(&error.to_string())).await,
+            Err(error) => return send(&out, refuse(&error.to_string())).await,
         };
-        let passage = Arc::new(Passage::new(of, out, &meta));
+        let passage = Arc::new(Passage::new(of, &out, &meta));
         let id = request.id.get();
         if !of.begin(id, &passage) {
             let message = "the id is in use, or too many requests are open";
-            return send(out, jsonrpc::error(Some(request.id), INVALID_REQUEST, message, None))
+            return send(&out, jsonrpc::error(Some(request.id), INVALID_REQUEST, message, None))
                 .await;
         }
         let answered = async {
             match &*request.method {
-                "tools/call" => self.call(&passage, request).await.text,
-                _ => self.relay(&passage, &meta, request).await,
+                "tools/call" => {
+                    let (answered, next) = self.call(&passage, request).await;
+                    (answered.text, next)
+                }
+                _ => (self.relay(&passage, &meta, request).await, None),
             }
         };
-        let answer = passage.unless_withdrawn(answered).await;
+        let (answer, next) = passage.unless_withdrawn(answered).await.unzip();
+        let ahead = next.flatten().and_then(|next| Ahead::begin(self, next, &passage));
         of.end(id);
         if let Some(answer) = answer.filter(|_| passage.is_heard()) {
-            send(out, answer).await;
+            send(&out, answer).await;
+        }
+        drop((passage, out));
+        if let Some(ahead) = ahead {
+            ahead.buy(self).await;
         }
     }
 
@@ -190,19 +205,26 @@ impl Bridge {
         }
     }
 
-    /// Makes a tool call, and pays for it if it must and may; gives the answer.
-    async fn call(&self, passage: &Arc<Passage>, request: &Request<'_>) -> Answered {
+    /// Makes a tool call, and pays for it if it must and may; gives the answer, and the call again
+    /// where the next credential for its tool is to be bought.
+    async fn call(
+        &self,
+        passage: &Arc<Passage>,
+        request: &Request<'_>,
+    ) -> (Answered, Option<ToolCall>) {
         let call = match self.read_call(passage, request.params) {
             Ok(call) => call,
-            Err(error) => return Answered::refused(request.id, &error.to_string()),
+            Err(error) => return (Answered::refused(request.id, &error.to_string()), None),
         };
+        let next = self.options.prefetch.then(|| call.alone());
         let outcome = self.call_with_approval(call, passage).await;
         match &outcome {
             Ok(Outcome::Ok(done)) if done.paid.is_none() => {}
             Ok(outcome) => self.say(&answer::one_line(outcome)),
             Err(error) => self.say(&error.to_string()),
         }
-        Answered::of(request.id, passage, outcome)
+        let is_last_use = matches!(&outcome, Ok(Outcome::Ok(done)) if done.is_last_use);
+        (Answered::of(request.id, passage, outcome), next.filter(|_| is_last_use))
     }
 
     fn read_call(

@@ -87,6 +87,11 @@ impl ToolCall {
         let (meta, members, mirrored) = (None, None, Vec::new());
         Ok(Self { name, arguments, meta, members, mirrored, passage: None })
     }
+
+    /// The same call, of nobody behind us, and without what it brings back.
+    pub(crate) fn alone(&self) -> Self {
+        Self { members: None, passage: None, ..self.clone() }
+    }
 }
 
 /// A tool, as listed.

@@ -58,5 +58,6 @@ pub(crate) fn people() -> BridgeOptions {
         say: Observer::new(|text| eprintln!("{text}")),
         open_page: None,
         approval_wait_ms: 0,
+        prefetch: false,
     }
 }

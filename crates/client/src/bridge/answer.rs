@@ -166,7 +166,7 @@ pub(super) fn one_line(outcome: &Outcome) -> String {
     }
 }
 
-fn paid_text(paid: &Paid) -> String {
+pub(super) fn paid_text(paid: &Paid) -> String {
     format!("{} over {} to {}", show_amount(&paid.amount), paid.rail.text(), paid.payee)
 }
 

@@ -53,7 +53,7 @@ impl Bridge {
             }
         };
         let passage = Arc::new(Passage::carried(courier, out, &meta));
-        let answered = passage.unless_withdrawn(self.call(&passage, &request)).await?;
+        let (answered, _next) = passage.unless_withdrawn(self.call(&passage, &request)).await?;
         let is_raw = answered.words == Words::Servers && passage.last().is_none();
         let told = passage.courier.as_ref().and_then(Courier::told);
         Some(Carried { answered, told, is_raw })

@@ -221,8 +221,8 @@ impl Endpoint {
         };
         let (bridge, client, running) = (self.bridge.clone(), of.clone(), self.running.clone());
         let taken = tokio::spawn(async move {
-            bridge.take(&client, &out, &text).await;
-            drop((out, running));
+            bridge.take(&client, out, &text).await;
+            drop(running);
         });
         let Some(method) = asked else {
             let _panicked = taken.await;

@@ -62,11 +62,11 @@ impl Bridge {
                 }
                 Line::Message(text) if is_request(&text) => {
                     let (bridge, of, out) = (Arc::clone(&self), Arc::clone(&of), out.clone());
-                    running.spawn(async move { bridge.take(&of, &out, &text).await });
+                    running.spawn(async move { bridge.take(&of, out, &text).await });
                 }
                 Line::Message(text) => {
                     // In order: what follows an `initialized` counts on it.
-                    self.take(&of, &out, &text).await;
+                    self.take(&of, out.clone(), &text).await;
                     if text.contains("notifications/initialized") && following.is_empty() {
                         let (bridge, of, out) = (Arc::clone(&self), Arc::clone(&of), out.clone());
                         following.spawn(async move { bridge.follow(&of, &out).await });

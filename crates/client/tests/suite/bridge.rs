@@ -1,7 +1,10 @@
 //! The bridge: what a client behind it hears, and what becomes of the money.
 
 use crate::{
-    fixture::{ask_x402, done, modern, options, problem, refuse, result, x402_payment},
+    fixture::{
+        ask_l402, ask_x402, done, l402, l402_payment, means, modern, options, problem, refuse,
+        result, wallet, x402_payment,
+    },
     server::{Reply, Seen, Server},
 };
 use countersign_client::{
@@ -34,14 +37,19 @@ struct Desk {
 }
 
 fn desk(server: &Server, options: Options) -> Desk {
+    desk_at(&server.url, options, false)
+}
+
+fn desk_at(url: &str, options: Options, prefetch: bool) -> Desk {
     let said: Arc<Mutex<Vec<String>>> = Arc::default();
     let hear = Arc::clone(&said);
     let people = BridgeOptions {
         say: Observer::new(move |text| hear.lock().unwrap().push(text.to_owned())),
         open_page: None,
         approval_wait_ms: 3_000,
+        prefetch,
     };
-    let bridge = Arc::new(Bridge::new(&server.url, options, people).unwrap());
+    let bridge = Arc::new(Bridge::new(url, options, people).unwrap());
     let (ours, theirs) = tokio::io::duplex(1 << 20);
     let (read, write) = tokio::io::split(ours);
     let (input, output) = tokio::io::split(theirs);
@@ -284,4 +292,36 @@ async fn an_hour_s_ceiling_and_a_list_of_hosts_hold_for_every_call() {
     assert!(text(&denied).contains("not one that may be paid"), "{}", text(&denied));
     let paid = server.calls().iter().filter(|seen| x402_payment(seen).is_some()).count();
     assert_eq!(paid, 1);
+}
+
+#[tokio::test]
+async fn what_is_not_being_paid_ahead_ends_with_the_program() {
+    let wallet = wallet().await;
+    let server = Server::start(|seen, _| match (&*seen.path, seen.method()) {
+        ("/mcp/quote", _) => Reply::Stall,
+        ("/mcp", "tools/call") => match l402_payment(seen) {
+            None => ask_l402(seen, &l402(1, 3, &["n_uses=2"]), 3),
+            Some(_) => done(seen),
+        },
+        _ => Reply::Hangup,
+    })
+    .await;
+    let mut options = options();
+    options.means = means(Some(&wallet.url));
+    let mut desk = desk_at(&format!("{}/mcp", server.url), options, true);
+    for id in [1, 2] {
+        let mut answer = desk.ask(&call(id)).await;
+        while answer["method"] == "notifications/progress" {
+            answer = serde_json::from_str(&desk.hear().await).unwrap();
+        }
+        assert_eq!((&answer["id"], text(&answer)), (&json!(id), "sunny"));
+    }
+    while !server.seen().iter().any(|seen| seen.path == "/mcp/quote") {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    desk.stop.send(true).unwrap();
+    let served = tokio::time::timeout(Duration::from_secs(5), desk.served);
+    served.await.unwrap().unwrap().unwrap();
+    assert_eq!(wallet.seen().len(), 1);
+    assert!(!desk.said.lock().unwrap().iter().any(|line| line.contains("ahead")));
 }

@@ -22,7 +22,12 @@ use tower::{Layer as _, ServiceExt as _};
 type Plain = Client<HttpConnector, Full<Bytes>>;
 
 fn layer(options: Options) -> PayLayer {
-    let people = BridgeOptions { say: Observer::new(|_| ()), open_page: None, approval_wait_ms: 0 };
+    let people = BridgeOptions {
+        say: Observer::new(|_| ()),
+        open_page: None,
+        approval_wait_ms: 0,
+        prefetch: false,
+    };
     PayLayer::new(options, people)
 }
 

@@ -62,6 +62,11 @@ pub(super) struct Connect {
     /// Pay this host only; repeat for several.
     #[arg(long = "allow-host", value_name = "HOST")]
     hosts: Vec<String>,
+    /// Buy the next credential of a tool that is sold for several calls at a time once the last use
+    /// of one was made: the next call waits for no payment, but what it would have paid is spent
+    /// before it is made, and lost if it never is. Within the same limits.
+    #[arg(long)]
+    prefetch: bool,
     /// File in which each payment is written down, and from which the limits are counted.
     #[arg(long, value_name = "FILE")]
     spend_log: Option<PathBuf>,
@@ -173,6 +178,7 @@ impl Connect {
             say: Observer::new(note),
             open_page: self.pages(),
             approval_wait_ms: self.approval_wait.saturating_mul(1000),
+            prefetch: self.prefetch,
         }
     }
 }
