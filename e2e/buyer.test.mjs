@@ -139,6 +139,18 @@ describe('a priced tool of a second gateway', { concurrency: 1 }, () => {
     await agree();
   });
 
+  test('is not asked what it costs for a question alone: its server hears nothing', async () => {
+    const { token } = await person(buyer, 'asks');
+    const [msat, sold] = [await walletMsat(), (await calls(seller)).length];
+    const asked = await fetch(`${resource('shop')}/quote`, {
+      method: 'POST',
+      headers: { ...bearer(token), 'content-type': 'application/json' },
+      body: JSON.stringify({ tool: 'get_report', arguments: { city: 'asked' } }),
+    });
+    assert.deepEqual([asked.status, (await asked.json()).code], [502, 'UPS-007']);
+    assert.deepEqual([await walletMsat(), (await calls(seller)).length], [msat, sold]);
+  });
+
   test('is quoted before it is paid: without a grant the price is told, nothing is paid, and a yes lets it run', async () => {
     const { call } = await person(buyer, 'carol', null);
     const [msat, ran] = [await walletMsat(), await sandbox.ran('get_report')];
