@@ -21,7 +21,7 @@ use countersign_core::{
     proof::Inquiry,
     wire::{
         json::{self, Limits},
-        jsonrpc::{self, Message},
+        jsonrpc::Message,
         mcp,
     },
     world::World,
@@ -538,11 +538,7 @@ fn with_meta(message: &Bytes, member: (&str, &str)) -> Option<Bytes> {
 /// The answer in these bytes, whichever request it names: to a request of its own connection
 /// there is no other.
 fn answer_of(bytes: &[u8]) -> Result<Option<Ran>, Failure> {
-    match Message::parse_relayed(bytes, usize::MAX) {
-        Ok(Message::Response(jsonrpc::Response { id: Some(id), .. })) => answer_in(bytes, id.get()),
-        Ok(_) => Ok(None),
-        Err(_) => Err(Failure::Broken),
-    }
+    answer_to(bytes, |_| true)
 }
 
 /// Whether two ids are one, however they are spelled.
@@ -553,8 +549,12 @@ fn is_same_id(a: &str, b: &str) -> bool {
 
 /// The answer to request `id` in these bytes, `None` when they are another message.
 fn answer_in(bytes: &[u8], id: &str) -> Result<Option<Ran>, Failure> {
+    answer_to(bytes, |to| is_same_id(to, id))
+}
+
+fn answer_to(bytes: &[u8], is_it: impl Fn(&str) -> bool) -> Result<Option<Ran>, Failure> {
     match Message::parse_relayed(bytes, usize::MAX) {
-        Ok(Message::Response(answer)) if answer.id.is_some_and(|to| is_same_id(to.get(), id)) => {
+        Ok(Message::Response(answer)) if answer.id.is_some_and(|to| is_it(to.get())) => {
             Ok(Some(match answer.outcome {
                 Ok(result) => Ran::Result(result.get().to_owned()),
                 Err(error) => Ran::Error(error.get().to_owned()),
