@@ -305,7 +305,7 @@ impl<'a> Scene<'a> {
             .map_err(unusable)
     }
 
-    /// As values: Cedar's own way to them, by expressions, costs ten times as much.
+    /// As values: by expressions, Cedar's own way to them, it costs more than twice as much.
     fn context(
         &self,
         vocabulary: &Vocabulary,
