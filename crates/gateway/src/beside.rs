@@ -5,7 +5,7 @@
 
 use crate::{
     allowance::Caller,
-    body::{self, Body, ReadError},
+    body::{self, Body},
     config::Server,
     gate::Gate,
     problem,
@@ -21,7 +21,7 @@ use http::{HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use hyper::body::Incoming;
 use serde::Deserialize;
 use serde_json::value::RawValue;
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 /// The call that is to be made.
 #[derive(Deserialize)]
@@ -79,12 +79,8 @@ pub(crate) async fn read(gate: &Gate, head: &Parts, body: Incoming) -> Result<By
         return Err(Code::MethodNotAllowed.into());
     }
     let limits = gate.json_limits();
-    let patience = Duration::from_millis(gate.config.limits.body_timeout_ms);
-    let read = tokio::time::timeout(patience, body::read(body, limits.max_bytes)).await;
-    let bytes = read.unwrap_or(Err(ReadError::Broken)).map_err(|error| match error {
-        ReadError::TooLarge => Code::TooLarge,
-        ReadError::Broken => Code::MalformedJson,
-    })?;
+    let patience_ms = gate.config.limits.body_timeout_ms;
+    let bytes = body::read_from_client(body, limits.max_bytes, patience_ms).await?;
     json::check(&bytes, &limits)
         .map_err(|error| Refusal::new(Code::MalformedJson).with("detail", error))?;
     Ok(bytes)

@@ -2,11 +2,13 @@
 
 use crate::places::Place;
 use bytes::Bytes;
+use countersign_core::refusal::Code;
 use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::{Frame, Incoming, SizeHint};
 use std::{
     pin::Pin,
     task::{Context, Poll},
+    time::Duration,
 };
 use tokio::sync::mpsc;
 
@@ -107,4 +109,21 @@ where
         Err(error) if error.is::<LengthLimitError>() => Err(ReadError::TooLarge),
         Err(_) => Err(ReadError::Broken),
     }
+}
+
+/// Reads a client's body of at most `limit` bytes, for `patience_ms` at most.
+///
+/// # Errors
+/// [`Code::TooLarge`]; [`Code::MalformedJson`] for one that did not come whole.
+pub(crate) async fn read_from_client(
+    body: Incoming,
+    limit: usize,
+    patience_ms: u64,
+) -> Result<Bytes, Code> {
+    let reading = read(body, limit);
+    let read = tokio::time::timeout(Duration::from_millis(patience_ms), reading).await;
+    read.unwrap_or(Err(ReadError::Broken)).map_err(|error| match error {
+        ReadError::TooLarge => Code::TooLarge,
+        ReadError::Broken => Code::MalformedJson,
+    })
 }

@@ -6,7 +6,7 @@
 use crate::{
     allowance::Caller,
     answer::{self, Form, Shape, accepts_events},
-    body::{self, Body, ReadError},
+    body::{self, Body},
     call::{self, Attempt, Original, Refused},
     config::Server,
     gate::Gate,
@@ -118,12 +118,8 @@ async fn dispatch(
         return Err(Code::UnsupportedMedia.into());
     }
     let limits = gate.json_limits();
-    let patience = Duration::from_millis(gate.config.limits.body_timeout_ms);
-    let read = tokio::time::timeout(patience, body::read(body, limits.max_bytes)).await;
-    let bytes = read.unwrap_or(Err(ReadError::Broken)).map_err(|error| match error {
-        ReadError::TooLarge => Code::TooLarge,
-        ReadError::Broken => Code::MalformedJson,
-    })?;
+    let patience_ms = gate.config.limits.body_timeout_ms;
+    let bytes = body::read_from_client(body, limits.max_bytes, patience_ms).await?;
     let message = Message::parse(&bytes, &limits).map_err(refused_envelope)?;
     match &message {
         Message::Request(request) if request.method == "tools/call" => {
