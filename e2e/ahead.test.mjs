@@ -133,7 +133,7 @@ for (const by of [legacyStdio, modernStdio]) {
     await isBought(who, 1);
     assert.deepEqual(who.asked(), ['tools/call', 'tools/call', 'tools/call', 'quote']);
     assert.deepEqual(who.outcomes(), ['paying', 'answered', 'answered', 'paying', 'unused']);
-    assert.match(client.said(), /bought ahead for get_report: 3 sat over l402/);
+    await until('it says so', () => client.said().includes('bought ahead for get_report: 3 sat over l402'));
     // Nothing more until that one is used up, too.
     await report(client, 'three');
     assert.deepEqual(who.asked().slice(4), ['tools/call'], 'no challenge lies between');
