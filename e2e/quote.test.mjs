@@ -122,6 +122,17 @@ describe('a tool that costs', () => {
     assert.equal(wallet.paid.length, 2);
   });
 
+  test('a payment for its quote, after the call was made unpaid and has one of its own, takes nothing', async () => {
+    const args = { city: 'between' };
+    const asked = await quote('open', 'get_forecast', args);
+    const payment = await payer(`0x${'22'.repeat(32)}`).createPaymentPayload(x402Challenge(asked));
+    await callTool(gateway, 'open', 'get_forecast', args);
+    const headers = { 'payment-signature': Buffer.from(JSON.stringify(payment)).toString('base64') };
+    const answer = await idle('get_forecast', () => callTool(gateway, 'open', 'get_forecast', args, { headers }));
+    assert.deepEqual([answer.status, answer.code, answer.problem.charged], [402, 'PAY-006', 'no'], answer.text);
+    assert.equal(x402Challenge(answer).accepts.length, 1, 'and it is told what to pay instead');
+  });
+
   test('by x402 and by work: what the question asked pays for the call', async () => {
     const args = { city: 'rails' };
     const asked = await quote('open', 'get_forecast', args);
