@@ -120,6 +120,15 @@ async function open(t, { how }, by = legacyStdio) {
   return client;
 }
 
+/** Uses the first credential up; the wallet pays the next one once `release` is called, which is given. */
+async function buying(t, who, client) {
+  await report(client, 'one');
+  const release = holding(t);
+  await report(client, 'two');
+  await until('it is being paid', () => who.paid().length === 2);
+  return release;
+}
+
 const isBought = (who, n) =>
   until('the next one is bought', () => who.outcomes().filter((outcome) => outcome === 'unused').length === n);
 
@@ -175,10 +184,7 @@ test('limits stop it, in one line, and change nothing else', async (t) => {
 test('a call that comes while the next one is bought waits for it, and pays nothing', async (t) => {
   const who = user(t);
   const client = await open(t, who);
-  await report(client, 'one');
-  const release = holding(t);
-  await report(client, 'two');
-  await until('it is being paid', () => who.paid().length === 2);
+  const release = await buying(t, who, client);
   const calls = [report(client, 'three'), report(client, 'four')];
   await sleep(500);
   assert.equal(who.asked().at(-1), 'quote', 'they wait');
@@ -192,10 +198,7 @@ test('a call that comes while the next one is bought waits for it, and pays noth
 test('killed while it is bought: the next start asks for the same invoice, and pays no second one', async (t) => {
   const who = user(t);
   const client = await legacyStdio(who.how);
-  await report(client, 'one');
-  const release = holding(t);
-  await report(client, 'two');
-  await until('it is being paid', () => who.paid().length === 2);
+  const release = await buying(t, who, client);
   process.kill(client.pid, 'SIGKILL');
   await client.close();
   release();
@@ -212,10 +215,7 @@ for (const signal of ['SIGINT', 'SIGTERM']) {
   test(`${signal} while it is bought: it is finished and kept before the process ends`, async (t) => {
     const who = user(t);
     const client = await legacyStdio(who.how);
-    await report(client, 'one');
-    const release = holding(t);
-    await report(client, 'two');
-    await until('it is being paid', () => who.paid().length === 2);
+    const release = await buying(t, who, client);
     process.kill(client.pid, signal);
     await sleep(500);
     assert.ok(isAlive(client.pid), 'it waits for the wallet');
