@@ -35,6 +35,7 @@ mod pay;
 mod pay_client;
 mod pin;
 mod problem;
+mod purchase;
 mod rpc;
 mod secret;
 mod sign_in;

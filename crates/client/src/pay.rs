@@ -12,10 +12,11 @@ use crate::{
     client::{Client, Outgoing, ToolCall, merged},
     courier::Courier,
     error::{ClientError, TransportError},
-    lightning::{MacaroonTerms, PayError, Payable, Purse},
+    lightning::PayError,
     means::{Choice, DeclineReason, L402Choice, OfferSummary, X402Choice, show_amount},
     outcome::{Completed, Declined, Failed, InDoubt, Outcome, Refused},
     problem::Problem,
+    purchase::{Bought, wallet_doubt},
     secret::Secret,
     spend::{NotSpent, SpendOutcome},
     verdict::{self, Verdict},
@@ -35,9 +36,6 @@ use countersign_core::{
 use http::{HeaderName, header};
 use serde_json::value::RawValue;
 use std::time::Duration;
-
-/// How long a credential is kept that does not say how long it is good, in milliseconds.
-const UNDATED_MS: u64 = 86_400_000;
 
 /// What came of presenting a payment, over all its sendings.
 struct Delivery {
@@ -192,7 +190,7 @@ impl Client {
     }
 
     /// The token that the call is made with.
-    fn bearer(&self, call: &ToolCall) -> Option<Secret> {
+    pub(crate) fn bearer(&self, call: &ToolCall) -> Option<Secret> {
         let courier = call.passage.as_ref().and_then(|passage| passage.courier.as_ref());
         courier.map_or_else(|| self.endpoint.access.bearer(), Courier::bearer)
     }
@@ -211,7 +209,7 @@ impl Client {
     }
 
     /// Counts a payment before it is made; why not, where it may not be.
-    async fn reserve(
+    pub(crate) async fn reserve(
         &self,
         call: &ToolCall,
         paid: &Paid,
@@ -325,17 +323,6 @@ impl Client {
         }
     }
 
-    /// Asks the wallet for the preimage of an invoice that it may have paid before.
-    async fn pay_again(&self, token: &str, invoice: &str) -> Result<[u8; 32], PayError> {
-        let terms = MacaroonTerms::read(token).ok_or(PayError::Refused)?;
-        let wallet = self.options.means.lightning().ok_or(PayError::Unknown)?;
-        wallet.pay_again(&self.purse(), invoice, &terms.payment_hash).await
-    }
-
-    fn purse(&self) -> Purse<'_> {
-        Purse { http: &self.endpoint.http, world: &self.options.world }
-    }
-
     async fn pay_x402(
         &self,
         call: &ToolCall,
@@ -428,66 +415,6 @@ impl Client {
             }
             Bought::Not(offer) => Ok(Some(declined(vec![offer], problem, message))),
             Bought::Unknown(paid) => Ok(Some(wallet_doubt(paid))),
-        }
-    }
-
-    /// Pays an invoice: counted and kept before, kept with its preimage after.
-    pub(crate) async fn buy(
-        &self,
-        call: &ToolCall,
-        scope: &Scope,
-        choice: &L402Choice<'_>,
-    ) -> Result<Bought, ClientError> {
-        let mut entry = self.invoice_entry(call, scope, choice);
-        if let Some(offer) = self.reserve(call, &entry.paid).await? {
-            return Ok(Bought::Not(offer));
-        }
-        self.keep(&entry).await?;
-        let (invoice, hash) = (&choice.offer.invoice, &choice.payable.payment_hash);
-        match choice.wallet.pay(&self.purse(), invoice, hash).await {
-            Ok(preimage) => {
-                let token = choice.offer.token.clone();
-                entry.proof = Proof::L402 { token, preimage: Digest::from_bytes(preimage) };
-            }
-            Err(PayError::Refused) => {
-                self.note(&entry, SpendOutcome::NotCharged, None).await;
-                self.options.credentials.forget(&entry).await?;
-                return Ok(Bought::Not(choice.declined(DeclineReason::WalletRefused)));
-            }
-            // The invoice is kept, and asked for again by the next call.
-            Err(PayError::Unknown) => {
-                self.options.credentials.release(&entry.key);
-                return Ok(Bought::Unknown(entry.paid));
-            }
-        }
-        // It is paid: a full disk must not keep it from being used.
-        let _ = self.keep(&entry).await;
-        Ok(Bought::Paid(Box::new(entry)))
-    }
-
-    /// The entry of an invoice that is about to be paid.
-    fn invoice_entry(&self, call: &ToolCall, scope: &Scope, choice: &L402Choice<'_>) -> Entry {
-        let Payable { terms, payment_hash, payee, .. } = &choice.payable;
-        let undated = self.options.world.now().plus_ms(UNDATED_MS);
-        let L402Choice { offer, price, .. } = choice;
-        Entry {
-            version: 1,
-            key: if choice.payable.is_for_several() { scope.tool } else { scope.call },
-            server: self.server(),
-            tool: call.name.clone(),
-            expires_at: terms.expires_at.unwrap_or(undated),
-            uses_left: terms.uses,
-            // `Authorization` is taken when there is a token.
-            channel: if self.bearer(call).is_some() { Channel::Meta } else { choice.channel },
-            paid: Paid {
-                rail: Rail::L402,
-                amount: price.amount.clone(),
-                micros: price.micros,
-                payee: payee.clone(),
-                reference: hex::encode(payment_hash),
-                earlier: false,
-            },
-            proof: Proof::Invoice { token: offer.token.clone(), invoice: offer.invoice.clone() },
         }
     }
 
@@ -604,22 +531,6 @@ impl Client {
         let refused = Refused { problem, paid: Some(paid), charged: Some(charged) };
         Outcome::Refused(Box::new(refused))
     }
-}
-
-/// What came of buying a credential.
-pub(crate) enum Bought {
-    /// It is paid, and held for whoever bought it.
-    Paid(Box<Entry>),
-    /// It was not paid.
-    Not(OfferSummary),
-    /// The wallet may have paid.
-    Unknown(Paid),
-}
-
-/// The wallet may have paid: the same invoice is asked about first, and never another one paid.
-pub(crate) fn wallet_doubt(paid: Paid) -> Outcome {
-    let cause = Some(TransportError::TimedOut);
-    Outcome::Unknown(Box::new(InDoubt { paid, problem: None, cause }))
 }
 
 /// From here on the call runs to its end; `false` when its client has withdrawn it before.
