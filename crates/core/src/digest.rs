@@ -64,12 +64,22 @@ impl Digest {
 
 /// Writes bytes as lower-case hex, two digits each, as far as `text` has room.
 pub(crate) fn lower_hex(bytes: &[u8], text: &mut [u8]) {
-    const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for (pair, byte) in text.as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-        let digit = |half: u8| DIGITS.get(usize::from(half)).copied().unwrap_or(b'0');
-        *pair = [digit(byte >> 4), digit(byte & 15)];
+        *pair = PAIRS.get(usize::from(*byte)).copied().unwrap_or_default();
     }
 }
+
+/// The two digits of each byte: some forty digests are written for a call.
+static PAIRS: [[u8; 2]; 256] = {
+    const DIGITS: [u8; 16] = *b"0123456789abcdef";
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < 256 {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

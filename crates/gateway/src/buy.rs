@@ -148,13 +148,13 @@ impl Gate {
         let purse = self.treasury(server)?;
         let (headers, body) = self.outgoing(obligations, attempt)?;
         let message = Digest::of(&body);
-        let session = self.session(attempt, identity.principal())?;
+        let session = self.session(attempt, identity)?;
         let relay = Relay {
             method: Method::POST,
             headers: &headers,
             body,
             session: session.as_ref(),
-            principal: identity.principal().key(),
+            caller: Some(identity.key()),
         };
         let reply = self.upstream(server)?.inquire(&leave, call, &relay).await;
         let reply = reply.map_err(|failure| {
@@ -320,7 +320,7 @@ impl Gate {
             return Ok((hold, None));
         };
         let purse = self.treasury(&hold.permit().terms().tool.server)?;
-        match purse.buyer.pay_again(&order).await {
+        match Box::pin(purse.buyer.pay_again(&order)).await {
             Ok(voucher) => Ok((hold, Some(voucher))),
             Err(_) => {
                 let call = hold.call();

@@ -79,7 +79,7 @@ pub struct Refused {
 ///
 /// # Errors
 /// The refusal, recorded.
-pub async fn take(gate: Arc<Gate>, attempt: Attempt) -> Result<Done, Refused> {
+pub async fn take(gate: Arc<Gate>, attempt: Box<Attempt>) -> Result<Done, Refused> {
     let _calling = gate.calling.subscribe();
     let mut known = Known::default();
     let ended = match join(&gate, &attempt, &mut known).await {
@@ -140,7 +140,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let usable = credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable);
     known.prepaid = usable.map(prepaid);
     known.tied = usable.and_then(VerifiedCredential::grant);
-    gate.session(attempt, identity.principal())?;
+    gate.session(attempt, &identity)?;
     gate.await_capture(call, identity.principal(), credential.as_ref()).await?;
     let earlier = match gate.repeat(call, identity.principal(), evidence, credential.as_ref())? {
         Repeat::Fresh => None,
@@ -207,7 +207,7 @@ async fn execute(
     failpoint("permitted");
     let evidence = conclude::evidence(&attempt.call);
     let (hold, voucher) =
-        match gate.store.reserve_noting(*permit, charges, notices, &evidence).await? {
+        match gate.store.reserve_noting(permit, charges, notices, &evidence).await? {
             Reserved::Replay(stored) => return Done::replayed(*stored),
             Reserved::Run(hold) => gate.voucher(hold).await?,
             Reserved::Settle(settling) => {

@@ -17,7 +17,7 @@ use countersign_core::{
     call::{Call, Era},
     digest::Digest,
     policy::Obligation,
-    proof::{HeldPayment, Principal, Settlement},
+    proof::{HeldPayment, Identity, Settlement},
     refusal::{Charged, Code, Family, Refusal},
     terms::Flow,
 };
@@ -120,11 +120,11 @@ impl Gate {
     pub fn session(
         &self,
         attempt: &Attempt,
-        principal: &Principal,
+        identity: &Identity,
     ) -> Result<Option<Arc<Session>>, Refusal> {
         let Some(id) = &attempt.session else { return Ok(None) };
         let server = &attempt.call.terms.tool.server;
-        let found = self.sessions.find(id, server, principal.key());
+        let found = self.sessions.find(id, server, identity.key());
         found.map(Some).ok_or_else(|| Code::UnknownSession.into())
     }
 
@@ -141,8 +141,8 @@ impl Gate {
         }
         let server = &call.terms.tool.server;
         let Ok(upstream) = self.upstream(server) else { return Err(Failure::NotExecuted) };
-        let principal = hold.permit().identity().principal();
-        let Ok(session) = self.session(attempt, principal) else {
+        let identity = hold.permit().identity();
+        let Ok(session) = self.session(attempt, identity) else {
             return Err(Failure::NotExecuted);
         };
         let obligations = hold.permit().authorization().obligations();
@@ -154,7 +154,7 @@ impl Gate {
             headers: &headers,
             body: message,
             session: session.as_ref(),
-            principal: principal.key(),
+            caller: Some(identity.key()),
         };
         // What comes before the answer could carry what the obligations keep back.
         let is_obliged = obligations.iter().any(Obligation::is_about_result);

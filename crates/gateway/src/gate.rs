@@ -212,17 +212,21 @@ impl Gate {
     /// # Errors
     /// [`Code::NoPrice`], [`Code::NoRail`], [`Code::AssetUnknown`].
     pub fn quote(&self, call: &Call, identity: &Identity) -> Result<Quote, Refusal> {
-        self.price(call, identity.principal())
+        self.price(call, (identity.principal(), identity.key()))
     }
 
-    /// The price for whoever calls.
+    /// The price for whoever calls, with their key.
     ///
     /// # Errors
     /// As [`Gate::quote`].
-    pub fn price(&self, call: &Call, principal: &Principal) -> Result<Quote, Refusal> {
+    pub fn price(
+        &self,
+        call: &Call,
+        (principal, key): (&Principal, Digest),
+    ) -> Result<Quote, Refusal> {
         let now = self.world.now();
         let digest = call.digest(principal);
-        if let Some(open) = self.store.open_quote(principal.key(), digest, now) {
+        if let Some(open) = self.store.open_quote(key, digest, now) {
             return Ok(open.quote.clone());
         }
         let price = call.terms.price_for(&principal.tenant, &principal.agent);

@@ -202,7 +202,7 @@ impl Gate {
         };
         let Ok(mut attempt) = attempt else { return self.give_back(node, open).await };
         attempt.evidence.held = Some(HeldInvoice { credential: open.credential, amount_msat });
-        match call::take(Arc::clone(self), attempt).await {
+        match call::take(Arc::clone(self), Box::new(attempt)).await {
             Ok(Done::Captured(_) | Done::Replayed(_)) => {
                 self.store.close_invoice(open.payment_hash).await
             }

@@ -56,8 +56,8 @@ pub async fn answer(
     request: Request<Incoming>,
 ) -> Response<Body> {
     let (head, body) = request.into_parts();
-    let (form, caller) = (Form::of(&server, &head), Caller::new(None, server::peer(&head)));
-    match dispatch(&gate, &server, head, body, form).await {
+    let caller = Caller::new(None, server::peer(&head));
+    match dispatch(&gate, &server, head, body).await {
         Ok(answer) => answer,
         Err(Stopped { refusal, id }) => {
             let refusal = gate.borne(&caller, refusal);
@@ -100,7 +100,6 @@ async fn dispatch(
     server: &Arc<Server>,
     head: Parts,
     body: Incoming,
-    form: Form,
 ) -> Result<Response<Body>, Stopped> {
     if crate::prove::identity::query_has_token(&head.uri) {
         return Err(Code::TokenInQuery.into());
@@ -129,7 +128,8 @@ async fn dispatch(
                 stopped.id = Some(request.id.get().to_owned());
                 stopped
             })?;
-            Ok(run(Arc::clone(gate), Arc::clone(server), attempt, form).await)
+            let form = Form::of(server, &head);
+            Ok(run(Arc::clone(gate), Arc::clone(server), Box::new(attempt), form).await)
         }
         Message::Request(request) => {
             relay(gate, server, &head, &bytes, Some(request)).await.map_err(|mut stopped| {
@@ -454,7 +454,7 @@ fn declared(meta: &Meta<'_>) -> (Option<String>, Option<String>) {
 async fn run(
     gate: Arc<Gate>,
     server: Arc<Server>,
-    mut attempt: Attempt,
+    mut attempt: Box<Attempt>,
     form: Form,
 ) -> Response<Body> {
     let can_ask = attempt.can_ask && attempt.returned.is_none();
@@ -519,7 +519,7 @@ async fn relay_bodiless(
         headers: &head.headers,
         body: Bytes::new(),
         session: Some(&session),
-        principal: principal.key(),
+        caller: None,
     };
     let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
     Ok(passed(answer).map(|body| body.holding(place)))
@@ -578,7 +578,7 @@ async fn relay(
         headers: &headers,
         body: forwarded,
         session: session.as_ref(),
-        principal: principal.key(),
+        caller: None,
     };
     let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
     match request.map(|request| &*request.method) {

@@ -195,9 +195,16 @@ fn is_own_host<B>(config: &Config, request: &Request<B>) -> bool {
         .headers()
         .get_all(header::HOST)
         .iter()
+        .filter(|host| !is_public_name(config, host))
         .map(|host| host.to_str().ok().and_then(|host| host.parse::<Authority>().ok()));
     let target = request.uri().authority().cloned().map(Some);
     written.chain(target).all(|host| host.is_some_and(|host| is_known_host(config, host.host())))
+}
+
+/// Whether a `Host` header is the very name that clients are told to use.
+fn is_public_name(config: &Config, host: &http::HeaderValue) -> bool {
+    let authority = config.public_url.split_once("://").map(|(_, rest)| rest.split('/').next());
+    authority.flatten().is_some_and(|authority| host == authority)
 }
 
 fn is_known_host(config: &Config, host: &str) -> bool {

@@ -71,8 +71,9 @@ pub struct Relay<'a> {
     pub body: Bytes,
     /// Legacy session, if there is one.
     pub session: Option<&'a Arc<Session>>,
-    /// Whom the message is from.
-    pub principal: Digest,
+    /// Of a call, whom it is from: only a call is worth a session of ours, where its caller brings
+    /// none to a server that wants one. Who speaks MCP opens its own.
+    pub caller: Option<Digest>,
 }
 
 /// What a tool answered.
@@ -195,7 +196,7 @@ impl Upstream {
         let answer = self.send_in_session(relay, &own_headers(hold)?).await?;
         let is_late = is_late(answer.status());
         if answer.status().is_client_error() && !is_late {
-            return self.refused(answer, &call.request_id).await;
+            return Box::pin(self.refused(answer, &call.request_id)).await;
         }
         if !answer.status().is_success() {
             return Err(Failure::Broken);
@@ -344,46 +345,44 @@ impl Upstream {
         relay: &Relay<'_>,
         own_headers: &HeaderMap,
     ) -> Result<Response<Body>, Failure> {
-        // Only a call is worth a session of ours: who speaks MCP opens its own.
-        let is_call = own_headers.contains_key(IDEMPOTENCY_KEY);
-        let own = match relay.session {
-            None if is_call => self.own.find(&own_id(relay.principal), &self.name, relay.principal),
-            None | Some(_) => None,
+        let own = match (relay.session, relay.caller) {
+            (None, Some(caller)) => self.own.find(&own_id(caller), &self.name, caller),
+            (Some(_), _) | (None, None) => None,
         };
-        let relay = &Relay { session: relay.session.or(own.as_ref()), ..relay.clone() };
-        let used = relay.session.map(|session| session.upstream());
-        let answer = self.send(relay, own_headers).await?;
-        let may_open = relay.session.is_some() || is_call;
-        if !may_open || !may_mean_forgotten(answer.status()) {
+        let session = relay.session.or(own.as_ref());
+        let used = session.map(|session| session.upstream());
+        let answer = self.send(relay, session, own_headers).await?;
+        let may_mend = session.is_some() || relay.caller.is_some();
+        if !may_mend || !may_mean_forgotten(answer.status()) {
             return Ok(answer.map(Body::Relay));
         }
         let (head, body) = answer.into_parts();
         let bytes = self.read_whole(Body::Relay(body)).await?;
-        if !is_forgotten(head.status, &bytes, relay.session.is_some()) {
+        if !is_forgotten(head.status, &bytes, session.is_some()) {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
-        let session = match relay.session.zip(used) {
+        let session = match (session.zip(used), relay.caller) {
             // Without a session the message itself was not taken: nothing ran.
-            Some((session, used)) => {
-                self.renew(session, &used, relay).await.map_err(|_| Failure::NotExecuted)?;
+            (Some((session, used)), _) => {
+                let renewed = Box::pin(self.renew(session, &used, relay)).await;
+                renewed.map_err(|_| Failure::NotExecuted)?;
                 Arc::clone(session)
             }
-            None => self.open(relay).await.map_err(|_| Failure::NotExecuted)?,
+            (None, Some(caller)) => {
+                let opened = Box::pin(self.open(caller, relay)).await;
+                opened.map_err(|_| Failure::NotExecuted)?
+            }
+            (None, None) => return Ok(Response::from_parts(head, Body::full(bytes))),
         };
-        let relay = Relay { session: Some(&session), ..relay.clone() };
-        Ok(self.send(&relay, own_headers).await?.map(Body::Relay))
+        Ok(self.send(relay, Some(&session), own_headers).await?.map(Body::Relay))
     }
 
     /// Opens a session of our own for a caller that has none.
-    async fn open(&self, relay: &Relay<'_>) -> Result<Arc<Session>, Failure> {
+    async fn open(&self, caller: Digest, relay: &Relay<'_>) -> Result<Arc<Session>, Failure> {
         let initialize = Bytes::from_static(INITIALIZE.as_bytes());
         let id = self.initialize(&initialize, relay).await?;
-        let session = self.own.open_as(
-            own_id(relay.principal),
-            Arc::clone(&self.name),
-            relay.principal,
-            (initialize, id),
-        );
+        let (name, opened) = (Arc::clone(&self.name), (initialize, id));
+        let session = self.own.open_as(own_id(caller), name, caller, opened);
         self.initialized(&session, relay).await?;
         Ok(session)
     }
@@ -391,6 +390,7 @@ impl Upstream {
     async fn send(
         &self,
         relay: &Relay<'_>,
+        session: Option<&Arc<Session>>,
         own_headers: &HeaderMap,
     ) -> Result<Response<Incoming>, Failure> {
         let mut request = Request::new(Full::new(relay.body.clone()));
@@ -400,7 +400,7 @@ impl Upstream {
         copy_headers(relay.headers, headers);
         let is_post = relay.method == Method::POST;
         headers.insert(ACCEPT, HeaderValue::from_static(if is_post { BOTH } else { EVENTS }));
-        if let Some(session) = relay.session {
+        if let Some(session) = session {
             headers.insert(SESSION, session.upstream());
         }
         for (name, value) in &self.headers {
@@ -432,9 +432,8 @@ impl Upstream {
 
     /// Sends an `initialize`; the session id that the upstream gives.
     async fn initialize(&self, body: &Bytes, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
-        let relay =
-            Relay { method: Method::POST, body: body.clone(), session: None, ..relay.clone() };
-        let answer = self.send(&relay, &HeaderMap::new()).await?;
+        let relay = Relay { method: Method::POST, body: body.clone(), ..relay.clone() };
+        let answer = self.send(&relay, None, &HeaderMap::new()).await?;
         let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
         Ok(id)
@@ -444,10 +443,9 @@ impl Upstream {
         let relay = Relay {
             method: Method::POST,
             body: Bytes::from_static(INITIALIZED.as_bytes()),
-            session: Some(session),
             ..relay.clone()
         };
-        let answer = self.send(&relay, &HeaderMap::new()).await?;
+        let answer = self.send(&relay, Some(session), &HeaderMap::new()).await?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
         Ok(())
     }

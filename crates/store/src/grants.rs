@@ -128,28 +128,31 @@ impl Grants {
 
     /// Counts a call and its hold: what a child uses is used of its parents, too.
     pub(crate) fn hold(&mut self, id: GrantId, held: Micros) {
-        for grant in self.line(id) {
-            self.change(grant.id, |grant| {
-                grant.used = Micros(grant.used.0.saturating_add(held.0));
-                grant.calls = grant.calls.saturating_add(1);
-            });
-        }
+        self.change_line(id, |grant| {
+            grant.used = Micros(grant.used.0.saturating_add(held.0));
+            grant.calls = grant.calls.saturating_add(1);
+        });
     }
 
     /// Replaces a hold by what was spent.
     pub(crate) fn settle(&mut self, id: GrantId, held: Micros, spent: Micros) {
-        for grant in self.line(id) {
-            self.change(grant.id, |grant| {
-                let used = grant.used.0.saturating_sub(held.0).saturating_add(spent.0);
-                grant.used = Micros(used);
-            });
-        }
+        self.change_line(id, |grant| {
+            let used = grant.used.0.saturating_sub(held.0).saturating_add(spent.0);
+            grant.used = Micros(used);
+        });
     }
 
     /// Uncounts a call that was released.
     pub(crate) fn forget_call(&mut self, id: GrantId) {
-        for grant in self.line(id) {
-            self.change(grant.id, |grant| grant.calls = grant.calls.saturating_sub(1));
+        self.change_line(id, |grant| grant.calls = grant.calls.saturating_sub(1));
+    }
+
+    /// Changes a grant and those that it is a part of.
+    fn change_line(&mut self, id: GrantId, change: impl Fn(&mut Grant)) {
+        // Who still holds one while it changes makes it a copy.
+        let ids: Vec<GrantId> = self.line(id).iter().map(|grant| grant.id).collect();
+        for id in ids {
+            self.change(id, &change);
         }
     }
 
@@ -262,11 +265,10 @@ impl Store {
         self.shared().state().grants.about(principal, tool, now)
     }
 
-    /// What each charge leaves.
+    /// What a charge leaves.
     #[must_use]
-    pub fn rooms(&self, charges: &[Charge], now: UnixMs) -> Vec<Micros> {
-        let state = self.shared().state();
-        charges.iter().map(|charge| state.counters.room(charge, now)).collect()
+    pub fn room(&self, charge: &Charge, now: UnixMs) -> Micros {
+        self.shared().state().counters.room(charge, now)
     }
 
     /// What was spent under a charge's counter within its window, in the order of time.

@@ -52,7 +52,8 @@ pub enum Reserved {
 /// The right to run one call's tool once: durable, counted, recorded as started.
 #[derive(Debug)]
 pub struct Hold {
-    pub(crate) permit: Permit,
+    // Moved from step to step, so by its address.
+    pub(crate) permit: Box<Permit>,
     pub(crate) call: CallId,
     pub(crate) price: Option<Price>,
     pub(crate) payload: Option<Arc<str>>,
@@ -74,7 +75,7 @@ impl Hold {
 
 /// A reservation on its way to the writer.
 pub(crate) struct Request {
-    pub(crate) permit: Permit,
+    pub(crate) permit: Box<Permit>,
     pub(crate) charges: Vec<Charge>,
     pub(crate) rates: Vec<Charge>,
     pub(crate) notes: Vec<Note>,
@@ -98,7 +99,7 @@ impl Store {
         charges: Vec<Charge>,
         evidence: &Evidence,
     ) -> Result<Reserved, Refusal> {
-        self.reserve_noting(permit, charges, Vec::new(), evidence).await
+        self.reserve_noting(Box::new(permit), charges, Vec::new(), evidence).await
     }
 
     /// As [`Self::reserve`]; where the call is admitted, `notes` of one kind are written with it.
@@ -107,7 +108,7 @@ impl Store {
     /// As [`Self::reserve`], and as [`Self::note_put`].
     pub async fn reserve_noting(
         &self,
-        permit: Permit,
+        permit: Box<Permit>,
         charges: Vec<Charge>,
         notes: Vec<Note>,
         evidence: &Evidence,
@@ -123,7 +124,7 @@ impl Store {
             (&self.shared().pseudonym_key, &salt),
         )?;
         let rates = rates(principal, &permit.terms().tool, permit.authorization().obligations());
-        let principal = principal.key();
+        let principal = permit.identity().key();
         let mut money = self.reservation(&permit, &charges);
         money.rates = budgets::keys(&rates, &[]);
         let drafts = records(&permit, &entry, &money);
@@ -204,7 +205,7 @@ fn reservation(permit: &Permit, counters: Vec<String>) -> Reservation {
         outward: None,
         // What the treasury pays is nobody's credit.
         principal: (!permit.identity().is_anonymous() && course != Course::Treasury)
-            .then(|| permit.identity().principal().key()),
+            .then(|| permit.identity().key()),
         top_up: terms.top_up,
     }
 }
@@ -463,7 +464,7 @@ pub(crate) fn start_record(
     start
 }
 
-fn token(permit: Permit, live: &Live) -> Reserved {
+fn token(permit: Box<Permit>, live: &Live) -> Reserved {
     let hold = Hold {
         permit,
         call: live.call(),

@@ -142,8 +142,7 @@ async fn race(store: &Store, clock: &Clock, charge: &Charge) {
 
 /// What is held and spent under a counter.
 fn used(store: &Store, clock: &Clock, charge: &Charge) -> u64 {
-    let room = store.rooms(std::slice::from_ref(charge), clock.now());
-    charge.limit.0 - room.first().unwrap().0
+    charge.limit.0 - store.room(charge, clock.now()).0
 }
 
 /// Each kind is raced: it ends full and not over, and one for single calls admits none.

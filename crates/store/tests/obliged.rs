@@ -39,7 +39,7 @@ async fn attempt(
     let payment = pay_x402(&kind, &quote, nonce, clock.now());
     let under = (None, Vec::new(), obligations);
     let permit = join_under(&kind, &quote, payment, under, clock.now()).unwrap();
-    store.reserve_noting(permit, charges, notes, &evidence("{}")).await
+    store.reserve_noting(Box::new(permit), charges, notes, &evidence("{}")).await
 }
 
 fn refused(reserved: Result<Reserved, Refusal>) -> Code {

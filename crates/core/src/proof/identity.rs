@@ -90,6 +90,7 @@ const ANONYMOUS: &str = "anonymous";
 #[derive(Debug)]
 pub struct Identity {
     principal: Principal,
+    key: Digest,
     reference: Digest,
     expires_at: Option<UnixMs>,
     sign_in: SignIn,
@@ -115,6 +116,7 @@ impl Identity {
         let principal = token.principal().clone();
         require_human(&principal, terms)?;
         Ok(Self {
+            key: principal.key(),
             principal,
             reference: token.reference(),
             expires_at: Some(token.expires_at()),
@@ -141,6 +143,7 @@ impl Identity {
         require_human(principal, terms)?;
         Ok(Self {
             principal: principal.clone(),
+            key: principal.key(),
             reference: credential.token_reference().unwrap_or_else(|| credential.key()),
             expires_at: Some(credential.expires_at()),
             sign_in: SignIn::default(),
@@ -154,13 +157,17 @@ impl Identity {
     /// [`Code::TokenMissing`] where the terms want somebody.
     pub fn anonymous(terms: &Terms) -> Result<Self, Refusal> {
         match terms.identity {
-            IdentityRule::Anonymous => Ok(Self {
-                principal: Principal::anonymous(),
-                reference: Digest::of(b"anonymous"),
-                expires_at: None,
-                sign_in: SignIn::default(),
-                details: None,
-            }),
+            IdentityRule::Anonymous => {
+                let principal = Principal::anonymous();
+                Ok(Self {
+                    key: principal.key(),
+                    principal,
+                    reference: Digest::of(b"anonymous"),
+                    expires_at: None,
+                    sign_in: SignIn::default(),
+                    details: None,
+                })
+            }
             IdentityRule::Required | IdentityRule::Human => Err(Code::TokenMissing.into()),
         }
     }
@@ -169,6 +176,12 @@ impl Identity {
     #[must_use]
     pub const fn principal(&self) -> &Principal {
         &self.principal
+    }
+
+    /// The key of [`Self::principal`]: a call needs it at many steps.
+    #[must_use]
+    pub const fn key(&self) -> Digest {
+        self.key
     }
 
     /// Nobody was identified, by configuration.

@@ -124,13 +124,21 @@ impl<'a> Message<'a> {
 
     fn split(text: &'a [u8]) -> Result<Self, EnvelopeError> {
         let text = std::str::from_utf8(text).map_err(|_| JsonError::BadUtf8)?;
-        let raw: &RawValue = serde_json::from_str(text)
-            .map_err(|error| JsonError::Syntax { offset: offset(text, &error) })?;
-        if raw.get().starts_with('[') {
-            return Err(EnvelopeError::Batch);
-        }
-        let members = Members::of(raw)?.ok_or(EnvelopeError::NotJsonRpc)?;
+        let members = match serde_json::from_str::<Members<'_>>(text) {
+            Ok(members) => members.refuse_duplicates()?,
+            Err(_) => return Err(no_object(text)),
+        };
         Envelope::collect(members)?.message()
+    }
+}
+
+/// Why a text is no object whose keys can be read.
+fn no_object(text: &str) -> EnvelopeError {
+    match serde_json::from_str::<&RawValue>(text) {
+        Err(error) => JsonError::Syntax { offset: offset(text, &error) }.into(),
+        Ok(raw) if raw.get().starts_with('[') => EnvelopeError::Batch,
+        Ok(raw) if raw.get().starts_with('{') => JsonError::BadUtf8.into(),
+        Ok(_) => EnvelopeError::NotJsonRpc,
     }
 }
 

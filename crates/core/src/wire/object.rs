@@ -23,6 +23,9 @@ pub(super) struct Member<'a> {
     pub(super) value: &'a RawValue,
 }
 
+/// So many keys are compared one with the other faster than they are hashed.
+const FEW: usize = 12;
+
 /// The members of one object, in the order in which they were written.
 pub(super) struct Members<'a>(pub(super) Vec<Member<'a>>);
 
@@ -42,10 +45,14 @@ impl<'a> Members<'a> {
 
     /// The same members, unless one key is there twice.
     pub(super) fn refuse_duplicates(self) -> Result<Self, JsonError> {
-        let mut seen = HashSet::with_capacity(self.0.len());
-        let distinct = self.0.iter().all(|member| seen.insert(&*member.key));
-        drop(seen);
-        if distinct { Ok(self) } else { Err(JsonError::DuplicateKey) }
+        let keys = || self.0.iter().map(|member| &*member.key);
+        let is_distinct = if self.0.len() <= FEW {
+            keys().enumerate().all(|(index, key)| !keys().take(index).any(|other| other == key))
+        } else {
+            let mut seen = HashSet::with_capacity(self.0.len());
+            keys().all(|key| seen.insert(key))
+        };
+        if is_distinct { Ok(self) } else { Err(JsonError::DuplicateKey) }
     }
 }
 

@@ -135,8 +135,7 @@ fn burn_down(gate: &Gate, budget: &Budget, whom: &For) -> Option<BurnDown> {
         left.extend(part.last().map(|(at, _)| (*at, Micros(rest))));
     }
     // What is held now counts too.
-    let room = gate.store.rooms(std::slice::from_ref(&charge), now);
-    left.extend(room.first().map(|room| (now, *room)));
+    left.push((now, gate.store.room(&charge, now)));
     let window = show_window(&budget.window);
     Some(BurnDown { name: Arc::clone(&budget.name), window, limit: charge.limit, left })
 }
@@ -344,10 +343,9 @@ fn view(
     let needs = whom.needs(budget);
     let charge = whom.charge(budget).filter(|_| needs.is_empty());
     let now = gate.world.now();
-    let left = charge.as_ref().map(|charge| {
-        let room = gate.store.rooms(std::slice::from_ref(charge), now);
-        (room.first().copied().unwrap_or_default(), gate.store.held(charge), charge)
-    });
+    let left = charge
+        .as_ref()
+        .map(|charge| (gate.store.room(charge, now), gate.store.held(charge), charge));
     let shown = |(name, wanted): (&str, &Option<Arc<str>>)| match wanted.as_deref()? {
         "*" => Some(format!("each {name}")),
         value => Some(format!("{name} {value}")),

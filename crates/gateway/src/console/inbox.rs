@@ -509,11 +509,9 @@ fn budgets(gate: &Gate, approval: &Approval) -> Markup {
         .filter(|budget| budget.window != Window::Session)
         .flat_map(|budget| budget.charges(&spender))
         .collect();
-    let rooms = gate.store.rooms(&charges, now);
     let left: Vec<(&str, Micros, Micros)> = charges
         .iter()
-        .zip(rooms)
-        .map(|(charge, room)| (charge.name(), charge.limit, room))
+        .map(|charge| (charge.name(), charge.limit, gate.store.room(charge, now)))
         .collect();
     html! {
         @if left.is_empty() { p { "No budget counts this call." } } @else {

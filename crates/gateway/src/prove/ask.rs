@@ -134,12 +134,12 @@ impl Gate {
     /// What people said of this call. What a call that was begun used is still its own.
     pub(super) fn approvals(
         &self,
-        principal: &Principal,
+        identity: &Identity,
         quote: &Quote,
         begun: Option<&CallView>,
         now: UnixMs,
     ) -> Vec<Approval> {
-        let mut found = self.store.approvals_for(principal.key(), quote.call_digest(), now);
+        let mut found = self.store.approvals_for(identity.key(), quote.call_digest(), now);
         let is_own = |approval: &Approval| begun.is_some_and(|b| approval.used_by == Some(b.call));
         for approval in found.iter_mut().filter(|approval| is_own(approval)) {
             approval.status = ApprovalStatus::Approved;
@@ -188,7 +188,7 @@ impl Gate {
         quote: &Quote,
     ) -> Result<(), Refusal> {
         let Some(state) = &attempt.returned else { return Ok(()) };
-        let about = (identity.principal().key(), quote.call_digest());
+        let about = (identity.key(), quote.call_digest());
         let id = self.state_key.open(state, about).ok_or(Code::RequestState)?;
         match self.store.approval_returned(id, Digest::of(state.as_bytes())).await? {
             true => Ok(()),

@@ -38,9 +38,11 @@ impl Gate {
         identity: &Identity,
         mandate: Option<&str>,
     ) -> Result<(), Refusal> {
-        self.bring_details(call, identity).await?;
+        if identity.details().is_some() {
+            Box::pin(self.bring_details(call, identity)).await?;
+        }
         match mandate {
-            Some(mandate) => self.bring_mandate(mandate, call, identity).await,
+            Some(mandate) => Box::pin(self.bring_mandate(mandate, call, identity)).await,
             None => Ok(()),
         }
     }
@@ -183,7 +185,7 @@ impl Gate {
 /// The name of a consent within a token: whose it is, for which agent and server, and what its
 /// issuer calls it. Not the token's own name: a refreshed token carries the same consent.
 fn named(detail: &SpendDetail, identity: &Identity) -> Digest {
-    let principal = identity.principal().key();
+    let principal = identity.key();
     Digest::of_parts(&[
         TYPE.as_bytes(),
         principal.as_bytes(),

@@ -98,7 +98,7 @@ impl Gate {
             return Err(refusal);
         }
         let (call, principal, now) = (&attempt.call, identity.principal(), self.world.now());
-        let approvals = self.approvals(principal, quote, begun, now);
+        let approvals = self.approvals(identity, quote, begun, now);
         refuse_denied(&approvals)?;
         let reason = refusal.code().text().to_owned();
         let wanted = self.would_want(attempt, identity, quote, reason, begun, known).await;

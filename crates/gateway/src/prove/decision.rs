@@ -62,7 +62,7 @@ impl Gate {
         // An offer that pays for several calls asks for them all at once.
         let wanted = if has_paid { quote.micros() } else { quote.asked() };
         let (remaining, tightest) = self.afford(wanted, (&charges, grant), held, now)?;
-        let approvals = self.approvals(principal, quote, begun, now);
+        let approvals = self.approvals(identity, quote, begun, now);
         refuse_denied(&approvals)?;
         let picture = self.picture(attempt, identity, quote, (grant, remaining, &charges), now);
         let is_judged = consent.approval().is_some();
@@ -219,13 +219,12 @@ impl Gate {
         held: Micros,
         now: UnixMs,
     ) -> Vec<Arc<str>> {
-        let rooms = self.store.rooms(charges, now);
-        let asks = |(charge, room): &(&Charge, Micros)| {
-            charge.on_exceed == OnExceed::Confirm
-                && room.plus(held).is_some_and(|room| room < quote.micros())
+        let asking = charges.iter().filter(|charge| charge.on_exceed == OnExceed::Confirm);
+        let is_over = |charge: &&Charge| {
+            let room = self.store.room(charge, now).plus(held);
+            room.is_some_and(|room| room < quote.micros())
         };
-        let over = charges.iter().zip(rooms).filter(asks);
-        over.map(|(charge, _)| Arc::from(charge.name())).collect()
+        asking.filter(is_over).map(|charge| Arc::from(charge.name())).collect()
     }
 
     /// What policy and budgets would want of people if the call had consent.
@@ -353,11 +352,9 @@ impl Gate {
         if begun.is_some() || rates.is_empty() {
             return Ok(());
         }
-        let rooms = self.store.rooms(&rates, self.world.now());
-        let full = rates.iter().zip(rooms).find(|(_, room)| *room == Micros(0));
-        full.map_or(Ok(()), |(rate, _)| {
-            Err(Refusal::new(Code::RateLimited).with("calls", rate.limit.0))
-        })
+        let now = self.world.now();
+        let full = rates.iter().find(|rate| self.store.room(rate, now) == Micros(0));
+        full.map_or(Ok(()), |rate| Err(Refusal::new(Code::RateLimited).with("calls", rate.limit.0)))
     }
 
     /// The proof, with the budgets it rests on.
@@ -395,7 +392,7 @@ impl Gate {
             remaining,
             tightest: None,
             charges,
-            session: self.session_of(attempt, identity.principal()),
+            session: self.session_of(attempt, identity),
             pinned: self.pinned(&call.terms),
             now,
         }

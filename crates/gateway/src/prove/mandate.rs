@@ -169,7 +169,7 @@ impl Gate {
         let now = self.world.now();
         let about = Digest::of_parts(&[
             b"key binding",
-            identity.principal().key().as_bytes(),
+            identity.key().as_bytes(),
             call.digest(identity.principal()).as_bytes(),
         ]);
         let wanted = |rule| {

@@ -70,13 +70,20 @@ impl<K: Clone + Eq + Hash, V: Default> Halves<K, V> {
 
 #[derive(Debug, Default)]
 struct Agent {
-    minute: VecDeque<(UnixMs, Digest)>,
+    minute: Minute,
     first_hour: Option<u64>,
     hour: u64,
     this_hour: u64,
     before: u64,
     tools: HashSet<ToolRef>,
     payees: HashSet<Arc<str>>,
+}
+
+/// The latest calls, and how often each of them is among these.
+#[derive(Debug, Default)]
+struct Minute {
+    calls: VecDeque<(UnixMs, Digest)>,
+    counts: HashMap<Digest, u64>,
 }
 
 #[derive(Debug, Default)]
@@ -175,11 +182,10 @@ impl Past {
         }
         if let Some(known) = inner.tools.get(tool) {
             glance.median = known.median;
-            let is_other = |last: &Option<Arc<str>>, of: fn(&(&str, &str)) -> String| {
-                last.as_ref().is_some_and(|last| !offers.iter().any(|o| of(o) == **last))
-            };
-            glance.is_payee_changed = is_other(&known.payee, |(payee, _)| (*payee).to_owned());
-            glance.is_asset_changed = is_other(&known.asset, |(_, asset)| (*asset).to_owned());
+            let payees = offers.iter().map(|(payee, _)| *payee);
+            let assets = offers.iter().map(|(_, asset)| *asset);
+            glance.is_payee_changed = is_other(known.payee.as_deref(), payees);
+            glance.is_asset_changed = is_other(known.asset.as_deref(), assets);
         }
         glance
     }
@@ -194,9 +200,9 @@ impl Past {
         if tool.prices.len() > PRICES_MAX {
             tool.prices.pop_front();
         }
-        let mut sorted: Vec<Micros> = tool.prices.iter().copied().collect();
-        sorted.sort_unstable();
-        tool.median = sorted.get(sorted.len() / 2).copied();
+        let mut prices: Vec<Micros> = tool.prices.iter().copied().collect();
+        let middle = prices.len() / 2;
+        tool.median = Some(*prices.select_nth_unstable(middle).1);
         tool.payee = Some(Arc::clone(payee));
         tool.asset = Some(Arc::clone(asset));
     }
@@ -262,21 +268,13 @@ impl Agent {
         glance.calls_this_hour = this_hour.saturating_add(1);
         let hours = self.first_hour.map_or(0, |first| hour.saturating_sub(first));
         glance.hourly_mean = before.checked_div(hours);
-        let recent = self.minute.iter().rev().take_while(|(at, _)| now.since_ms(*at) < MINUTE_MS);
-        for (_, digest) in recent {
-            glance.calls_last_minute = glance.calls_last_minute.saturating_add(1);
-            glance.same_calls = glance.same_calls.saturating_add(u64::from(*digest == call));
-        }
+        let (calls, same) = self.minute.count(call, now);
+        glance.calls_last_minute = calls;
+        glance.same_calls = glance.same_calls.saturating_add(same);
     }
 
     fn ran(&mut self, ran: &Ran) {
-        while self.minute.front().is_some_and(|(at, _)| ran.at.since_ms(*at) >= MINUTE_MS) {
-            self.minute.pop_front();
-        }
-        self.minute.push_back((ran.at, ran.call));
-        if self.minute.len() > MINUTE_MAX {
-            self.minute.pop_front();
-        }
+        self.minute.push(ran.call, ran.at);
         let hour = ran.at.0 / HOUR_MS;
         if hour != self.hour {
             self.before = self.before.saturating_add(self.this_hour);
@@ -291,6 +289,41 @@ impl Agent {
     }
 }
 
+impl Minute {
+    /// How many calls there were within the minute before `now`, and how many of them were `call`.
+    fn count(&self, call: Digest, now: UnixMs) -> (u64, u64) {
+        let mut counts = (self.calls.len(), self.counts.get(&call).copied().unwrap_or(0));
+        for (_, digest) in self.calls.iter().take_while(|(at, _)| now.since_ms(*at) >= MINUTE_MS) {
+            counts.0 = counts.0.saturating_sub(1);
+            counts.1 = counts.1.saturating_sub(u64::from(*digest == call));
+        }
+        (u64::try_from(counts.0).unwrap_or(u64::MAX), counts.1)
+    }
+
+    fn push(&mut self, call: Digest, now: UnixMs) {
+        self.calls.push_back((now, call));
+        let count = self.counts.entry(call).or_default();
+        *count = count.saturating_add(1);
+        let is_over = |at: UnixMs| now.since_ms(at) >= MINUTE_MS;
+        while self.calls.len() > MINUTE_MAX
+            || self.calls.front().is_some_and(|(at, _)| is_over(*at))
+        {
+            let Some((_, first)) = self.calls.pop_front() else { break };
+            if let Some(count) = self.counts.get_mut(&first) {
+                *count = count.saturating_sub(1);
+                if *count == 0 {
+                    self.counts.remove(&first);
+                }
+            }
+        }
+    }
+}
+
+/// Whether what was last is none of these.
+fn is_other<'a>(last: Option<&str>, mut now: impl Iterator<Item = &'a str>) -> bool {
+    last.is_some_and(|last| !now.any(|one| one == last))
+}
+
 /// What does not fit is new each time.
 fn remember<T: Clone + Eq + Hash>(known: &mut HashSet<T>, new: &T) {
     if known.len() < KNOWN_MAX && !known.contains(new) {
@@ -302,5 +335,42 @@ fn flow_key(principal: Digest, id: Option<&str>) -> Digest {
     match id {
         Some(id) => Digest::of_parts(&[b"session", principal.as_bytes(), id.as_bytes()]),
         None => principal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn number(count: usize) -> u64 {
+        u64::try_from(count).unwrap()
+    }
+
+    proptest! {
+        #[test]
+        fn a_minute_counts_as_if_all_its_calls_were_looked_at(
+            steps in prop::collection::vec((0u8..4, 0u64..9_000), 1..700),
+            later in 0..2 * MINUTE_MS,
+        ) {
+            let (mut minute, mut all, mut now) = (Minute::default(), Vec::new(), UnixMs(0));
+            let digest = |call: u8| Digest::of(&[call]);
+            for (call, pause_ms) in steps {
+                // Sometimes nothing passes: more calls than are told apart.
+                now = now.plus_ms(if pause_ms < 8_000 { 0 } else { pause_ms });
+                minute.push(digest(call), now);
+                all.push((now, call));
+            }
+            let now = now.plus_ms(later);
+            let kept = all.iter().rev().take(MINUTE_MAX);
+            let recent: Vec<u8> =
+                kept.filter(|(at, _)| now.since_ms(*at) < MINUTE_MS).map(|(_, call)| *call).collect();
+            for call in 0..4 {
+                let same = recent.iter().filter(|other| **other == call).count();
+                let counted = minute.count(digest(call), now);
+                prop_assert_eq!(counted, (number(recent.len()), number(same)));
+            }
+            prop_assert_eq!(minute.counts.values().sum::<u64>(), number(minute.calls.len()));
+        }
     }
 }

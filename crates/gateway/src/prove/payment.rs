@@ -318,7 +318,7 @@ impl Gate {
         let pow = self.work_offer(identity.principal(), &attempt.evidence, &quote);
         let now = self.world.now();
         let rail = self.rails.l402.as_ref();
-        let open_now = self.store.open_quote(identity.principal().key(), quote.call_digest(), now);
+        let open_now = self.store.open_quote(identity.key(), quote.call_digest(), now);
         let open_now = open_now.filter(|open| open.quote.id() == quote.id());
         let credential = open_now.as_ref().and_then(|open| open.credential);
         let can_be_paid =
@@ -396,12 +396,12 @@ impl Gate {
         evidence: &Evidence,
         credential: Option<&Presented>,
     ) -> Result<Repeat, Refusal> {
-        let digest = call.digest(principal);
+        let digest = || call.digest(principal);
         if self.is_bought(call, principal) {
-            return self.bought_before(digest);
+            return self.bought_before(digest());
         }
         let key = match (&evidence.x402, credential) {
-            (Some(Ok(payment)), _) => self.taken_before(payment, digest)?,
+            (Some(Ok(payment)), _) => self.taken_before(payment, digest())?,
             (None, Some(Ok(credential))) if credential.uses() == 1 => Some(credential.key()),
             _ => match &evidence.credit {
                 Some(request) => Some(credit_key(principal, request)),
@@ -409,6 +409,7 @@ impl Gate {
             },
         };
         let Some(key) = key else { return Ok(Repeat::Fresh) };
+        let digest = digest();
         if let Some(stored) = self.store.outcome_for(key, digest)? {
             return Done::replayed(stored).map(|done| Repeat::Done(Box::new(done)));
         }
@@ -426,11 +427,11 @@ impl Gate {
         &self,
         principal: &Principal,
         evidence: &Evidence,
-        digest: Digest,
+        digest: impl Fn() -> Digest,
     ) -> Option<Digest> {
         let (rail, work) = self.work(evidence)?.ok()?;
         let subject = self.subject(rail, principal, evidence);
-        work.fits(digest, subject).is_ok().then(|| work.key())
+        work.fits(digest(), subject).is_ok().then(|| work.key())
     }
 
     /// A refused payment may have been taken by the same call's twin meanwhile: then that one's

@@ -112,11 +112,11 @@ impl Gate {
     }
 
     /// The session's marks. Callers whom nobody knows share none but what they name.
-    pub(super) fn session_of(&self, attempt: &Attempt, principal: &Principal) -> Session {
-        if principal.delegator.is_none() && attempt.session.is_none() {
+    pub(super) fn session_of(&self, attempt: &Attempt, identity: &Identity) -> Session {
+        if identity.is_anonymous() && attempt.session.is_none() {
             return Session::default();
         }
-        self.past.session(principal.key(), attempt.session.as_deref(), self.world.now())
+        self.past.session(identity.key(), attempt.session.as_deref(), self.world.now())
     }
 
     /// What is unusual about a call, and how often its agent called lately.
@@ -161,8 +161,7 @@ impl Gate {
             return 0;
         }
         let percent = |charge: &Charge| {
-            let left = self.store.rooms(std::slice::from_ref(charge), picture.now);
-            let left = left.first().copied().unwrap_or_default().0.saturating_sub(price.0);
+            let left = self.store.room(charge, picture.now).0.saturating_sub(price.0);
             let used = charge.limit.0.saturating_sub(left);
             let percent = u128::from(used).saturating_mul(100).checked_div(charge.limit.0.into());
             percent.and_then(|percent| u64::try_from(percent).ok()).unwrap_or(100)
@@ -210,7 +209,7 @@ impl Gate {
         });
         let is_untrusted = self.is_open_world(terms, &self.pinned(terms));
         let marks = (is_untrusted, terms.sensitivity >= PRIVATE);
-        self.past.mark(principal.key(), attempt.session.as_deref(), marks, now);
+        self.past.mark(permit.identity().key(), attempt.session.as_deref(), marks, now);
     }
 
     /// Rebuilds the past from the calls of the store, the latest ones.

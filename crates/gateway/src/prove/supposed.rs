@@ -68,7 +68,7 @@ impl Gate {
     pub(crate) async fn suppose(&self, it: &Supposed) -> Result<Outlook, Refusal> {
         let policy = self.policy.engine();
         let (call, now) = (self.supposed_call(&policy, it)?, self.world.now());
-        let quote = self.price(&call, &it.principal)?;
+        let quote = self.price(&call, (&it.principal, it.principal.key()))?;
         let grant = self.supposed_grant(&call, &it.principal, &quote, now)?;
         let charges = self.charged(&Spender {
             principal: &it.principal,

@@ -3,7 +3,7 @@
 use countersign_core::{ids::CallId, proof::Permit};
 use countersign_store::{Hold, Settling};
 
-fn forge(permit: Permit, call: CallId) -> Hold {
+fn forge(permit: Box<Permit>, call: CallId) -> Hold {
     Hold { permit, call, price: None, payload: None }
 }
 

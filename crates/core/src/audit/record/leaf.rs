@@ -3,7 +3,10 @@
 use super::{
     AmountEntry, ProofEntries, ProofEntry, RECORD_VERSION, RecordDraft, Subject, ToolEntry,
 };
-use crate::{digest::Digest, wire::json::push_quoted};
+use crate::{
+    digest::{Digest, lower_hex},
+    wire::json::push_quoted,
+};
 use std::fmt::Display;
 
 /// The canonical JSON of a record that was checked.
@@ -26,8 +29,8 @@ pub(super) fn write(draft: &RecordDraft, seq: u64, prev: Option<Digest>) -> Vec<
     out.plain("decision", draft.decision);
     out.digest("delegator", call.and_then(|call| call.delegator));
     out.detail(draft);
-    out.plain("kind", Some(draft.kind.name()));
-    out.plain("outcome", draft.outcome.map(super::Outcome::name));
+    out.word("kind", Some(draft.kind.name()));
+    out.word("outcome", draft.outcome.map(super::Outcome::name));
     out.digest("policy", draft.policy);
     out.digest("prev", prev);
     out.proofs(draft.proofs.as_ref());
@@ -37,7 +40,7 @@ pub(super) fn write(draft: &RecordDraft, seq: u64, prev: Option<Digest>) -> Vec<
     out.digest("result", draft.result);
     out.number("seq", Some(seq));
     out.text("tenant", tenant.map(|tenant| &**tenant));
-    out.plain("time", Some(draft.time.rfc3339()));
+    out.word("time", Some(&draft.time.rfc3339()));
     out.number("time_ms", Some(draft.time.0));
     out.tool(call.and_then(|call| call.tool.as_ref()));
     out.text("trace", call.and_then(|call| call.trace.as_deref()));
@@ -76,7 +79,17 @@ impl Writer {
         }
     }
 
-    /// A string in which nothing is escaped.
+    /// A word in which nothing is escaped.
+    fn word(&mut self, name: &str, value: Option<&str>) {
+        if let Some(value) = value {
+            self.name(name);
+            self.0.push(b'"');
+            self.0.extend_from_slice(value.as_bytes());
+            self.0.push(b'"');
+        }
+    }
+
+    /// A value whose text is one in which nothing is escaped.
     fn plain(&mut self, name: &str, value: Option<impl Display>) {
         if let Some(value) = value {
             self.name(name);
@@ -99,8 +112,10 @@ impl Writer {
     fn digest(&mut self, name: &str, digest: Option<Digest>) {
         if let Some(digest) = digest {
             self.name(name);
+            let mut text = [0; 64];
+            lower_hex(digest.as_bytes(), &mut text);
             self.0.push(b'"');
-            self.0.extend_from_slice(digest.hex_in(&mut [0; 64]).as_bytes());
+            self.0.extend_from_slice(&text);
             self.0.push(b'"');
         }
     }
@@ -161,7 +176,7 @@ impl Writer {
         self.name(name);
         self.open();
         self.text("ref", proof.reference.as_deref());
-        self.plain("state", Some(proof.state.name()));
+        self.word("state", Some(proof.state.name()));
         self.close();
     }
 
