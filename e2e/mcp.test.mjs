@@ -700,6 +700,8 @@ describe('nothing passes that must not', () => {
         assert.equal(answer.status, status);
         assert.equal(problemOf(answer).charged, 'no');
         assert.equal(own.seen.length, earlier);
+        const isRead = code !== 'REQ-002';
+        assert.equal(answer.headers.get('connection'), isRead ? null : 'close');
       });
     }
 

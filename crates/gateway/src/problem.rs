@@ -76,6 +76,10 @@ fn with_status(refusal: &Refusal, body: String) -> Response<Body> {
         StatusCode::from_u16(row.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let headers = answer.headers_mut();
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store, private"));
+    if refusal.code() == Code::TooLarge {
+        // The rest of the body is not read: no other request can follow it on this connection.
+        headers.insert(header::CONNECTION, HeaderValue::from_static("close"));
+    }
     if refusal.code() == Code::MethodNotAllowed {
         headers.insert(header::ALLOW, HeaderValue::from_static("POST"));
     }
