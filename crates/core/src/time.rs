@@ -48,32 +48,32 @@ impl UnixMs {
         let (s, ms) = (ms_of_day / 1000, ms_of_day % 1000);
         // Each record of a call has one: formatting machinery would take twenty times as long.
         let mut text = String::with_capacity(24);
-        for (number, digits, after) in [
-            (year, 4, '-'),
-            (month, 2, '-'),
-            (day, 2, 'T'),
-            (s / 3600, 2, ':'),
-            (s / 60 % 60, 2, ':'),
-            (s % 60, 2, '.'),
-            (ms, 3, 'Z'),
-        ] {
-            push_digits(&mut text, number, digits);
-            text.push(after);
+        match year / 100 {
+            century @ 0..100 => push_two(&mut text, century),
+            century => text.push_str(&century.to_string()),
         }
+        push_two(&mut text, year % 100);
+        let parts = [('-', month), ('-', day), ('T', s / 3600), (':', s / 60 % 60), (':', s % 60)];
+        for (before, number) in parts {
+            text.push(before);
+            push_two(&mut text, number);
+        }
+        text.push('.');
+        push_digit(&mut text, ms / 100);
+        push_two(&mut text, ms % 100);
+        text.push('Z');
         text
     }
 }
 
-/// A number of at least so many digits.
-fn push_digits(text: &mut String, number: u64, digits: u32) {
-    let most = 10u64.saturating_pow(digits);
-    if number >= most {
-        push_digits(text, number / most, 1);
-    }
-    for place in (0..digits).rev() {
-        let digit = number / 10u64.saturating_pow(place) % 10;
-        text.push(u8::try_from(digit).map_or('0', |digit| char::from(b'0' + digit)));
-    }
+/// A number below a hundred.
+fn push_two(text: &mut String, number: u64) {
+    push_digit(text, number / 10);
+    push_digit(text, number % 10);
+}
+
+fn push_digit(text: &mut String, digit: u64) {
+    text.push(u8::try_from(digit % 10).map_or('0', |digit| char::from(b'0' + digit)));
 }
 
 /// Proleptic Gregorian date of a day count since the epoch (Howard Hinnant's algorithm).
@@ -93,7 +93,20 @@ const fn civil_from_days(days: u64) -> (u64, u64, u64) {
 
 #[cfg(test)]
 mod tests {
-    use super::UnixMs;
+    use super::{UnixMs, civil_from_days};
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn rfc3339_is_what_formatting_writes(at_ms in 0u64..500_000_000_000_000) {
+            let (year, month, day) = civil_from_days(at_ms / 86_400_000);
+            let (s, ms) = (at_ms / 1000 % 86_400, at_ms % 1000);
+            let (hour, minute, second) = (s / 3600, s / 60 % 60, s % 60);
+            let date = format!("{year:04}-{month:02}-{day:02}");
+            let time = format!("{hour:02}:{minute:02}:{second:02}.{ms:03}");
+            prop_assert_eq!(UnixMs(at_ms).rfc3339(), format!("{date}T{time}Z"));
+        }
+    }
 
     #[test]
     fn rfc3339_of_known_moments() {
