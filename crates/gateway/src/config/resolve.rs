@@ -1,42 +1,36 @@
-//! From what was written to what it means: the whole, the listener, limits and budgets.
+//! From what was written to what it means: the whole, the listener, secrets and limits.
 //!
 //! Every part is looked at even when another is wrong. A part that is wrong returns `None` after
 //! having said so in the report.
 
+mod budgets;
 mod console;
 mod issuers;
 mod lightning;
 mod money;
+mod policy;
 mod servers;
 mod terms;
 mod treasuries;
+mod urls;
 
 use super::{
-    Audit, Config, Console, Limits, Pdp, PolicySource, Push, RiskProvider, Secret, Webhook,
+    Audit, Config, Console, Limits, Push, Secret, Webhook,
     finding::nearest,
-    raw::{
-        RawAudit, RawBudget, RawCalendar, RawConfig, RawDefault, RawDefaultWord, RawEvery,
-        RawLimits, RawOnExceed, RawPdp, RawPolicy, RawPush, RawRiskProvider, RawScope, RawServer,
-        RawWebhook, RawWindow, RawWindowWord,
-    },
+    raw::{RawAudit, RawConfig, RawLimits, RawPush, RawWebhook},
     report::{At, Report},
     scalar::{Place, SecretRef, Size, Span, show_size, show_span},
     source::{Surroundings, read_text},
     tree::printable,
 };
-use countersign_core::{
-    audit::checkpoint::VerifierKey,
-    ids::GrantId,
-    ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
-    policy::Intent,
-};
 use http::{HeaderValue, Uri};
 use std::{
-    collections::{BTreeMap, BTreeSet},
-    net::{IpAddr, SocketAddr},
+    collections::BTreeMap,
+    net::SocketAddr,
     path::{Path, PathBuf},
     sync::Arc,
 };
+use urls::{is_loopback, public_url, secure_url, web_url, without_user};
 
 /// Longest path of a Unix socket.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
@@ -83,16 +77,16 @@ pub(super) fn resolve(
     let treasuries = treasuries::treasuries(&raw, &assets.known, &vault, report);
     let base = public_url.as_deref().unwrap_or("");
     let servers = servers::servers(&raw.servers, base, listen, &market, &vault, report);
-    let budgets = budgets(&raw.budgets, &raw.servers, report);
+    let budgets = budgets::budgets(&raw.budgets, &raw.servers, report);
     let public_host = public_url.as_deref().and_then(|url| url.parse::<Uri>().ok());
     sandbox(&raw, listen, public_host.as_ref(), report);
     let allowed_origins = origins(&raw.allowed_origins, report);
     let approve_url = approve_url(raw.consent.approve_url.as_deref(), report);
     let push = push(&raw, report);
-    let policy_key = policy_key(&raw.policy, report);
-    let policy = policy(&raw.policy, dir, report);
-    let pdp = pdp(raw.policy.pdp.as_ref(), &vault, report);
-    let risk_provider = risk_provider(raw.policy.risk_provider.as_ref(), &vault, report);
+    let policy_key = policy::key(&raw.policy, report);
+    let policy = policy::source(&raw.policy, dir, report);
+    let pdp = policy::pdp(raw.policy.pdp.as_ref(), &vault, report);
+    let risk_provider = policy::risk_provider(raw.policy.risk_provider.as_ref(), &vault, report);
     let webhooks = webhooks(&raw.webhooks, &vault, report);
     let limits = limits(&raw.limits, report);
     let audit = audit(&raw.audit, public_host.as_ref(), report);
@@ -238,82 +232,6 @@ fn metrics(written: &str, report: &mut Report) -> Option<SocketAddr> {
         report.warn(&at, "whoever reaches this listener can read amounts and counts", hint);
     }
     Some(listen)
-}
-
-fn public_url(
-    written: Option<&str>,
-    listen: Option<SocketAddr>,
-    report: &mut Report,
-) -> Option<Arc<str>> {
-    let at = At::top().key("public_url");
-    let Some(text) = written else {
-        let listen = listen?;
-        if listen.ip().is_unspecified() || listen.port() == 0 {
-            let message = "`public_url` is missing, and `listen` does not say how to get here";
-            report.problem(&at, message, "write it as `https://gateway.example.com`");
-            return None;
-        }
-        return Some(format!("http://{listen}").into());
-    };
-    let uri = web_url(text, &at, report)?;
-    let has_path = uri.path_and_query().is_some_and(|path| path.as_str() != "/");
-    if has_path {
-        let hint = "write scheme, host and port only; each server is at `/{name}/mcp` below it";
-        report.problem(&at, "the public URL has a path or a query", hint);
-        return None;
-    }
-    if uri.scheme_str() == Some("http") && !is_loopback(&uri) {
-        let hint = "put TLS in front and write `https://`";
-        report.warn(&at, "tokens and payments would travel unencrypted", hint);
-    }
-    let authority = uri.authority()?.as_str().to_ascii_lowercase();
-    Some(format!("{}://{authority}", uri.scheme_str()?).into())
-}
-
-/// An `http` or `https` URL without user or fragment.
-fn web_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
-    let parsed = text.parse::<Uri>().ok().filter(|uri| uri.host().is_some_and(|h| !h.is_empty()));
-    let Some(uri) = parsed.filter(|uri| matches!(uri.scheme_str(), Some("http" | "https"))) else {
-        let message = format!("`{}` is not an http or https URL", without_user(text));
-        report.problem(at, message, "write it as `https://host.example.com/path`");
-        return None;
-    };
-    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        let hint = "remove `user:password@`; secrets are given by reference";
-        report.problem(at, "a secret must not stand in this file", hint);
-        return None;
-    }
-    if text.contains('#') {
-        report.problem(at, "the URL has a fragment", "remove `#` and what follows");
-        return None;
-    }
-    Some(uri)
-}
-
-/// A URL as it may be shown: nothing before an `@`, no query.
-fn without_user(text: &str) -> String {
-    let text = text.rsplit('@').next().unwrap_or(text);
-    printable(text.split('?').next().unwrap_or(text))
-}
-
-/// Like [`web_url`], but plain `http` only on loopback.
-fn secure_url(text: &str, at: &At, report: &mut Report) -> Option<Uri> {
-    let uri = web_url(text, at, report)?;
-    if uri.scheme_str() == Some("http") && !is_loopback(&uri) {
-        report.problem(at, "plain http is accepted on loopback only", "write `https://`");
-        return None;
-    }
-    Some(uri)
-}
-
-/// Whether a URL's host is this machine, by what is written.
-fn is_loopback(uri: &Uri) -> bool {
-    let Some(host) = uri.host() else { return false };
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_ascii_lowercase();
-    match host.parse::<IpAddr>() {
-        Ok(ip) => ip.is_loopback(),
-        Err(_) => host == "localhost" || host.ends_with(".localhost"),
-    }
 }
 
 /// Where people approve when nothing else is said: the console's page of one request.
@@ -519,187 +437,6 @@ fn audit(raw: &RawAudit, public: Option<&Uri>, report: &mut Report) -> Option<Au
         return None;
     }
     Some(Audit { origin: origin.into(), checkpoint_ms })
-}
-
-fn policy(raw: &RawPolicy, dir: &Path, report: &mut Report) -> PolicySource {
-    let Some(written) = &raw.dir else { return PolicySource::Builtin };
-    let path = beside(dir, written);
-    if !path.is_dir() {
-        let message = format!("`{}` is not a directory", printable(written));
-        let hint = "give the bundle's directory, or leave `policy` out for the built-in one";
-        report.problem(&At::top().key("policy").key("dir"), message, hint);
-    }
-    PolicySource::Dir(path)
-}
-
-fn pdp(raw: Option<&RawPdp>, vault: &Vault<'_>, report: &mut Report) -> Option<Pdp> {
-    let raw = raw?;
-    let at = At::top().key("policy").key("pdp");
-    let url = secure_url(&raw.url, &at.key("url"), report);
-    let bearer = raw.bearer.as_ref().map(|bearer| vault.open(bearer, &at.key("bearer"), report));
-    let timeout_ms = raw.timeout.map_or(500, |Span(ms)| ms);
-    if !(10..=5_000).contains(&timeout_ms) {
-        let message = "the time is not from 10ms to 5s";
-        report.problem(&at.key("timeout"), message, "every call waits for the answer");
-    }
-    let (is_sole, allow_private_network) = (raw.sole, raw.allow_private_network);
-    if is_sole {
-        let message = "the policies of the bundle do not decide: nothing confirms, caps or taints";
-        report.warn(&at.key("sole"), message, "leave `sole` out unless that service says it all");
-    }
-    // INVARIANT: what is written and cannot be used ends the configuration, it is not left out.
-    Some(Pdp { url: url?, bearer: bearer.flatten(), timeout_ms, is_sole, allow_private_network })
-}
-
-fn risk_provider(
-    raw: Option<&RawRiskProvider>,
-    vault: &Vault<'_>,
-    report: &mut Report,
-) -> Option<RiskProvider> {
-    let raw = raw?;
-    let at = At::top().key("policy").key("risk_provider");
-    let url = secure_url(&raw.url, &at.key("url"), report);
-    let opened = raw.authorization.as_ref().map(|value| {
-        let value = vault.open(value, &at.key("authorization"), report);
-        value.filter(|value| is_header(value.expose(), &at.key("authorization"), report))
-    });
-    let allow_private_network = raw.allow_private_network;
-    Some(RiskProvider { url: url?, authorization: opened.flatten(), allow_private_network })
-}
-
-fn is_header(value: &str, at: &At, report: &mut Report) -> bool {
-    let fits = HeaderValue::from_str(value).is_ok();
-    if !fits {
-        report.problem(at, "not the value of a header", "write `Bearer` and the token in one line");
-    }
-    fits
-}
-
-fn policy_key(raw: &RawPolicy, report: &mut Report) -> Option<VerifierKey> {
-    let parsed = raw.key.as_deref()?.parse::<VerifierKey>();
-    let told = |error| {
-        let message = format!("not the public key of a signer: {error}");
-        let hint = "write what `countersign policy key` prints: `name+hash+base64`";
-        report.problem(&At::top().key("policy").key("key"), message, hint);
-    };
-    parsed.map_err(told).ok()
-}
-
-fn budgets(
-    raw: &[RawBudget],
-    servers: &BTreeMap<String, RawServer>,
-    report: &mut Report,
-) -> Vec<Budget> {
-    let mut names = BTreeSet::new();
-    let mut budgets = Vec::new();
-    for (index, raw) in raw.iter().enumerate() {
-        let at = At::top().key("budgets").index(index);
-        if !names.insert(raw.name.as_str()) {
-            let message = format!("a budget named `{}` exists", printable(&raw.name));
-            report.problem(&at.key("name"), message, "choose another name");
-        }
-        if raw.limit.0.0 == 0 {
-            let hint = "raise it, or remove the tools' prices";
-            report.problem(&at.key("limit"), "a budget of zero refuses everything", hint);
-        }
-        let window = window(&raw.window, &at.key("window"), report);
-        if raw.warn.is_some_and(|percent| !(1..=99).contains(&percent)) {
-            let hint = "write a percentage from 1 to 99";
-            report.problem(&at.key("warn"), "no percentage below the limit", hint);
-        }
-        let on_exceed = match raw.on_exceed {
-            RawOnExceed::Deny => OnExceed::Deny,
-            RawOnExceed::Confirm => OnExceed::Confirm,
-        };
-        let scope = budget_scope(&raw.scope, &at.key("scope"), servers, report);
-        if let Some(name) = name(&raw.name, &at.key("name"), report) {
-            let (limit, warn_percent) = (raw.limit.0, raw.warn);
-            budgets.push(Budget { name, scope, limit, window, on_exceed, warn_percent });
-        }
-    }
-    budgets
-}
-
-fn window(raw: &RawWindow, at: &At, report: &mut Report) -> Window {
-    match raw {
-        RawWindow::Word(RawWindowWord::Call) => Window::PerCall,
-        RawWindow::Word(RawWindowWord::Session) => Window::Session,
-        RawWindow::Word(RawWindowWord::Lifetime) => Window::Lifetime,
-        RawWindow::Rolling(written) => {
-            let bounds = [Span::seconds(1), Span::seconds(366 * 86_400)];
-            Window::Rolling(span(Some(*written), *written, bounds, at, report))
-        }
-        RawWindow::Calendar(RawCalendar { every, zone }) => {
-            let every = match every {
-                RawEvery::Day => Every::Day,
-                RawEvery::Week => Every::Week,
-                RawEvery::Month => Every::Month,
-            };
-            match zone.as_deref().unwrap_or("UTC").parse() {
-                Ok(zone) => Window::Fixed(Calendar { every, zone }),
-                Err(()) => {
-                    let hint = "write a name of the IANA database, such as `Europe/Berlin`";
-                    report.problem(&at.key("zone"), "unknown time zone", hint);
-                    Window::Lifetime
-                }
-            }
-        }
-    }
-}
-
-fn budget_scope(
-    raw: &RawScope,
-    at: &At,
-    servers: &BTreeMap<String, RawServer>,
-    report: &mut Report,
-) -> BudgetScope {
-    let mut part = |name: &str, value: &Option<String>| {
-        let value = value.as_deref()?;
-        plain(value, &at.key(name), report)
-    };
-    let tenant = part("tenant", &raw.tenant);
-    let delegator = part("delegator", &raw.delegator);
-    let agent = part("agent", &raw.agent);
-    let tool = part("tool", &raw.tool);
-    let (team, grant) = (part("team", &raw.team), part("grant", &raw.grant));
-    let (server, intent) = (part("server", &raw.server), part("intent", &raw.intent));
-    if server.as_deref().is_some_and(|name| name != "*" && !servers.contains_key(name)) {
-        let hint = "write the name of a configured server, or `*` for each by itself";
-        report.problem(&at.key("server"), "no such server is configured", hint);
-    }
-    if intent.as_deref().is_some_and(|i| i != "*" && Intent::from_text(i).is_none()) {
-        let hint = "write a word of the vocabulary, such as `write`, or `*`";
-        report.problem(&at.key("intent"), "unknown intent", hint);
-    }
-    if grant.as_deref().is_some_and(|g| g != "*" && g.parse::<GrantId>().is_err()) {
-        let hint = "write a grant's identifier, or `*` for each grant by itself";
-        report.problem(&at.key("grant"), "no identifier of a grant", hint);
-    }
-    if delegator.as_deref().is_some_and(|d| d != "*" && d != "anonymous" && !d.contains('|')) {
-        let hint = "write `https://idp.example.com|alice`, or `*` for each person by itself";
-        report.problem(&at.key("delegator"), "expected an issuer, `|` and a subject", hint);
-    }
-    if let Some(tool) = tool.as_deref().filter(|tool| *tool != "*") {
-        let all: Vec<String> = servers
-            .iter()
-            .flat_map(|(name, server)| server.tools.keys().map(move |t| format!("{name}/{t}")))
-            .collect();
-        // Where tools that are not listed are offered too, any name may be one.
-        let server = tool.split_once('/').and_then(|(server, _)| servers.get(server));
-        let is_open = server.is_some_and(|server| {
-            !matches!(server.default, None | Some(RawDefault::Word(RawDefaultWord::Refuse)))
-        });
-        if !is_open && !all.iter().any(|known| known == tool) {
-            let message = format!("no tool `{}` is configured", printable(tool));
-            let near = nearest(tool, all.iter().map(String::as_str));
-            let hint = near.map_or_else(
-                || "write `server/tool`, or `*` for each tool by itself".to_owned(),
-                |near| format!("did you mean `{near}`?"),
-            );
-            report.problem(&at.key("tool"), message, hint);
-        }
-    }
-    BudgetScope { tenant, team, delegator, agent, server, tool, intent, grant }
 }
 
 /// INVARIANT: sandbox parts are asked for by name, and nothing of them leaves this machine.
