@@ -237,8 +237,12 @@ describe('the legacy era, in front of server-everything', () => {
         tools.map((tool) => tool.name),
         ['echo'],
       );
-      const methods = tap.seen.slice(earlier).map(({ message }) => message?.method);
-      assert.equal(methods.filter((method) => method === 'initialize').length, 1, methods.join());
+      const since = tap.seen.slice(earlier);
+      const opened = since.filter(({ message }) => message?.method === 'initialize');
+      const told = since.map(({ method, message, status, headers }) =>
+        [message?.method ?? method, status, headers['mcp-session-id']].join(' '),
+      );
+      assert.equal(opened.length, 1, told.join(', '));
       const later = tap.seen
         .slice(earlier)
         .filter(({ message }) => message?.params?.name === 'echo');
