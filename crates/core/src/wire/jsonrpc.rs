@@ -288,6 +288,22 @@ mod tests {
     }
 
     #[test]
+    fn a_key_twice_is_refused_among_few_and_among_many() {
+        let result = |keys: usize, last: usize| {
+            let members: Vec<String> = (0..keys).map(|n| format!(r#""k{n}":{n}"#)).collect();
+            let text = format!(r#"{{{},"k{last}":0}}"#, members.join(","));
+            let raw: &RawValue = serde_json::from_str(&text).unwrap();
+            Members::of(raw).map(|members| members.unwrap().0.len())
+        };
+        for keys in [1, 11, 12, 13, 40] {
+            assert_eq!(result(keys, keys), Ok(keys + 1), "{keys} and another");
+            for again in [0, keys - 1] {
+                assert_eq!(result(keys, again), Err(JsonError::DuplicateKey), "{keys}, {again}");
+            }
+        }
+    }
+
+    #[test]
     fn everything_two_readers_could_read_differently_is_refused() {
         use EnvelopeError::{Ambiguous, BadId, Batch, NotJsonRpc, UnknownMember};
         let bad = |name| EnvelopeError::BadMember { name };
