@@ -181,6 +181,7 @@ describe('hostile tokens', () => {
           }),
         }));
         assert.deepEqual([list.status, list.code], [status, code], list.text);
+        assert.equal(list.problem.proofs.identity, 'refused', list.text);
       });
     }
   }

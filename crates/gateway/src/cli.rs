@@ -37,6 +37,7 @@ use crate::config::{self, Config, Warning};
 use clap::{Parser, Subcommand};
 use link::Link;
 use std::path::PathBuf;
+use tokio::runtime::Builder;
 
 const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 done, and the answer is bad (the tool failed, a check found something);
@@ -160,11 +161,17 @@ impl Cli {
         Out::new(self.shared.json)
     }
 
-    /// Does what was typed.
+    /// Does what was typed. Not `async`: whoever awaits a future compiles it, and everything is
+    /// awaited here.
     ///
     /// # Errors
     /// The end of a command that could not do its work, or found something wrong.
-    pub async fn run(self) -> Result<(), Stop> {
+    pub fn run(self) -> Result<(), Stop> {
+        let runtime = Builder::new_multi_thread().enable_all().build();
+        runtime.map_err(anyhow::Error::from)?.block_on(self.execute())
+    }
+
+    async fn execute(self) -> Result<(), Stop> {
         let (shared, out) = (&self.shared, self.out());
         match self.command {
             Command::Demo { once } => serve::demo(once).await,
@@ -209,7 +216,7 @@ impl Shared {
 
     fn load_quietly(&self) -> Result<(Config, Vec<Warning>), Stop> {
         config::load(&self.config).map_err(|errors| {
-            let stop = Stop::usage(errors);
+            let stop = Stop::usage(errors).coded("CONFIG");
             if self.config.exists() { stop } else { stop.next("write one with `countersign init`") }
         })
     }

@@ -17,6 +17,7 @@ pub mod fetch;
 pub mod gate;
 pub mod hold;
 pub mod keys;
+mod lanes;
 pub mod liquidity;
 pub mod mcp;
 mod metrics;

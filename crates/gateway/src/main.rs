@@ -1,8 +1,8 @@
 //! The binary `countersign`: parses, dispatches, and alone decides the exit code.
 
 use clap::Parser as _;
-use countersign_gateway::cli::Cli;
-use std::process::ExitCode;
+use countersign_gateway::cli::{Cli, Out, Stop};
+use std::{io::IsTerminal as _, process::ExitCode};
 
 /// A call makes hundreds of small allocations: a sixth of its CPU with the system's allocator.
 #[global_allocator]
@@ -11,22 +11,21 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
         Ok(cli) => cli,
-        Err(asked) => {
-            // Help and version are no errors; a reader that has gone is none either.
+        // Help and version are no errors; a reader that has gone is none either.
+        Err(asked) if !asked.use_stderr() || std::io::stderr().is_terminal() => {
             let _unheard = asked.print();
             return ExitCode::from(u8::try_from(asked.exit_code()).unwrap_or(2));
         }
+        Err(wrong) => return end(&Stop::arguments(&wrong), Out::new(true)),
     };
     let out = cli.out();
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
-        Ok(runtime) => runtime,
-        Err(_) => return ExitCode::FAILURE,
-    };
-    match runtime.block_on(cli.run()) {
+    match cli.run() {
         Ok(()) => ExitCode::SUCCESS,
-        Err(stop) => {
-            stop.say(out);
-            ExitCode::from(stop.exit())
-        }
+        Err(stop) => end(&stop, out),
     }
+}
+
+fn end(stop: &Stop, out: Out) -> ExitCode {
+    stop.say(out);
+    ExitCode::from(stop.exit())
 }

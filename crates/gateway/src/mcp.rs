@@ -16,8 +16,10 @@ use crate::{
     call::{self, Attempt, Refused},
     config::Server,
     gate::Gate,
-    problem, server, sse,
-    upstream::SESSION,
+    problem,
+    prove::lit,
+    server, sse,
+    upstream::{NoCall, SESSION},
 };
 use attempt::{attempt, waiting};
 use countersign_core::{
@@ -73,8 +75,10 @@ impl From<Code> for Stopped {
 impl Stopped {
     fn into_response(self, gate: &Gate, server: &Server) -> Response<Body> {
         gate.store.count_refusal(self.refusal.code());
-        let mut answer = problem::json_rpc(&self.refusal, self.id.as_deref());
-        gate.challenge_identity(server, &self.refusal, answer.headers_mut());
+        let lights = lit(self.refusal.proofs(), &self.refusal);
+        let refusal = self.refusal.lights(lights);
+        let mut answer = problem::json_rpc(&refusal, self.id.as_deref());
+        gate.challenge_identity(server, &refusal, answer.headers_mut());
         answer
     }
 }
@@ -116,17 +120,24 @@ async fn dispatch(
             Ok(run(Arc::clone(gate), Arc::clone(server), Box::new(attempt), form).await)
         }
         Message::Request(request) => {
-            relay(gate, server, &head, &bytes, Some(request)).await.map_err(|mut stopped| {
+            let leave = NoCall::of(&request.method).ok_or(Code::InternalFault)?;
+            let relayed = relay(leave, gate, server, &head, &bytes, Some(request)).await;
+            relayed.map_err(|mut stopped| {
                 stopped.id = Some(request.id.get().to_owned());
                 stopped
             })
         }
-        // A call without an id would run without an answer, and so without a proof.
-        Message::Notification(note) if note.method == "tools/call" => {
-            Err(Refusal::new(Code::NotJsonRpc).with("detail", "`tools/call` needs an `id`").into())
-        }
-        Message::Notification(_) | Message::Response(_) => {
-            relay(gate, server, &head, &bytes, None).await
+        Message::Notification(note) => match NoCall::of(&note.method) {
+            Some(leave) => relay(leave, gate, server, &head, &bytes, None).await,
+            // A call without an id would run without an answer, and so without a proof.
+            None => {
+                let detail = "`tools/call` needs an `id`";
+                Err(Refusal::new(Code::NotJsonRpc).with("detail", detail).into())
+            }
+        },
+        Message::Response(_) => {
+            let leave = NoCall::of("").ok_or(Code::InternalFault)?;
+            relay(leave, gate, server, &head, &bytes, None).await
         }
     }
 }

@@ -106,20 +106,24 @@ impl Known {
     /// The lights with the one that `refusal` speaks of turned.
     #[must_use]
     pub fn lights_after(&self, refusal: &Refusal) -> Lights {
-        let mut lights = self.lights;
-        let light = light_of(refusal.code());
-        match refusal.code().row().family {
-            Family::Identity => lights.identity = light,
-            Family::Consent if refusal.code() == Code::ApprovalPending => {
-                lights.authorization = light;
-            }
-            Family::Consent => lights.consent = light,
-            Family::Payment => lights.payment = light,
-            Family::Policy | Family::Budget => lights.authorization = light,
-            Family::Request | Family::Upstream | Family::Fault | Family::Admin => {}
-        }
-        lights
+        lit(self.lights, refusal)
     }
+}
+
+/// The lights, with that of a refusal.
+pub(crate) fn lit(mut lights: Lights, refusal: &Refusal) -> Lights {
+    let light = light_of(refusal.code());
+    match refusal.code().row().family {
+        Family::Identity => lights.identity = light,
+        Family::Consent if refusal.code() == Code::ApprovalPending => {
+            lights.authorization = light;
+        }
+        Family::Consent => lights.consent = light,
+        Family::Payment => lights.payment = light,
+        Family::Policy | Family::Budget => lights.authorization = light,
+        Family::Request | Family::Upstream | Family::Fault | Family::Admin => {}
+    }
+    lights
 }
 
 fn light_of(code: Code) -> Light {

@@ -4,7 +4,8 @@
 //! not reachable from here.
 
 use crate::{
-    ask_quote, body::Body, config::Config, gate::Gate, mcp, places::Places, problem, push, work,
+    ask_quote, body::Body, config::Config, gate::Gate, lanes::Lanes, mcp, places::Places, problem,
+    push, work,
 };
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority};
@@ -17,14 +18,16 @@ use std::{
     time::Duration,
 };
 use tokio::{
-    net::TcpListener,
+    net::{TcpListener, TcpStream},
     sync::{Semaphore, watch},
     task::JoinSet,
     time::timeout,
 };
 
-/// The most header lines of a request; more are answered 431 by the HTTP library.
+/// The most header lines of a request.
 const HEADERS_MAX: usize = 64;
+/// The most that the HTTP library reads, without an allocation: beyond it answers 431 itself.
+const HEADERS_READ: usize = 100;
 /// Room for a request beyond its headers: above it the HTTP library answers 431 itself, below it
 /// we can say why.
 const BUFFER_SPARE: usize = 16 << 10;
@@ -39,7 +42,7 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// Serves until `stop` becomes true, then lets calls end, for as long as a tool may take.
 ///
 /// # Errors
-/// The listener broke.
+/// The listener broke, or the system gives no threads.
 pub async fn serve(
     gate: Arc<Gate>,
     listener: TcpListener,
@@ -50,6 +53,7 @@ pub async fn serve(
     let header_bytes = limits.header_bytes;
     let places = Arc::new(Semaphore::new(limits.connections));
     let (mut peers, each_most) = (Places::default(), limits.connections_per_address);
+    let lanes = Lanes::start()?;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -65,8 +69,11 @@ pub async fn serve(
         let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
         let Some(own_place) = peers.take(network(peer.ip()), each_most) else { continue };
         let _best_effort = stream.set_nodelay(true);
+        let Some((lane, stream)) = lanes.freest().zip(stream.into_std().ok()) else { continue };
         let (gate, mut stop) = (Arc::clone(&gate), stop.clone());
-        connections.spawn(async move {
+        let on_lane = lane.handle.clone();
+        let serving = async move {
+            let Ok(stream) = TcpStream::from_std(stream) else { return };
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(Peer(network(peer.ip())));
                 route(Arc::clone(&gate), request)
@@ -74,7 +81,7 @@ pub async fn serve(
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .header_read_timeout(header_timeout)
-                .max_headers(HEADERS_MAX)
+                .max_headers(HEADERS_READ)
                 .max_buf_size(header_bytes.saturating_add(BUFFER_SPARE))
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
@@ -87,8 +94,9 @@ pub async fn serve(
                     connection.await
                 }
             };
-            drop((place, own_place));
-        });
+            drop((place, own_place, lane));
+        };
+        connections.spawn_on(serving, &on_lane);
     }
     drop(listener);
     drain(&gate, connections).await;
@@ -141,7 +149,7 @@ async fn route(gate: Arc<Gate>, request: Request<Incoming>) -> Result<Response<B
     };
     let header_bytes: usize =
         request.headers().iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-    if header_bytes > gate.config.limits.header_bytes {
+    if header_bytes > gate.config.limits.header_bytes || request.headers().len() > HEADERS_MAX {
         return Ok(refused(Code::HeadersTooLarge));
     }
     if !is_own_origin(&gate, &request) || !is_own_host(&gate.config, &request) {

@@ -2,7 +2,7 @@
 //!
 //! INVARIANT: `tools/call` is sent by [`Upstream::run`], which takes a [`Hold`]; and, without a
 //! payment, by [`Upstream::inquire`], to a server that is set to ask for one: that takes an
-//! [`Inquiry`].
+//! [`Inquiry`]. [`Upstream::relay`] takes a [`NoCall`].
 //! INVARIANT: no header of the client reaches an upstream unless it is on [`FORWARDED`]; the
 //! client's token never does.
 
@@ -10,6 +10,7 @@ use crate::{
     body::{self, Body, ReadError},
     config::Server,
     fetch::Reachable,
+    lanes::Each,
     session::{Session, Sessions},
     sse::Cutter,
 };
@@ -76,6 +77,18 @@ pub struct Relay<'a> {
     pub caller: Option<Digest>,
 }
 
+/// Leave to relay a message: it is no `tools/call`.
+#[derive(Clone, Copy, Debug)]
+pub struct NoCall(());
+
+impl NoCall {
+    /// Of a message's method, empty where it has none; `None` for `tools/call`.
+    #[must_use]
+    pub fn of(method: &str) -> Option<Self> {
+        (method != "tools/call").then_some(Self(()))
+    }
+}
+
 /// What a tool answered.
 #[derive(Debug)]
 pub enum Ran {
@@ -113,7 +126,8 @@ pub struct Upstream {
     /// Sessions of our own, for callers that bring none to a server that wants one: payment
     /// clients over plain HTTP know no sessions. One a principal.
     own: Sessions,
-    client: Client<HttpsConnector<HttpConnector<Reachable>>, Full<Bytes>>,
+    /// Connections are kept where they are used.
+    clients: Each<Client<HttpsConnector<HttpConnector<Reachable>>, Full<Bytes>>>,
     uri: Uri,
     headers: HeaderMap,
     max_result_bytes: usize,
@@ -133,15 +147,17 @@ impl Upstream {
             .https_or_http()
             .enable_http1()
             .wrap_connector(tcp);
-        let client = Client::builder(TokioExecutor::new())
-            .pool_timer(TokioTimer::new())
-            .pool_idle_timeout(Duration::from_secs(30))
-            .build(https);
+        let clients = Each::new(|| {
+            Client::builder(TokioExecutor::new())
+                .pool_timer(TokioTimer::new())
+                .pool_idle_timeout(Duration::from_secs(30))
+                .build(https.clone())
+        });
         let own = Sessions::new(world, OWN_SESSIONS_MAX);
         Self {
             name: Arc::clone(&server.name),
             own,
-            client,
+            clients,
             uri: server.upstream.clone(),
             headers: server.headers.clone(),
             max_result_bytes: limit,
@@ -152,7 +168,11 @@ impl Upstream {
     ///
     /// # Errors
     /// [`Failure::NotExecuted`] or [`Failure::Broken`].
-    pub async fn relay(&self, relay: &Relay<'_>) -> Result<Response<Body>, Failure> {
+    pub async fn relay(
+        &self,
+        _leave: NoCall,
+        relay: &Relay<'_>,
+    ) -> Result<Response<Body>, Failure> {
         let none = HeaderMap::new();
         let sending = self.send_in_session(relay, &none);
         // An event stream may stay silent for long; an answer may not.
@@ -409,7 +429,7 @@ impl Upstream {
         for (name, value) in own_headers {
             headers.append(name, value.clone());
         }
-        self.client.request(request).await.map_err(|error| {
+        self.clients.here().request(request).await.map_err(|error| {
             if error.is_connect() { Failure::NotExecuted } else { Failure::Broken }
         })
     }

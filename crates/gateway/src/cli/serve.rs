@@ -12,7 +12,7 @@ pub(super) async fn run(config: Config) -> Result<(), Stop> {
     let Signals { stop, at_once } = signals()?;
     let gate = start::open(config, world::system())?;
     let config = &gate.config;
-    let listener = start::listen(config.listen).await?;
+    let listener = start::listen(config.listen).await.map_err(|error| Stop::serving(&error))?;
     super::out::note(&format!(
         "countersign {} listens on {}, reached at {}{}",
         env!("CARGO_PKG_VERSION"),
@@ -35,7 +35,7 @@ async fn ended(
     mut at_once: watch::Receiver<bool>,
 ) -> Result<(), Stop> {
     tokio::select! {
-        ended = running => Ok(ended?),
+        ended = running => ended.map_err(|error| Stop::serving(&error)),
         Ok(_) = at_once.wait_for(|now| *now) => {
             // Nothing is lost that was acknowledged.
             Err(Stop::internal("ended at once: calls under way are recovered at the next start"))

@@ -9,6 +9,8 @@ use std::{collections::BTreeMap, fmt};
 
 /// The data directory cannot be used: the command and its configuration may be right.
 const DATA: u8 = 18;
+/// The gateway cannot serve, or can no longer: the command and its configuration may be right.
+const SERVING: u8 = 19;
 
 /// An end with an exit code.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +26,27 @@ impl Stop {
     #[must_use]
     pub fn usage(message: impl fmt::Display) -> Self {
         Self::new(exit::USAGE, message)
+    }
+
+    /// The arguments are no command.
+    #[must_use]
+    pub fn arguments(error: &clap::Error) -> Self {
+        let page = error.to_string();
+        let (mut said, mut next) = (Vec::new(), "see --help".to_owned());
+        for line in page.lines().map(str::trim).filter(|line| !line.is_empty()) {
+            match line.strip_prefix("Usage: ") {
+                Some(usage) => next = format!("usage: {usage}"),
+                None if line.starts_with("For more information") => {}
+                None => said.push(line.trim_start_matches("error: ")),
+            }
+        }
+        Self::usage(said.join("; ")).coded("USAGE").next(next)
+    }
+
+    /// The gateway could not serve, or had to end.
+    #[must_use]
+    pub fn serving(error: &anyhow::Error) -> Self {
+        Self::new(SERVING, format!("{error:#}")).coded("NOT-SERVING")
     }
 
     /// The far side did not answer.

@@ -16,7 +16,7 @@ use crate::{
     places::Place,
     session::Session,
     sse,
-    upstream::{Failure, Relay, SESSION, is_event_stream},
+    upstream::{Failure, NoCall, Relay, SESSION, is_event_stream},
 };
 use bytes::Bytes;
 use countersign_core::{
@@ -42,6 +42,7 @@ pub(super) async fn relay_bodiless(
     server: &Arc<Server>,
     head: Parts,
 ) -> Result<Response<Body>, Stopped> {
+    let leave = NoCall::of("").ok_or(Code::InternalFault)?;
     let principal = gate.identify_relay(server, &head.headers).await?;
     let session = session(gate, server, &head.headers, &principal)?.ok_or(Code::UnknownSession)?;
     let place = if head.method == Method::GET { Some(stream(gate, &principal)?) } else { None };
@@ -58,7 +59,8 @@ pub(super) async fn relay_bodiless(
         session: Some(&session),
         caller: None,
     };
-    let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
+    let answer = gate.upstream(&server.name)?.relay(leave, &relay).await;
+    let answer = answer.map_err(refused_upstream)?;
     Ok(passed(answer).map(|body| body.holding(place)))
 }
 
@@ -86,12 +88,14 @@ const INITIALIZE_BYTES_MAX: usize = 16 << 10;
 
 /// Relays any message but `tools/call`.
 pub(super) async fn relay(
+    leave: NoCall,
     gate: &Arc<Gate>,
     server: &Arc<Server>,
     head: &Parts,
     bytes: &Bytes,
     request: Option<&jsonrpc::Request<'_>>,
 ) -> Result<Response<Body>, Stopped> {
+    let method = request.map_or("", |request| &*request.method);
     let principal = gate.identify_relay(server, &head.headers).await?;
     let mut forwarded = bytes.clone();
     let mut headers = Cow::Borrowed(&head.headers);
@@ -102,14 +106,11 @@ pub(super) async fn relay(
             forwarded = Bytes::from(message);
         }
     }
-    if request.is_some_and(|r| r.method == "initialize") && bytes.len() > INITIALIZE_BYTES_MAX {
+    if method == "initialize" && bytes.len() > INITIALIZE_BYTES_MAX {
         return Err(Code::TooLarge.into());
     }
     let session = session(gate, server, &head.headers, &principal)?;
-    let place = match request.filter(|request| request.method == LISTEN) {
-        Some(_) => Some(stream(gate, &principal)?),
-        None => None,
-    };
+    let place = if method == LISTEN { Some(stream(gate, &principal)?) } else { None };
     let relay = Relay {
         method: Method::POST,
         headers: &headers,
@@ -117,10 +118,11 @@ pub(super) async fn relay(
         session: session.as_ref(),
         caller: None,
     };
-    let answer = gate.upstream(&server.name)?.relay(&relay).await.map_err(refused_upstream)?;
-    match request.map(|request| &*request.method) {
-        Some("initialize") => Ok(opened(gate, server, &principal, bytes, answer)),
-        Some("tools/list") if answer.status().is_success() => {
+    let answer = gate.upstream(&server.name)?.relay(leave, &relay).await;
+    let answer = answer.map_err(refused_upstream)?;
+    match method {
+        "initialize" => Ok(opened(gate, server, &principal, bytes, answer)),
+        "tools/list" if answer.status().is_success() => {
             list_tools(gate, server, &principal, answer).await
         }
         _ => Ok(passed(answer).map(|body| body.holding(place))),

@@ -149,22 +149,14 @@ fn what_cannot_be_understood_is_a_usage_error() {
         &["--jsno", "check"],
         &expect![[r#"
             2
-            error: unexpected argument '--jsno' found
-
-              tip: a similar argument exists: '--json'
-
-            Usage: countersign --json <COMMAND>
-
-            For more information, try '--help'.
+            {"error":{"code":"USAGE","message":"unexpected argument '--jsno' found; tip: a similar argument exists: '--json'","next":"usage: countersign --json <COMMAND>"},"exit":2}
         "#]],
     );
     said(
         &["grant", "show", "call_00"],
         &expect![[r#"
             2
-            error: invalid value 'call_00' for '<ID>': expected `grant_` and 32 hex characters
-
-            For more information, try '--help'.
+            {"error":{"code":"USAGE","message":"invalid value 'call_00' for '<ID>': expected `grant_` and 32 hex characters","next":"see --help"},"exit":2}
         "#]],
     );
     said(
