@@ -18,6 +18,9 @@ use tokio::{task::JoinSet, time::timeout};
 /// A node that was not looked at for so long hands out nothing that was made ahead, in
 /// milliseconds.
 const SEEN_MS: u64 = 15_000;
+/// A node that could receive nothing when it was last looked at is looked at for a caller, at most
+/// once in so long, in milliseconds: one that is back takes money at once.
+const AGAIN_MS: u64 = 250;
 /// Between two looks at what is ready.
 const RESTOCK: Duration = Duration::from_secs(5);
 /// Invoices that are made ahead at once.
@@ -54,11 +57,19 @@ pub struct Sight {
     pub balances: Result<Balances, NodeError>,
 }
 
+/// What is known of a node.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    sight: Option<Sight>,
+    /// When a caller last had it looked at.
+    asked: Option<UnixMs>,
+}
+
 /// The nodes.
 #[derive(Debug)]
 pub struct Nodes {
     nodes: Vec<Node>,
-    seen: Mutex<Vec<Option<Sight>>>,
+    seen: Mutex<Vec<Seen>>,
     /// So many times an invoice's amount must be receivable.
     inbound_factor: u64,
     pool: Pool,
@@ -70,7 +81,7 @@ impl Nodes {
     /// The nodes, the preferred one first.
     #[must_use]
     pub fn new(nodes: Vec<Node>, inbound_factor: u64, stock: Stock, world: World) -> Self {
-        let seen = Mutex::new(vec![None; nodes.len()]);
+        let seen = Mutex::new(vec![Seen::default(); nodes.len()]);
         let (pool, ahead_expiry_s) = (Pool::new(stock.size), stock.expiry_s);
         Self { nodes, seen, inbound_factor, pool, ahead_expiry_s, world }
     }
@@ -102,7 +113,7 @@ impl Nodes {
     #[must_use]
     pub fn sights(&self) -> Vec<(Arc<str>, Option<Sight>)> {
         let names = self.nodes.iter().map(|node| Arc::clone(&node.name));
-        names.zip(self.seen().iter().copied()).collect()
+        names.zip(self.seen().iter().map(|seen| seen.sight)).collect()
     }
 
     /// Looks at every node.
@@ -126,7 +137,9 @@ impl Nodes {
                 memo: want.memo.into(),
                 is_hold: want.may_hold && node.capabilities().has_hold,
             };
-            if !self.can_receive(index, kind.amount_msat) {
+            if !self.can_receive(index, kind.amount_msat)
+                && !self.can_again(index, kind.amount_msat).await
+            {
                 continue;
             }
             let expiry_s = node.expiry_s(want.expiry_s);
@@ -206,16 +219,43 @@ impl Nodes {
 
     /// Whether a node answered lately.
     fn answers(&self, index: usize) -> bool {
-        let Some(Some(sight)) = self.seen().get(index).copied() else { return false };
+        let Some(sight) = self.sight(index) else { return false };
         sight.balances.is_ok() && self.world.now().since_ms(sight.at) < SEEN_MS
     }
 
     /// Whether a node was there when it was last looked at, and can receive so much. One that was
     /// never looked at is believed.
     fn can_receive(&self, index: usize, amount_msat: u64) -> bool {
-        let Some(Some(sight)) = self.seen().get(index).copied() else { return true };
+        let Some(sight) = self.sight(index) else { return true };
         let wanted = amount_msat.saturating_mul(self.inbound_factor);
         sight.balances.is_ok_and(|balances| balances.inbound_msat >= wanted)
+    }
+
+    /// Whether a node that could not receive so much can do it now. Of callers at once, one waits
+    /// for its answer.
+    async fn can_again(&self, index: usize, amount_msat: u64) -> bool {
+        let Some(node) = self.nodes.get(index).filter(|_| self.may_ask(index)) else {
+            return false;
+        };
+        let balances = node.balances().await;
+        self.saw(index, balances);
+        self.can_receive(index, amount_msat)
+    }
+
+    /// Whether a node was not asked on behalf of a caller a moment ago. It is, then.
+    fn may_ask(&self, index: usize) -> bool {
+        let now = self.world.now();
+        let mut all = self.seen();
+        let Some(seen) = all.get_mut(index) else { return false };
+        let may = seen.asked.is_none_or(|asked| now.since_ms(asked) >= AGAIN_MS);
+        if may {
+            seen.asked = Some(now);
+        }
+        may
+    }
+
+    fn sight(&self, index: usize) -> Option<Sight> {
+        self.seen().get(index).and_then(|seen| seen.sight)
     }
 
     fn saw(&self, index: usize, balances: Result<Balances, NodeError>) {
@@ -224,11 +264,11 @@ impl Nodes {
             self.pool.forget(index);
         }
         if let Some(seen) = self.seen().get_mut(index) {
-            *seen = Some(Sight { at, balances });
+            seen.sight = Some(Sight { at, balances });
         }
     }
 
-    fn seen(&self) -> MutexGuard<'_, Vec<Option<Sight>>> {
+    fn seen(&self) -> MutexGuard<'_, Vec<Seen>> {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
