@@ -225,10 +225,12 @@ async fn wait_for(socket: &std::path::Path, administering: &JoinHandle<std::io::
 }
 
 fn refuse_open_sandbox(config: &Config) -> Result<()> {
-    if config.sandbox && !config.listen.ip().is_loopback() {
-        bail!("sandbox parts are served on loopback only, not on {}", config.listen);
+    let beside = config.metrics.into_iter().chain(config.console.as_ref().map(|it| it.listen));
+    let mut listens = std::iter::once(config.listen).chain(beside);
+    match listens.find(|listen| config.sandbox && !listen.ip().is_loopback()) {
+        Some(open) => bail!("sandbox parts are served on loopback only, not on {open}"),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 fn unopened(config: &Config) -> String {

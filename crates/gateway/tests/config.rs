@@ -656,21 +656,94 @@ fn the_json_template_loads_and_says_what_it_lacks() {
               line 4: mcp_server.auth.payment: the template does not say who makes invoices: priced tools take work alone; add `source`, for example `{ "sandbox": "http://127.0.0.1:9740" }`
               line 4: mcp_server.auth.payment.gateway: there is no payment gateway beside this one; it serves challenges itself; `source` says who makes invoices
               line 5: mcp_server.auth.payment.pricing.data_query: a price without an entry in `tools`: offered to callers with a token, with consent; add the tool to `tools`
+              line 6: mcp_server.tools: a tool that needs no token can only be found without one: every method but `tools/call` is open to anybody, and so are the names of all tools; let every tool have `"requires_identity": true` if that is not meant
               line 6: mcp_server.tools[0]: the template does not speak of consent: `image_describe`; a person must have agreed; add `"consent": "none"` if nobody need"#]],
     );
     let (config, _) = load(TEMPLATE, Format::Json).unwrap();
     expect![[r#"
         Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
         Policy: the built-in bundle decides on every attempt.
+        Log: its name is 127.0.0.1:8402; what is new gets a signed checkpoint within 1s.
         Tokens of https://your-tenant.auth0.com/ are accepted for the server's resource URI, whatever their `typ`; its principals are of tenant `default`.
         L402: nobody makes invoices, so prices in sat cannot be paid (PAY-018); a paid credential is valid for 5m.
         Proof of work: 50 calls a second, 100 a day for each caller, 1048576 to 4194304 hashes each; a challenge is good for 1m.
+        Money: budgets and caps count 1 BTC as 1000000 USD; a price once quoted holds for 5m; nobody has credit.
         main: http://127.0.0.1:8402/main/mcp in front of http://127.0.0.1:3000/mcp; methods other than tools/call are open to anybody; tokens must be for https://api.mcp-server.internal.
-        main/data_query: any token may call; it costs 1 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
-        main/image_describe: any token may call; it costs 3 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s.
-        main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
+        main/data_query: any token may call; it costs 1 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        main/image_describe: any token may call; it costs 3 sat over L402 or proof of work; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        main/status: anybody may call; it is free; nobody needs to have agreed; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
         main: every other tool is hidden and refused (REQ-015).
         Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; 120 failed payments of one principal and 1200 of one address a minute, 120 and 600 unpaid invoices; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));
+}
+
+/// A file that says otherwise wherever it can.
+const ELABORATE: &str = r#"
+sandbox: true
+credit: true
+issuers:
+  - issuer: http://127.0.0.1:9742
+    allow_private_network: true
+    human_claim: auth_time
+assets:
+  USDC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", decimals: 6, name: USDC, version: "2", rate: 1 USD }
+  BTC: { network: lightning, rate: 60000 USD }
+rails:
+  x402:
+    pay_to: "0x209693Bc6afc0C5328bA36FaF03C514EF312287C"
+    facilitator: { sandbox: "http://127.0.0.1:9741" }
+    max_timeout: 90s
+  l402:
+    source: { sandbox: "http://127.0.0.1:9740" }
+    hold_max_sat: 100
+metrics: { listen: 127.0.0.1:9464 }
+audit: { checkpoint: 1h }
+limits: { quote_ttl: 2m }
+servers:
+  weather:
+    upstream: http://127.0.0.1:9743/mcp
+    trust_annotations: true
+    payment_form: http
+    tools:
+      held: { price: ["0.01 USDC", "3 sat"], flow: authorization }
+      dear: { price: "101 sat" }
+      both: { price: ["0.01 USDC", "101 sat"] }
+      many: { price: "3 sat", uses: 100, idempotent: true, intent: read, sensitivity: 0, reversible: true, open_world: false, keep_output_schema: true }
+      more: { price: 1 USDC, top_up: true }
+"#;
+
+#[test]
+fn all_is_said_that_could_have_been_said_otherwise() {
+    let (config, _) = load(ELABORATE, Format::Yaml).unwrap();
+    expect![[r#"
+        Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
+        Sandbox: money is play money, and nothing leaves this machine.
+        Policy: the built-in bundle decides on every attempt.
+        Metrics: anybody who reaches 127.0.0.1:9464 reads them.
+        Log: its name is 127.0.0.1:8402; what is new gets a signed checkpoint within 1h.
+        Tokens of http://127.0.0.1:9742 are accepted for the server's resource URI; its principals are of tenant `default`; only claim `auth_time` makes its subject a person; it may be in a private network, over plain http too.
+        x402: USDC to 0x209693Bc6afc0C5328bA36FaF03C514EF312287C; the sandbox at http://127.0.0.1:9741/ pretends to settle; a payment is good for at most 90s.
+        L402: the sandbox at http://127.0.0.1:9740/ pretends invoices; money for one call is taken when it has run; a paid credential is valid for 10m.
+        Money: budgets and caps count 1 BTC as 60000 USD, 1 USDC as 1 USD; a price once quoted holds for 2m; callers with a token may have credit, and what is owed back to them becomes it.
+        weather: http://127.0.0.1:8402/weather/mcp in front of http://127.0.0.1:9743/mcp; methods other than tools/call are open to any token; what its tools say of themselves is believed; payment is always asked for with HTTP 402.
+        weather/both: any token may call; it costs 0.01 USDC over x402 or 101 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        weather/dear: any token may call; it costs 101 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        weather/held: any token may call; it costs 0.01 USDC over x402 or 3 sat over L402; x402 money is taken after it ran, and the result is withheld if that fails; Lightning money is taken when it has run, and goes back if it fails; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        weather/many: any token may call; it costs 3 sat over L402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: intent `read`, sensitivity 0 of 3, reversible, about nothing outside of its server; one L402 credential pays for 100 calls; run again with the same key after a failure of ours; lists keep its `outputSchema`.
+        weather/more: any token may call; it costs 1 USDC over x402; money is taken before it runs; a person must have agreed; in doubt, the money goes back to the caller; no budget limits it; it has 30s; policy is told: sensitivity 1 of 3, not reversible; what it costs becomes the caller's credit.
+        weather: every other tool is hidden and refused (REQ-015).
+        Refused besides: bodies over 1 MiB, headers over 32 KiB, JSON deeper than 64, results over 8 MiB, more than 1024 calls at once, 64 unpaid quotes or 16 pending approvals of one principal, 60 requests for approval of one agent an hour; 120 failed payments of one principal and 1200 of one address a minute, 120 and 600 unpaid invoices; browsers from anywhere but http://127.0.0.1:8402."#]].assert_eq(&explain(&config).join("\n"));
+}
+
+#[test]
+fn nothing_beside_the_sandbox_leaves_loopback() {
+    let open = ELABORATE.replace("127.0.0.1:9464", "0.0.0.0:9464");
+    golden(
+        &open,
+        Format::Yaml,
+        &expect![[r#"
+        configuration: 1 problem
+          line 19: metrics.listen: the sandbox must stay on loopback; listen on `127.0.0.1`, or use real parts and remove `sandbox`"#]],
+    );
 }
 
 #[test]
@@ -746,12 +819,14 @@ budgets:
     expect![[r#"
         Listens on 127.0.0.1:8402; clients reach it at http://127.0.0.1:8402. Data is kept in /etc/countersign/data; people administer it through /etc/countersign/data/admin.sock.
         Policy: the built-in bundle decides on every attempt.
+        Log: its name is 127.0.0.1:8402; what is new gets a signed checkpoint within 1s.
         Tokens of https://idp.example.com are accepted for the server's resource URI; its principals are of tenant `default`.
-        x402: USDC to 0x209693Bc6afc0C5328bA36FaF03C514EF312287C; https://facilitator.example.com/ verifies and settles.
+        x402: USDC to 0x209693Bc6afc0C5328bA36FaF03C514EF312287C; https://facilitator.example.com/ verifies and settles; a payment is good for at most 1m.
+        Money: budgets and caps count 1 USDC as 1 USD; a price once quoted holds for 5m; nobody has credit.
         weather: http://127.0.0.1:8402/weather/mcp in front of http://127.0.0.1:3001/mcp; methods other than tools/call are open to tokens with mcp.
-        weather/get_forecast: any token may call with mcp:call; it costs 0.01 USDC over x402; money is taken after it ran, and the result is withheld if that fails; a person must have agreed; in doubt, the money goes back to the caller; it counts in all; it has 30s.
-        weather/status: anybody may call; it is free; nobody needs to have agreed; it has 30s.
-        weather/write: a person's delegate may call; it costs nothing for tenant `acme`, then 2 USDC over x402 for agent `bot`, then nobody else may call (PAY-020); money is taken before it runs; nobody needs to have agreed; in doubt, you keep the money; it counts in all, writers; it has 30s.
+        weather/get_forecast: any token may call with mcp:call; it costs 0.01 USDC over x402; money is taken after it ran, and the result is withheld if that fails; a person must have agreed; in doubt, the money goes back to the caller; it counts in all; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        weather/status: anybody may call; it is free; nobody needs to have agreed; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
+        weather/write: a person's delegate may call; it costs nothing for tenant `acme`, then 2 USDC over x402 for agent `bot`, then nobody else may call (PAY-020); money is taken before it runs; nobody needs to have agreed; in doubt, you keep the money; it counts in all, writers; it has 30s; policy is told: sensitivity 1 of 3, not reversible.
         weather: every other tool is hidden and refused (REQ-015).
         Budget all: at most 100 USD ever, all callers together.
         Budget writers: at most 1.5 USD within any 1h, counted for tenant `acme` and each agent and tool `weather/write`.

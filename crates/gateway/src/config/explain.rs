@@ -3,26 +3,30 @@
 //!
 //! Everything is said that the operator could have said otherwise, also where the default holds.
 
+mod tool;
+
 use super::{
-    Config, DefaultTool, Facilitator, Issuer, L402, NodeAccess, PolicySource, Server, TenantRule,
-    Treasury,
+    Config, DefaultTool, Facilitator, Issuer, L402, NodeAccess, PaymentForm, PolicySource,
+    RebalanceLimits, Rule, Server, TenantRule, Treasury,
     scalar::{show_size, show_span},
 };
 use countersign_client::Wallet;
 use countersign_core::{
     ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
-    money::Amount,
-    terms::{ConsentRule, DoubtRule, Flow, IdentityRule, PayerRule, PriceRule, Terms},
+    money::Asset,
 };
+use tool::tool;
 
 /// One sentence or paragraph a line: the whole first, then each server and tool.
 #[must_use]
 pub fn explain(config: &Config) -> Vec<String> {
     let mut lines = whole(config);
+    lines.extend(beside(config));
     lines.extend(config.issuers.iter().map(|issuer| self::issuer(issuer)));
     lines.extend(rails(config));
     lines.extend(config.treasuries.iter().map(|(name, it)| treasury(name, it)));
     lines.extend(refunds(config));
+    lines.push(money(config));
     for server in config.servers.values() {
         lines.push(self::server(server, config));
         for terms in server.tools.values() {
@@ -76,12 +80,6 @@ fn whole(config: &Config) -> Vec<String> {
     if let Some(provider) = &config.risk_provider {
         lines.push(format!("Risk: {} may raise it, within 50 ms.", provider.url));
     }
-    if let Some(console) = &config.console {
-        lines.push(format!(
-            "Console: listens on {}; browsers reach it at {}; {} signs people in.",
-            console.listen, console.public_url, console.sign_in.issuer,
-        ));
-    }
     for push in &config.push {
         let whose = match (&push.tenant, &push.delegator) {
             (_, Some(person)) => format!("requests for {person}"),
@@ -94,6 +92,58 @@ fn whole(config: &Config) -> Vec<String> {
         lines.push(format!("People approve at {url}."));
     }
     lines
+}
+
+/// What is served beside calls: console, metrics, the log.
+fn beside(config: &Config) -> Vec<String> {
+    let mut lines = Vec::new();
+    if let Some(console) = &config.console {
+        let step_up = console.step_up.as_ref().map_or_else(String::new, |step_up| {
+            let age = show_span(step_up.max_age_s.saturating_mul(1000));
+            format!("; who approves more than {} signed in within {age}", step_up.above)
+        });
+        let programs = match console.api_clients.as_slice() {
+            [] => "no program".to_owned(),
+            clients => clients.join(", "),
+        };
+        lines.push(format!(
+            "Console: listens on {}; browsers reach it at {}; {} signs people in, for {}{step_up}; \
+             {programs} may use the admin API there.",
+            console.listen,
+            console.public_url,
+            console.sign_in.issuer,
+            show_span(console.session_ms),
+        ));
+    }
+    if let Some(listen) = config.metrics {
+        lines.push(format!("Metrics: anybody who reaches {listen} reads them."));
+    }
+    lines.push(format!(
+        "Log: its name is {}; what is new gets a signed checkpoint within {}.",
+        config.audit.origin,
+        show_span(config.audit.checkpoint_ms),
+    ));
+    lines
+}
+
+/// What money is worth here, and how long a price holds.
+fn money(config: &Config) -> String {
+    let one = |asset: &Asset| {
+        let whole = 10u128.checked_pow(asset.decimals.into());
+        let worth = whole.and_then(|whole| asset.rate.micros_of(whole));
+        Some(format!("1 {} as {}", asset.code.0, worth?))
+    };
+    let worth: Vec<String> = config.assets.iter().filter_map(one).collect();
+    let worth = match worth.as_slice() {
+        [] => String::new(),
+        all => format!("budgets and caps count {}; ", all.join(", ")),
+    };
+    let credit = match config.credit {
+        true => "callers with a token may have credit, and what is owed back to them becomes it",
+        false => "nobody has credit",
+    };
+    let ttl = show_span(config.limits.quote_ttl_ms);
+    format!("Money: {worth}a price once quoted holds for {ttl}; {credit}.")
 }
 
 fn issuer(issuer: &Issuer) -> String {
@@ -115,6 +165,9 @@ fn issuer(issuer: &Issuer) -> String {
         clients => format!(" from clients {}", clients.join(", ")),
     };
     let typ = if issuer.accept_typ_missing { ", whatever their `typ`" } else { "" };
+    let human = issuer.human_claim.as_ref().map_or_else(String::new, |claim| {
+        format!("; only claim `{claim}` makes its subject a person")
+    });
     let private = if issuer.allow_private_network {
         "; it may be in a private network, over plain http too"
     } else {
@@ -125,7 +178,9 @@ fn issuer(issuer: &Issuer) -> String {
         format!("; they may carry consent, at most {per_call} a call and {total} in all")
     });
     let name = &issuer.issuer;
-    format!("Tokens of {name} are accepted {audience}{clients}{typ}; {tenant}{private}{consent}.")
+    format!(
+        "Tokens of {name} are accepted {audience}{clients}{typ}; {tenant}{human}{private}{consent}."
+    )
 }
 
 fn rails(config: &Config) -> Vec<String> {
@@ -143,11 +198,17 @@ fn rails(config: &Config) -> Vec<String> {
             Facilitator::Sandbox { url } => format!("the sandbox at {url} pretends to settle"),
         };
         let assets: Vec<&str> = rail.tokens.keys().map(|code| &*code.0).collect();
-        lines.push(format!("x402: {} to {}; {who}.", assets.join(", "), rail.pay_to));
+        let window = show_span(rail.max_timeout_s.saturating_mul(1000));
+        lines.push(format!(
+            "x402: {} to {}; {who}; a payment is good for at most {window}.",
+            assets.join(", "),
+            rail.pay_to
+        ));
     }
     if let Some(rail) = &config.rails.l402 {
         let ttl = show_span(rail.credential_ttl_ms);
         lines.push(format!("L402: {}; a paid credential is valid for {ttl}.", invoices(rail)));
+        lines.extend(rail.rebalance.as_ref().map(rebalance));
     }
     if let Some(rail) = &config.rails.pow {
         lines.push(format!(
@@ -161,6 +222,22 @@ fn rails(config: &Config) -> Vec<String> {
         ));
     }
     lines
+}
+
+/// What is spent on room to receive, and whether anybody is asked.
+fn rebalance(limits: &RebalanceLimits) -> String {
+    let who = match &limits.rule {
+        None => "when a person orders it".to_owned(),
+        Some(Rule { inbound_below_sat, amount_sat, via }) => format!(
+            "when a person orders it, and without one: {amount_sat} sat over {} whenever less than \
+             {inbound_below_sat} sat can be received",
+            via.text()
+        ),
+    };
+    format!(
+        "Room to receive is bought {who}; at most {} sat of fees each time, {} sat a day.",
+        limits.max_fee_sat, limits.max_per_day_sat
+    )
 }
 
 fn treasury(name: &str, treasury: &Treasury) -> String {
@@ -219,13 +296,17 @@ fn invoices(rail: &L402) -> String {
     if nodes.is_empty() {
         return "nobody makes invoices, so prices in sat cannot be paid (PAY-018)".to_owned();
     }
-    let holds = rail.hold && rail.nodes.iter().any(|node| node.access.can_hold());
-    let taken = if holds {
+    let taken = if holds(rail) {
         "money for one call is taken when it has run"
     } else {
         "money is taken before the run"
     };
     format!("{}; {taken}", nodes.join(", else "))
+}
+
+/// Whether money for one call can wait until it has run.
+fn holds(rail: &L402) -> bool {
+    rail.hold && rail.nodes.iter().any(|node| node.access.can_hold())
 }
 
 fn server(server: &Server, config: &Config) -> String {
@@ -243,132 +324,20 @@ fn server(server: &Server, config: &Config) -> String {
     } else {
         format!("; tokens must be for {}", server.resource)
     };
+    let trusts = match server.trusts_annotations {
+        true => "; what its tools say of themselves is believed",
+        false => "",
+    };
+    let form = match server.payment_form {
+        PaymentForm::Auto => "",
+        PaymentForm::Mcp => "; payment is always asked for in MCP's form",
+        PaymentForm::Http => "; payment is always asked for with HTTP 402",
+    };
     format!(
         "{}: {url} in front of {scheme}://{host}{path}; methods other than tools/call are \
-         {relay}{audience}.",
+         {relay}{audience}{trusts}{form}.",
         server.name
     )
-}
-
-fn tool(terms: &Terms, config: &Config) -> String {
-    let mut parts = vec![who(terms), cost(&terms.prices, config)];
-    if let Some(treasury) = buys(terms, config) {
-        parts.push(format!(
-            "treasury {treasury} pays that, under the hold of the call, and the caller's budgets \
-             and grant count it"
-        ));
-    }
-    if let Some(when) = taken(terms) {
-        parts.push(when.to_owned());
-    }
-    if terms.payer == PayerRule::Linked {
-        parts.push("paid from a wallet that is linked to the person".to_owned());
-    }
-    parts.push(match terms.consent {
-        ConsentRule::Required => "a person must have agreed".to_owned(),
-        ConsentRule::NotRequired => "nobody needs to have agreed".to_owned(),
-    });
-    if is_priced(terms) {
-        parts.push(match terms.doubt {
-            DoubtRule::Refund => "in doubt, the money goes back to the caller".to_owned(),
-            DoubtRule::Capture => "in doubt, you keep the money".to_owned(),
-        });
-        let name = terms.tool.to_string();
-        let about = |budget: &&Budget| {
-            budget.scope.tool.as_deref().is_none_or(|tool| tool == "*" || tool == name)
-        };
-        let budgets: Vec<&str> =
-            config.budgets.iter().filter(about).map(|budget| &*budget.name).collect();
-        parts.push(match budgets.as_slice() {
-            [] => "no budget limits it".to_owned(),
-            names => format!("it counts in {}", names.join(", ")),
-        });
-    }
-    parts.push(format!("it has {}", show_span(terms.deadline_ms)));
-    format!("{}.", parts.join("; "))
-}
-
-fn is_priced(terms: &Terms) -> bool {
-    terms.prices.iter().any(|rule| !rule.amounts.is_empty() || rule.upstream)
-}
-
-/// The treasury that pays for a tool.
-fn buys<'a>(terms: &Terms, config: &'a Config) -> Option<&'a str> {
-    let server = config.servers.get(&terms.tool.server)?;
-    let is_bought = terms.prices.iter().any(|rule| rule.upstream);
-    server.treasury.as_deref().filter(|_| is_bought)
-}
-
-fn who(terms: &Terms) -> String {
-    let who = match terms.identity {
-        IdentityRule::Human => "a person's delegate may call",
-        IdentityRule::Required => "any token may call",
-        IdentityRule::Anonymous => "anybody may call",
-    };
-    match terms.scopes.as_slice() {
-        [] => who.to_owned(),
-        scopes => format!("{who} with {}", scopes.join(" ")),
-    }
-}
-
-fn cost(prices: &[PriceRule], config: &Config) -> String {
-    if prices.is_empty() {
-        return "it is free".to_owned();
-    }
-    let mut is_closed = false;
-    let mut parts = Vec::new();
-    for rule in prices {
-        is_closed |= rule.tenant.is_none() && rule.agent.is_none();
-        parts.push(format!("{}{}", means(rule, config), condition(rule)));
-    }
-    if !is_closed {
-        parts.push("nobody else may call (PAY-020)".to_owned());
-    }
-    format!("it costs {}", parts.join(", then "))
-}
-
-fn means(rule: &PriceRule, config: &Config) -> String {
-    if rule.upstream {
-        return "what its server asks".to_owned();
-    }
-    if rule.amounts.is_empty() && !rule.work {
-        return "nothing".to_owned();
-    }
-    let one = |amount: &Amount| {
-        let rail = if &*amount.asset.0 == "BTC" { "L402" } else { "x402" };
-        format!("{} over {rail}", config.assets.show(amount))
-    };
-    let work = rule.work.then(|| "proof of work".to_owned());
-    rule.amounts.iter().map(one).chain(work).collect::<Vec<_>>().join(" or ")
-}
-
-fn condition(rule: &PriceRule) -> String {
-    match (&rule.tenant, &rule.agent) {
-        (None, None) => String::new(),
-        (Some(tenant), None) => format!(" for tenant `{tenant}`"),
-        (None, Some(agent)) => format!(" for agent `{agent}`"),
-        (Some(tenant), Some(agent)) => format!(" for agent `{agent}` of tenant `{tenant}`"),
-    }
-}
-
-/// When money is taken, if any is.
-fn taken(terms: &Terms) -> Option<&'static str> {
-    let amounts = || terms.prices.iter().flat_map(|rule| &rule.amounts);
-    let lightning = amounts().any(|amount| &*amount.asset.0 == "BTC");
-    let x402 = amounts().any(|amount| &*amount.asset.0 != "BTC");
-    match (x402, lightning, terms.flow) {
-        (false, false, _) => None,
-        (true, false, Flow::Authorization) => {
-            Some("money is taken after it ran, and the result is withheld if that fails")
-        }
-        (true, true, Flow::Authorization) => Some(
-            "x402 money is taken after it ran, and the result is withheld if that fails; \
-             Lightning money comes first",
-        ),
-        (_, _, Flow::Upfront) | (false, true, Flow::Authorization) => {
-            Some("money is taken before it runs")
-        }
-    }
 }
 
 fn budget(budget: &Budget) -> String {

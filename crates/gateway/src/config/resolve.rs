@@ -79,7 +79,6 @@ pub(super) fn resolve(
     let servers = servers::servers(&raw.servers, base, listen, &market, &vault, report);
     let budgets = budgets::budgets(&raw.budgets, &raw.servers, report);
     let public_host = public_url.as_deref().and_then(|url| url.parse::<Uri>().ok());
-    sandbox(&raw, listen, public_host.as_ref(), report);
     let allowed_origins = origins(&raw.allowed_origins, report);
     let approve_url = approve_url(raw.consent.approve_url.as_deref(), report);
     let push = push(&raw, report);
@@ -93,6 +92,12 @@ pub(super) fn resolve(
     let metrics = raw.metrics.as_ref().map(|raw| metrics(&raw.listen, report));
     let whole = console::Whole { listen, public_url: base, tenant: tenant.as_ref() };
     let console = raw.console.as_ref().map(|raw| console::console(raw, &whole, &vault, report));
+    let listens = [
+        (top.key("listen"), listen),
+        (top.key("metrics").key("listen"), metrics.flatten()),
+        (top.key("console").key("listen"), console.iter().flatten().next().map(|it| it.listen)),
+    ];
+    sandbox(&raw, &listens, public_host.as_ref(), report);
     // Everything has been looked at; only now may something missing end it.
     Some(Config {
         listen: listen?,
@@ -440,7 +445,12 @@ fn audit(raw: &RawAudit, public: Option<&Uri>, report: &mut Report) -> Option<Au
 }
 
 /// INVARIANT: sandbox parts are asked for by name, and nothing of them leaves this machine.
-fn sandbox(raw: &RawConfig, listen: Option<SocketAddr>, public: Option<&Uri>, report: &mut Report) {
+fn sandbox(
+    raw: &RawConfig,
+    listens: &[(At, Option<SocketAddr>)],
+    public: Option<&Uri>,
+    report: &mut Report,
+) {
     let parts = money::sandbox_parts(&raw.rails);
     let top = At::top();
     for part in &parts {
@@ -452,9 +462,11 @@ fn sandbox(raw: &RawConfig, listen: Option<SocketAddr>, public: Option<&Uri>, re
     if !raw.sandbox {
         return;
     }
-    if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
-        let hint = "listen on `127.0.0.1`, or use real parts and remove `sandbox`";
-        report.problem(&top.key("listen"), "the sandbox must stay on loopback", hint);
+    for (at, listen) in listens {
+        if listen.is_some_and(|listen| !listen.ip().is_loopback()) {
+            let hint = "listen on `127.0.0.1`, or use real parts and remove `sandbox`";
+            report.problem(at, "the sandbox must stay on loopback", hint);
+        }
     }
     if public.is_some_and(|public| !is_loopback(public)) {
         let hint = "remove `public_url`, or use real parts and remove `sandbox`";

@@ -168,6 +168,12 @@ pub(super) fn convert(
     }
     let resource = template.auth.identity.and_then(|identity| identity.audience);
     let is_open = template.tools.iter().any(|tool| !tool.requires_identity);
+    if is_open {
+        let message = "a tool that needs no token can only be found without one: every method but \
+            `tools/call` is open to anybody, and so are the names of all tools";
+        let hint = "let every tool have `\"requires_identity\": true` if that is not meant";
+        report.warn(&top.key("tools"), message, hint);
+    }
     let server = RawServer {
         upstream,
         allow_private_network: None,
