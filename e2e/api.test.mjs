@@ -347,7 +347,7 @@ describe('schemathesis finds nothing', () => {
     const { security: _, ...open } = here(document, { things: await seeded('ada', 'ben', 'eve'), header: false });
     writeFileSync(file, JSON.stringify(open));
     const said = await schemathesis(bridge.url, file, {
-      config: acceptance(open), args: [...ARGS, '--max-examples', '20'],
+      config: acceptance(open), args: [...ARGS, '--max-examples', '10'],
     });
     assert.match(said, /Tested: +\d\d/);
     assert.equal((await admin(gateway, '/v1/health')).status, 200);

@@ -6,9 +6,11 @@ import assert from 'node:assert/strict';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
 
+import { startChain } from './lib/chain.mjs';
 import {
-  OUTWARD, RECOVERED, clearUp, config, die, failpoints, flows, invariants, payFor, recovered,
+  OUTWARD, RECOVERED, clearUp, config, die, failpoints, flows, invariants, onChain, payFor, recovered,
 } from './lib/deaths.mjs';
+import { builtinFacilitator, facilitatorEnv } from './lib/gate.mjs';
 import { withLives } from './lib/gateway.mjs';
 import { until } from './lib/process.mjs';
 import { admin, callTool, calls, receiptOf, startBefore, startParts } from './lib/rig.mjs';
@@ -37,6 +39,74 @@ describe('a death at each point', { concurrency: 2 }, () => {
       }
     });
   }
+});
+
+describe('a death while the gateway itself settles on a chain', { concurrency: 1 }, () => {
+  let chain, sandbox, parts;
+  before(async () => {
+    [chain, sandbox] = await Promise.all([startChain(), startParts()]);
+    parts = await onChain(sandbox, chain);
+  });
+  after(() => Promise.all([chain?.stop(), sandbox?.stop()]));
+
+  const withChain = (act) => withLives((at, parts, env = {}) => {
+    const rails = {
+      x402: { pay_to: chain.merchant.address, facilitator: builtinFacilitator(chain), max_timeout: '20s' },
+      l402: { source: { sandbox: parts.lightning }, hold: false },
+    };
+    const environment = { ...facilitatorEnv(chain), ...env };
+    return startBefore(parts, { ...config, rails }, { ...at, env: environment });
+  }, act);
+
+  for (const flow of ['upfront', 'authorization']) {
+    for (const name of Object.keys(flows[flow].leaves).filter((name) => name !== 'settling')) {
+      test(`${flow} at ${name}`, () => withChain((live) => die(parts, flow, name, live)));
+    }
+  }
+
+  test('nothing was sent yet: nothing is taken, and the call ends with its authorization', () =>
+    withChain(async (live) => {
+      const args = { ms: 1, of: 'unsent' };
+      const first = await live(parts, { COUNTERSIGN_FAILPOINT: 'settling' });
+      const [settled, ran] = [await parts.settled(), await parts.ran('get_slow')];
+      const paid = await payFor(parts, first, 'upfront', 'get_slow', args);
+      await assert.rejects(callTool(first, 'upfront', 'get_slow', args, paid));
+      const gateway = await live(parts);
+      // The chain's time is that of its blocks.
+      const blocks = setInterval(() => chain.mine().catch(() => {}), 500);
+      const [left] = await recovered(gateway).finally(() => clearInterval(blocks));
+      assert.equal(left.state, 'released');
+      assert.deepEqual([await parts.settled() - settled, await parts.ran('get_slow') - ran], [0, 0]);
+      await invariants(parts, gateway);
+      await clearUp(gateway);
+    }));
+
+  test('its transaction was sent, and is not mined: settled once, and owed back', () =>
+    withChain(async (live) => {
+      const args = { ms: 1, of: 'unmined' };
+      const first = await live(parts);
+      const [settled, ran] = [await parts.settled(), await parts.ran('get_slow')];
+      const paid = await payFor(parts, first, 'upfront', 'get_slow', args);
+      await chain.automine(false);
+      try {
+        const lost = assert.rejects(callTool(first, 'upfront', 'get_slow', args, paid));
+        await until('the transaction waits', async () =>
+          (await chain.read.getBlock({ blockTag: 'pending' })).transactions.length > 0);
+        await first.kill9();
+        await lost;
+      } finally {
+        await chain.automine(true);
+        await chain.mine();
+      }
+      const gateway = await live(parts);
+      const [left] = await recovered(gateway);
+      assert.equal(left.state, 'refund_due');
+      assert.deepEqual([await parts.settled() - settled, await parts.ran('get_slow') - ran], [1, 0]);
+      const again = await callTool(gateway, 'upfront', 'get_slow', args, paid);
+      assert.deepEqual([again.code, again.problem.charged], ['PAY-008', 'yes'], again.text);
+      await invariants(parts, gateway);
+      await clearUp(gateway);
+    }));
 });
 
 describe('other deaths', { concurrency: 2 }, () => {

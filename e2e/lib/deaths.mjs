@@ -104,12 +104,24 @@ export async function recovered(gateway, alsoQuiet = []) {
   return all.filter(({ state }) => state !== 'refused');
 }
 
+/** The same parts with their x402 money on a chain: what settled and came in is read there. */
+export async function onChain(parts, { payer: from, merchant, events, balance }) {
+  const start = await balance(merchant.address);
+  const isPayment = ({ args }) => args.from === from.address && args.to === merchant.address;
+  return {
+    ...parts,
+    payerKey: from.key,
+    settled: async () => (await events('Transfer')).filter(isPayment).length,
+    earnedMinor: async () => (await balance(merchant.address)) - start,
+  };
+}
+
 /** Pays for one call: the headers to present, the same at each try. */
 export async function payFor(parts, gateway, at, tool, args) {
   const asked = await callTool(gateway, at, tool, args);
   const challenge = x402Challenge(asked);
   if (challenge) {
-    const key = `0x${randomBytes(32).toString('hex')}`;
+    const key = parts.payerKey ?? `0x${randomBytes(32).toString('hex')}`;
     const payment = await payer(key).createPaymentPayload(challenge);
     const encoded = Buffer.from(JSON.stringify(payment)).toString('base64');
     return { headers: { 'payment-signature': encoded } };

@@ -37,7 +37,7 @@ export async function toSocket(socket) {
  *
  * @throws when a check fails, with all that it says
  */
-export function schemathesis(url, document, { config = '', args = [], timeout_ms = 180_000 } = {}) {
+export function schemathesis(url, document, { config = '', args = [], timeout_ms = 400_000 } = {}) {
   const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-schemathesis-'));
   const file = path.join(dir, 'schemathesis.toml');
   writeFileSync(file, config);

@@ -52,10 +52,7 @@ pub async fn run(once: bool, mut stop: watch::Receiver<bool>) -> Result<()> {
     drop(gate);
     ended.send_replace(true);
     serving.await.context("the gateway ended early")??;
-    if once {
-        fs::remove_dir_all(&dir).with_context(|| format!("removing `{}`", dir.display()))?;
-    }
-    Ok(())
+    fs::remove_dir_all(&dir).with_context(|| format!("removing `{}`", dir.display()))
 }
 
 fn tempdir(world: &countersign_core::world::World) -> Result<std::path::PathBuf> {
@@ -90,7 +87,8 @@ async fn verify(log: &Path, gate: &Gate, patience: Duration) -> Result<()> {
     }
     let calls = &report.calls;
     say(&format!(
-        "\nThe log verifies with its public key alone: {} records, {} calls run, {} refused.",
+        "\nThe log verifies with its public key alone: {} records, {} calls run, {} \
+         refused (to ask for a payment is one).",
         report.records, calls.executed, calls.refused
     ));
     Ok(())

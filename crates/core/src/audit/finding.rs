@@ -180,7 +180,11 @@ impl fmt::Display for Finding {
             }
             Self::BadReceipt { reason } => write!(f, "receipt: {reason}"),
             Self::ReceiptBeyondLog { index, size } => {
-                write!(f, "the receipt names record {index}, but the log has {size} records")
+                write!(
+                    f,
+                    "the receipt names record {index}, but the log has {size} records: a call of a \
+                     moment ago is in it from the next checkpoint on; else the tail was cut"
+                )
             }
             Self::ReceiptMismatch { index } => {
                 write!(f, "record {index} is not the one that the receipt names")

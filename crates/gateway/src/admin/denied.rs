@@ -8,7 +8,7 @@ use axum::{
     body::Body,
     response::{IntoResponse, Response},
 };
-use countersign_core::refusal::{Code, Family, Refusal};
+use countersign_core::refusal::{Code, Fact, Family, Refusal};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::Value;
 
@@ -61,8 +61,11 @@ impl Denied {
             (Some(member), Some(reason)) => format!("`{}`: {}", member.value, reason.value),
             (None, Some(reason)) => reason.value.clone(),
             (_, None) => {
-                let all = self.0.facts().iter().map(|f| format!("{}: {}", f.name, f.value));
-                all.collect::<Vec<_>>().join("; ")
+                let one = |fact: &Fact| match fact.name {
+                    "what" => format!("no such {}", fact.value),
+                    name => format!("{name}: {}", fact.value),
+                };
+                self.0.facts().iter().map(one).collect::<Vec<_>>().join("; ")
             }
         })
     }

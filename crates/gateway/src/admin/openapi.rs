@@ -400,7 +400,7 @@ fn problem() -> Value {
         "example": {
             "type": "urn:countersign:refusal:ADM-002",
             "code": "ADM-002", "status": 404, "title": "there is nothing of that name",
-            "detail": "what: grant", "retryable": false, "retry": "never", "charged": "no",
+            "detail": "no such grant", "retryable": false, "retry": "never", "charged": "no",
             "proofs": {
                 "identity": "not_reached", "consent": "not_reached", "payment": "not_reached",
                 "authorization": "not_reached",

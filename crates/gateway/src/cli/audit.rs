@@ -130,6 +130,9 @@ async fn tail(
         found.records.iter().try_for_each(|record| out.item(record, |record| line(record)))
     };
     show(&found)?;
+    if found.records.is_empty() && !follow {
+        note("no records");
+    }
     while !found.records.is_empty() && found.next < until {
         let (limit, from) = (page(found.next), found.next);
         found = link.get(&format!("/v1/audit?limit={limit}&from={from}")).await?;

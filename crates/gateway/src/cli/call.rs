@@ -372,18 +372,7 @@ fn as_text(outcome: &Outcome) -> String {
         Outcome::InputNeeded(done) => {
             vec!["the server asks for more before it goes on:".to_owned(), done.result.to_string()]
         }
-        Outcome::Refused(refused) => {
-            let charged = match refused.charged {
-                Some(Charged::No) => "you were not charged",
-                Some(Charged::Yes) => "you were charged",
-                Some(Charged::Unused) => "your payment is unused and stays valid",
-                Some(Charged::Unknown) => "money may have moved: do not pay again",
-                None => "nothing was paid",
-            };
-            let mut lines = vec![format!("refused: {}", refused.problem), charged.to_owned()];
-            lines.extend(facts_of(&refused.problem));
-            lines
-        }
+        Outcome::Refused(refused) => refusal_lines(&refused.problem, refused.charged),
         Outcome::Declined(declined) => {
             let mut lines = vec!["payment is asked for, and was not made:".to_owned()];
             lines.extend(declined.offers.iter().map(|offer| {
@@ -412,6 +401,23 @@ fn as_text(outcome: &Outcome) -> String {
         lines.push(format!("receipt: {}", receipt.get().trim_matches('"')));
     }
     lines.join("\n")
+}
+
+/// A refusal for people: why, what it cost, and what to do about it.
+pub(super) fn refusal_lines(
+    problem: &countersign_client::Problem,
+    charged: Option<Charged>,
+) -> Vec<String> {
+    let charged = match charged {
+        Some(Charged::No) => "you were not charged",
+        Some(Charged::Yes) => "you were charged",
+        Some(Charged::Unused) => "your payment is unused and stays valid",
+        Some(Charged::Unknown) => "money may have moved: do not pay again",
+        None => "nothing was paid",
+    };
+    let mut lines = vec![format!("refused: {problem}"), charged.to_owned()];
+    lines.extend(facts_of(problem));
+    lines
 }
 
 /// The texts of a result; the whole of it where there are none.

@@ -112,6 +112,7 @@ async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
     lines.push(log(config, now));
     lines.push(socket(shared, config).await);
     lines.push(clock(now));
+    let own = lines.len();
     for issuer in &config.issuers {
         lines.extend(self::issuer(issuer, now).await);
     }
@@ -120,6 +121,11 @@ async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
     lines.extend(treasuries(config, &world::system()).await);
     for server in config.servers.values() {
         lines.push(upstream(server).await);
+    }
+    let is_silent = lines.iter().skip(own).any(|line| line.health == Health::Fail);
+    if config.sandbox && is_silent {
+        let next = "`countersign sandbox` starts those that `countersign init` names";
+        lines.push(Line::warn("sandbox", "parts beside the gateway do not answer", next));
     }
     lines
 }

@@ -46,6 +46,7 @@ impl Init {
             let file = written.file.display();
             format!(
                 "wrote {file}\n  see what it means:  countersign check --config {file}\n  \
+                 its sandbox parts:  countersign sandbox\n  \
                  run it:             countersign serve --config {file}"
             )
         })

@@ -4,7 +4,7 @@
 //! when it lists a price for the tool, or the caller said so: a free one would run.
 
 use super::{
-    call::{Target, as_json},
+    call::{Target, as_json, refusal_lines},
     out::{Out, table},
     stop::Stop,
 };
@@ -114,7 +114,10 @@ fn show(tool: String, listed: Option<Value>, told: &Told, out: Out) -> Result<()
         Told::Refused(problem) => {
             let raw = problem.raw.as_deref().map(RawValue::get);
             let raw: Value = raw.and_then(|raw| serde_json::from_str(raw).ok()).unwrap_or_default();
-            (json!({ "outcome": "refused", "problem": raw }), format!("refused: {problem}"))
+            (
+                json!({ "outcome": "refused", "problem": raw }),
+                refusal_lines(problem, problem.charged).join("\n"),
+            )
         }
     };
     out.show(&Quoted { tool, listed, asked: Some(asked) }, |_| shown)?;

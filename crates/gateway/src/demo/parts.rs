@@ -146,7 +146,7 @@ impl Parts {
         ]});
         write_secret(&wallet_file, &wallet.to_string())?;
         let config = dir.join("countersign.yaml");
-        say("\nStill serving; Ctrl-C ends it. Connect any MCP client:");
+        say("\nStill serving; Ctrl-C ends it and removes its files. Connect any MCP client:");
         say(&format!("  URL     {}", self.url()));
         say(&format!("  token   {} (for one hour)", token_file.display()));
         say("Or from another terminal:");

@@ -12,6 +12,7 @@ use countersign_client::{
 };
 use countersign_core::{
     approval::{ApprovalStatus, Approver},
+    audit::receipt::Receipt,
     grant::{Bounds, GrantTerms},
     ids::GrantId,
     money::{Micros, Rate, decimal},
@@ -38,38 +39,50 @@ enum Step {
     Grant,
     /// The operator approves what waits.
     Approve,
-    /// A call: what it shows, the tool, who calls, how it pays, and the refusal's code, or `None`
-    /// when it must run.
-    Call(&'static str, &'static str, Caller, Option<Rail>, Option<&'static str>),
+    /// A call: what it shows, the tool, who calls, how it pays, the refusal's code, or `None` when
+    /// it must run, and the four lights.
+    Call(&'static str, &'static str, Caller, Option<Rail>, Option<&'static str>, Lights),
 }
+
+/// How the four proofs stand: identity, consent, payment, authorization.
+type Lights = [&'static str; 4];
+const ON: &str = "on";
+const NO: &str = "NO";
+const WAIT: &str = "wait";
+/// Not needed for this call.
+const FREE: &str = "free";
+const UNSEEN: &str = "-";
+const ALL: Lights = [ON; 4];
 
 /// The whole play.
 fn steps() -> [Step; 14] {
     use Caller::{Machine, Nobody, Person};
     use Step::{Approve, Call, Grant};
     let (usdc, lightning) = (Some(Rail::X402), Some(Rail::L402));
-    let says_no = Some;
+    let by_identity = (Some("IDN-001"), [NO, UNSEEN, UNSEEN, UNSEEN]);
+    let by_consent = (Some("CNS-001"), [ON, NO, UNSEEN, UNSEEN]);
+    let by_payment = (Some("PAY-001"), [ON, ON, NO, ON]);
+    let by_policy = (Some("POL-001"), [ON, ON, UNSEEN, NO]);
+    let by_budget = (Some("BUD-001"), [ON, ON, UNSEEN, NO]);
+    let waits = (Some("CNS-008"), [ON, ON, UNSEEN, WAIT]);
+    let runs = (None, ALL);
+    let call =
+        |title, tool, caller, rail, (code, lights)| Call(title, tool, caller, rail, code, lights);
     [
-        Call("no token: identity says no", "get_forecast", Nobody, usdc, says_no("IDN-001")),
-        Call("no grant: consent says no", "get_forecast", Person, usdc, says_no("CNS-001")),
+        call("no token: identity says no", "get_forecast", Nobody, usdc, by_identity),
+        call("no grant: consent says no", "get_forecast", Person, usdc, by_consent),
         Grant,
-        Call("nothing paid: payment says no", "get_forecast", Person, None, says_no("PAY-001")),
-        Call(
-            "a machine wants secrets: policy says no",
-            "get_report",
-            Machine,
-            usdc,
-            says_no("POL-001"),
-        ),
-        Call("all four align, paid in USDC (x402)", "get_forecast", Person, usdc, None),
-        Call("all four align, paid over Lightning (L402)", "get_forecast", Person, lightning, None),
-        Call("the budget's last cent", "get_slow", Person, usdc, None),
-        Call("the budget is used up", "get_slow", Person, usdc, says_no("BUD-001")),
-        Call("deleting needs a person's word", "delete_report", Person, usdc, says_no("CNS-008")),
+        call("nothing paid: payment says no", "get_forecast", Person, None, by_payment),
+        call("a machine wants secrets: policy says no", "get_report", Machine, usdc, by_policy),
+        call("all four align, paid in USDC (x402)", "get_forecast", Person, usdc, runs),
+        call("all four align, paid over Lightning (L402)", "get_forecast", Person, lightning, runs),
+        call("the budget's last cent", "get_slow", Person, usdc, runs),
+        call("the budget is used up", "get_slow", Person, usdc, by_budget),
+        call("deleting needs a person's word", "delete_report", Person, usdc, waits),
         Approve,
-        Call("approved once: now it runs", "delete_report", Person, usdc, None),
-        Call("one approval, one run", "delete_report", Person, usdc, says_no("CNS-008")),
-        Call("a free tool, for anybody", "status", Nobody, None, None),
+        call("approved once: now it runs", "delete_report", Person, usdc, runs),
+        call("one approval, one run", "delete_report", Person, usdc, waits),
+        call("a free tool, for anybody", "status", Nobody, None, (None, [FREE, FREE, FREE, ON])),
     ]
 }
 
@@ -86,16 +99,21 @@ pub(super) async fn play(parts: &Parts, gate: &Arc<Gate>) -> Result<u32> {
                 grant(parts, gate, AGENT).await?;
             }
             Step::Approve => approve(gate).await?,
-            Step::Call(title, tool, caller, rail, expected) => {
+            Step::Call(title, tool, caller, rail, code, lights) => {
                 let token = match caller {
                     Caller::Nobody => None,
                     Caller::Person => Some(parts.person_token(600)?),
                     Caller::Machine => Some(parts.machine_token()?),
                 };
-                let (code, lights, detail) = call(parts, tool, token, rail).await?;
-                let is_right = code.as_deref() == expected;
+                let shown = call((parts, gate), tool, token, rail).await?;
+                let is_right = shown.code.as_deref() == code && shown.lights == lights;
                 let mark = if is_right { "" } else { "   <- NOT AS EXPECTED" };
-                say(&format!("  {lights}  {title}{mark}\n             {detail}"));
+                let [identity, consent, payment, authorization] = shown.lights;
+                say(&format!(
+                    "  {identity:^8}  {consent:^7}  {payment:^7}  {authorization:^13}  \
+                     {title}{mark}\n             {}",
+                    shown.detail
+                ));
                 wrong += u32::from(!is_right);
             }
         }
@@ -131,23 +149,28 @@ fn show_money(title: &str, money: Money) {
     ));
 }
 
-/// Makes one call; returns its refusal's code, its lights and one line of detail.
+/// What came of a call.
+struct Shown {
+    /// The refusal's; none when it ran.
+    code: Option<String>,
+    lights: Lights,
+    /// One line.
+    detail: String,
+}
+
+/// Makes one call.
 async fn call(
-    parts: &Parts,
+    (parts, gate): (&Parts, &Gate),
     tool: &str,
     token: Option<String>,
     rail: Option<Rail>,
-) -> Result<(Option<String>, String, String)> {
+) -> Result<Shown> {
     let options = options(parts, token, rail)?;
     let arguments = r#"{"city":"Oslo","ms":10}"#;
-    Ok(read(match Client::connect(&parts.url(), options).await {
+    let outcome = match Client::connect(&parts.url(), options).await {
         Ok(client) => client.call_tool(&ToolCall::new(tool, arguments)?).await,
         Err(error) => Err(error),
-    }))
-}
-
-/// Code, four lights, and one line of detail.
-fn read(outcome: Result<Outcome, ClientError>) -> (Option<String>, String, String) {
+    };
     let problem = match &outcome {
         Ok(Outcome::Refused(refused)) => Some(&refused.problem),
         Ok(Outcome::Declined(declined)) => declined.problem.as_ref(),
@@ -157,45 +180,57 @@ fn read(outcome: Result<Outcome, ClientError>) -> (Option<String>, String, Strin
     };
     if let Some(problem) = problem {
         let raw = problem.raw.as_ref().map_or("{}", |raw| raw.get());
-        let lights = lights(raw);
         let detail = format!("{}: {}", problem.code, problem.title);
-        return (Some(problem.code.clone()), lights, detail);
+        return Ok(Shown { code: Some(problem.code.clone()), lights: lights(raw), detail });
     }
-    match outcome {
-        Ok(Outcome::Ok(done)) => {
-            let paid = done.paid.as_ref().map_or("nothing".to_owned(), |paid| {
-                format!(
-                    "{} {} minor units on {}",
-                    paid.amount.minor,
-                    paid.amount.asset,
-                    paid.rail.text()
-                )
-            });
-            let receipt = if done.receipt.is_some() { "receipt signed" } else { "no receipt" };
-            let detail = format!("ran; paid {paid}; {receipt}");
-            (None, row(["on"; 4]), detail)
-        }
-        Ok(_) => (Some("?".to_owned()), row(["?"; 4]), "no answer that can be shown".to_owned()),
-        Err(error) => (Some("?".to_owned()), row(["?"; 4]), error.to_string()),
-    }
-}
-
-fn lights(problem: &str) -> String {
-    let problem: serde_json::Value = serde_json::from_str(problem).unwrap_or_default();
-    let light = |name: &str| match problem.pointer(&format!("/proofs/{name}")) {
-        Some(state) => match state.as_str() {
-            Some("ok" | "not_required") => "on",
-            Some("missing" | "refused") => "NO",
-            Some("pending") => "wait",
-            _ => "-",
-        },
-        None => "-",
+    let receipt = match &outcome {
+        Ok(Outcome::Ok(done)) => done.receipt.as_deref(),
+        Ok(_) | Err(_) => None,
     };
-    row(["identity", "consent", "payment", "authorization"].map(light))
+    let Some(receipt) = receipt else {
+        let detail = outcome.err().map(|error| error.to_string());
+        let detail = detail.unwrap_or_else(|| "no answer that can be shown".to_owned());
+        return Ok(Shown { code: Some("?".to_owned()), lights: [UNSEEN; 4], detail });
+    };
+    ran(gate, receipt.get().trim_matches('"'))
 }
 
-fn row([identity, consent, payment, authorization]: [&str; 4]) -> String {
-    format!("{identity:^8}  {consent:^7}  {payment:^7}  {authorization:^13}")
+/// What the signed receipt and the call's records say of a call that ran.
+fn ran(gate: &Gate, receipt: &str) -> Result<Shown> {
+    let receipt = Receipt::verify(receipt, gate.signer.verifier());
+    let receipt = receipt.map_err(|error| anyhow::anyhow!("the receipt: {error}"))?;
+    let records = gate.store.call_records(receipt.call);
+    let records = records.map_err(|refusal| anyhow::anyhow!("{refusal}"))?;
+    let proofs = records
+        .iter()
+        .filter_map(|record| Some(str::from_utf8(&record.leaf).ok()?.to_owned()))
+        .rfind(|leaf| leaf.contains("\"proofs\":{"));
+    let paid = match receipt.amount.minor {
+        0 => "nothing".to_owned(),
+        _ => format!("{} on {}", gate.config.assets.show(&receipt.amount), receipt.rail),
+    };
+    let [identity, consent, payment, authorization] = proofs.as_deref().map_or([UNSEEN; 4], lights);
+    // Decided on while the money was promised; the receipt names what was taken.
+    let payment = if receipt.payment_ref.is_some() { ON } else { payment };
+    let lights = [identity, consent, payment, authorization];
+    Ok(Shown { code: None, lights, detail: format!("ran; paid {paid}; receipt signed") })
+}
+
+/// The lights of problem details, or of a record.
+fn lights(json: &str) -> Lights {
+    let json: serde_json::Value = serde_json::from_str(json).unwrap_or_default();
+    let light = |name: &str| {
+        let state = json.pointer(&format!("/proofs/{name}"));
+        let state = state.map(|state| state.get("state").unwrap_or(state));
+        match state.and_then(|state| state.as_str()) {
+            Some("ok" | "proven") => ON,
+            Some("not_required") => FREE,
+            Some("missing" | "refused") => NO,
+            Some("pending") => WAIT,
+            _ => UNSEEN,
+        }
+    };
+    ["identity", "consent", "payment", "authorization"].map(light)
 }
 
 fn options(parts: &Parts, token: Option<String>, rail: Option<Rail>) -> Result<Options> {
