@@ -371,7 +371,7 @@ impl Upstream {
         };
         let session = relay.session.or(own.as_ref());
         let used = session.map(|session| session.upstream());
-        let answer = self.send(relay, session, own_headers).await?;
+        let answer = self.send(relay, used.as_ref(), own_headers).await?;
         let may_mend = session.is_some() || relay.caller.is_some();
         if !may_mend || !may_mean_forgotten(answer.status()) {
             return Ok(answer.map(Body::Relay));
@@ -381,36 +381,29 @@ impl Upstream {
         if !is_forgotten(head.status, &bytes, session.is_some()) {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
-        let session = match (session.zip(used), relay.caller) {
-            // Without a session the message itself was not taken: nothing ran.
-            (Some((session, used)), _) => {
-                let renewed = Box::pin(self.renew(session, &used, relay)).await;
-                renewed.map_err(|_| Failure::NotExecuted)?;
-                Arc::clone(session)
-            }
-            (None, Some(caller)) => {
-                let opened = Box::pin(self.open(caller, relay)).await;
-                opened.map_err(|_| Failure::NotExecuted)?
-            }
+        // Without a session the message itself was not taken: nothing ran.
+        let begun = match (session.zip(used), relay.caller) {
+            (Some((session, used)), _) => Box::pin(self.renew(session, used, relay)).await,
+            (None, Some(caller)) => Box::pin(self.open(caller, relay)).await,
             (None, None) => return Ok(Response::from_parts(head, Body::full(bytes))),
         };
-        Ok(self.send(relay, Some(&session), own_headers).await?.map(Body::Relay))
+        let id = begun.map_err(|_| Failure::NotExecuted)?;
+        Ok(self.send(relay, Some(&id), own_headers).await?.map(Body::Relay))
     }
 
     /// Opens a session of our own for a caller that has none.
-    async fn open(&self, caller: Digest, relay: &Relay<'_>) -> Result<Arc<Session>, Failure> {
+    async fn open(&self, caller: Digest, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
         let initialize = Bytes::from_static(INITIALIZE.as_bytes());
-        let id = self.initialize(&initialize, relay).await?;
-        let (name, opened) = (Arc::clone(&self.name), (initialize, id));
-        let session = self.own.open_as(own_id(caller), name, caller, opened);
-        self.initialized(&session, relay).await?;
-        Ok(session)
+        let id = self.begin(&initialize, relay).await?;
+        let (name, opened) = (Arc::clone(&self.name), (initialize, id.clone()));
+        self.own.open_as(own_id(caller), name, caller, opened);
+        Ok(id)
     }
 
     async fn send(
         &self,
         relay: &Relay<'_>,
-        session: Option<&Arc<Session>>,
+        session: Option<&HeaderValue>,
         own_headers: &HeaderMap,
     ) -> Result<Response<Incoming>, Failure> {
         let mut request = Request::new(Full::new(relay.body.clone()));
@@ -421,7 +414,7 @@ impl Upstream {
         let is_post = relay.method == Method::POST;
         headers.insert(ACCEPT, HeaderValue::from_static(if is_post { BOTH } else { EVENTS }));
         if let Some(session) = session {
-            headers.insert(SESSION, session.upstream());
+            headers.insert(SESSION, session.clone());
         }
         for (name, value) in &self.headers {
             headers.insert(name, value.clone());
@@ -435,39 +428,35 @@ impl Upstream {
     }
 
     /// Opens a new upstream session with the client's own `initialize`, unless somebody else has
-    /// renewed the one that was `used` meanwhile.
+    /// renewed the one that was `used` meanwhile; the upstream's id of it.
     async fn renew(
         &self,
         session: &Arc<Session>,
-        used: &HeaderValue,
+        used: HeaderValue,
         relay: &Relay<'_>,
-    ) -> Result<(), Failure> {
+    ) -> Result<HeaderValue, Failure> {
         let _one_at_a_time = session.renewing.lock().await;
-        if session.upstream() != *used {
-            return Ok(());
+        let now = session.upstream();
+        if now != used {
+            return Ok(now);
         }
-        session.renew(self.initialize(&session.initialize, relay).await?);
-        self.initialized(session, relay).await
-    }
-
-    /// Sends an `initialize`; the session id that the upstream gives.
-    async fn initialize(&self, body: &Bytes, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
-        let relay = Relay { method: Method::POST, body: body.clone(), ..relay.clone() };
-        let answer = self.send(&relay, None, &HeaderMap::new()).await?;
-        let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
-        self.read_whole(Body::Relay(answer.into_body())).await?;
+        let id = self.begin(&session.initialize, relay).await?;
+        session.renew(id.clone());
         Ok(id)
     }
 
-    async fn initialized(&self, session: &Arc<Session>, relay: &Relay<'_>) -> Result<(), Failure> {
-        let relay = Relay {
-            method: Method::POST,
-            body: Bytes::from_static(INITIALIZED.as_bytes()),
-            ..relay.clone()
-        };
-        let answer = self.send(&relay, Some(session), &HeaderMap::new()).await?;
+    /// Begins a session of the upstream's, whole: a client that goes away meanwhile leaves none
+    /// that is half begun.
+    async fn begin(&self, initialize: &Bytes, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
+        let none = HeaderMap::new();
+        let relay = Relay { method: Method::POST, body: initialize.clone(), ..relay.clone() };
+        let answer = self.send(&relay, None, &none).await?;
+        let id = answer.headers().get(SESSION).cloned().ok_or(Failure::NotExecuted)?;
         self.read_whole(Body::Relay(answer.into_body())).await?;
-        Ok(())
+        let relay = Relay { body: Bytes::from_static(INITIALIZED.as_bytes()), ..relay };
+        let answer = self.send(&relay, Some(&id), &none).await?;
+        self.read_whole(Body::Relay(answer.into_body())).await?;
+        Ok(id)
     }
 }
 
