@@ -2,14 +2,15 @@
 // taken, or is used up.
 
 import assert from 'node:assert/strict';
+import { randomBytes } from 'node:crypto';
 import { after, before, describe, test } from 'node:test';
 
-import { startIssuer } from './lib/issuer.mjs';
+import { MACHINE, WEB, startIssuer } from './lib/issuer.mjs';
 import { fetchL402, walletAt } from './lib/l402http.mjs';
 import { powMeta, solve } from './lib/pow.mjs';
 import { freePort } from './lib/process.mjs';
 import {
-  MERCHANT, accounts, admin, answerOf, buy, callTool, calls, l402, lightningOffer, published, receiptOf,
+  MCP_ACCEPT, MERCHANT, accounts, admin, answerOf, buy, callTool, calls, l402, lightningOffer, published, receiptOf,
   startBefore, startParts, toolCall, unbalanced, verifyLog, x402Challenge,
 } from './lib/rig.mjs';
 import { bearer } from './lib/wire.mjs';
@@ -32,9 +33,18 @@ const servers = {
       delete_report: { price: '3 sat', intent: 'delete', consent: 'none' },
       get_slow: { price: '0.01 USDC', consent: 'none' },
       get_broken: { price: 'free', consent: 'none' },
+      status: {
+        consent: 'none',
+        price: [
+          { tenant: 'elsewhere', price: 'free' },
+          { agent: WEB.id, price: '5 sat' },
+          { tenant: 'default', agent: MACHINE.id, price: '0.02 USDC' },
+        ],
+      },
     },
   },
 };
+const STRANGER = { id: 'a-stranger', secret: 'a-stranger-s-secret' };
 const budgets = [{ name: 'slow', scope: { tool: 'own/get_slow' }, limit: '0.001 USD', window: 'lifetime' }];
 
 let parts, issuer, gateway, token;
@@ -42,7 +52,7 @@ before(async () => {
   parts = await startParts();
   const port = await freePort();
   const resource = `http://127.0.0.1:${port}/own/mcp`;
-  issuer = await startIssuer({ resources: [resource] });
+  issuer = await startIssuer({ resources: [resource], machines: [STRANGER] });
   gateway = await startBefore(parts, {
     servers,
     budgets,
@@ -60,6 +70,38 @@ after(async () => {
   await gateway?.stop();
   await issuer?.stop();
   await parts?.stop();
+});
+
+test('a client that declares the x402 extension is asked in its form, and pays in it', async () => {
+  const extensions = { 'org.x402/payment': {} };
+  const meta = { 'io.modelcontextprotocol/clientCapabilities': { extensions } };
+  const args = { city: 'extension' };
+  const ask = (more) =>
+    callTool(gateway, 'open', 'get_forecast', args, { headers: MCP_ACCEPT, meta: { ...meta, ...more } });
+  const { result } = await ask();
+  assert.equal(result.resultType, 'payment_required');
+  assert.deepEqual(Object.keys(result).sort(), ['_meta', 'paymentRequired', 'resultType']);
+  const plain = await callTool(gateway, 'open', 'get_forecast', args, { headers: MCP_ACCEPT });
+  assert.equal(plain.result.resultType, 'complete', 'and nobody else');
+  const key = `0x${randomBytes(32).toString('hex')}`;
+  const payment = await payer(key).createPaymentPayload(result.paymentRequired);
+  const paid = await ask({ 'x402/payment': payment });
+  assert.equal(receiptOf(paid.result).rail, 'x402', paid.text);
+});
+
+test('callers are asked their own prices; one without a price is refused, not served for nothing', async () => {
+  const at = `${gateway.url}/own/mcp`;
+  const machine = await issuer.clientCredentials(at);
+  const stranger = await issuer.clientCredentials(at, 'mcp:call', STRANGER);
+  const ask = (who) => callTool(gateway, 'own', 'status', {}, { headers: bearer(who) });
+  const person = await ask(token);
+  assert.match(lightningOffer(person).invoice, /^ln[a-z]+50n1/, '5 sat');
+  assert.equal(x402Challenge(person), undefined, person.text);
+  const own = await ask(machine);
+  assert.deepEqual(x402Challenge(own).accepts.map(({ amount }) => amount), ['20000'], own.text);
+  assert.equal(lightningOffer(own), undefined, own.text);
+  const refused = await ask(stranger);
+  assert.deepEqual([refused.code, refused.problem.charged], ['PAY-020', 'no'], refused.text);
 });
 
 /** Asks what a call would cost. `init` replaces parts of the request. */

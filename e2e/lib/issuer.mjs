@@ -14,8 +14,8 @@ import { freePort } from './process.mjs';
 export const SCOPES = ['mcp:tools', 'mcp:call', 'pay:spend'];
 /** Types of authorization details (RFC 9396) that may be asked for: the gateway's, and another. */
 export const DETAIL_TYPES = ['urn:countersign:mcp-spend:1', 'urn:example:other:1'];
-const MACHINE = { id: 'agent-m2m', secret: 'agent-m2m-secret' };
-const WEB = { id: 'web-agent' };
+export const MACHINE = { id: 'agent-m2m', secret: 'agent-m2m-secret' };
+export const WEB = { id: 'web-agent' };
 
 /**
  * Starts the issuer. All options have defaults:

@@ -3,7 +3,7 @@
 
 use crate::{
     body::Body,
-    call::Refused,
+    call::{Attempt, Refused},
     config::{PaymentForm, Server},
     gate::Gate,
     problem,
@@ -12,7 +12,7 @@ use crate::{
 use countersign_core::{
     approval::ApprovalStatus,
     audit::receipt::{LogPosition, RECEIPT_META, RECEIPT_VERSION, Receipt, ReceiptState},
-    call::{Call, Era},
+    call::Era,
     money::Amount,
     quote::Rail,
     refusal::{Charged, Code, Family, Refusal},
@@ -95,7 +95,7 @@ impl Form {
 
 /// Whether the client reads event streams.
 #[must_use]
-pub fn accepts_events(headers: &HeaderMap) -> bool {
+fn accepts_events(headers: &HeaderMap) -> bool {
     headers
         .get_all(header::ACCEPT)
         .iter()
@@ -119,12 +119,14 @@ pub struct Shape {
     has_structured_content: bool,
     can_stream: bool,
     can_ask: bool,
+    has_extension: bool,
 }
 
 impl Shape {
     /// Of a call.
     #[must_use]
-    pub fn of(call: &Call, form: Form, accepts_events: bool, can_ask: bool) -> Self {
+    pub fn of(attempt: &Attempt, form: Form) -> Self {
+        let call = &attempt.call;
         let id = RawValue::from_string(call.request_id.clone());
         let url = match form {
             Form::Mcp => format!("mcp://tool/{}", call.terms.tool.tool),
@@ -140,8 +142,9 @@ impl Shape {
                 mime_type: Some("application/json".to_owned()),
             },
             has_structured_content: !call.terms.keep_output_schema,
-            can_stream: accepts_events && form == Form::Mcp,
-            can_ask: can_ask && form == Form::Mcp,
+            can_stream: form == Form::Mcp && accepts_events(&attempt.headers),
+            can_ask: form == Form::Mcp && attempt.can_ask && attempt.returned.is_none(),
+            has_extension: attempt.has_extension,
         }
     }
 
@@ -376,9 +379,10 @@ fn refused_result(gate: &Gate, shape: &Shape, refused: &Refused) -> String {
         work_offer = challenge.offer(key);
         meta.push((pow::META, &work_offer));
     }
-    let form = match shape.era {
-        Era::Legacy => ResultForm::Legacy,
-        Era::Modern => ResultForm::Modern,
+    let form = match (shape.era, shape.has_extension) {
+        (Era::Legacy, _) => ResultForm::Legacy,
+        (Era::Modern, false) => ResultForm::Modern,
+        (Era::Modern, true) => ResultForm::Extension,
     };
     McpChallenge {
         required: required.as_ref(),

@@ -43,7 +43,7 @@ pub(crate) async fn answer(
             return beside::refused(&gate, &server, &beside::counted(&gate, &head, refusal));
         }
     };
-    let shape = Shape::of(&attempt.call, Form::Http, false, false);
+    let shape = Shape::of(&attempt, Form::Http);
     // A challenge that is being made is finished also for who has gone.
     let asking = tokio::spawn(call::ask(Arc::clone(&gate), attempt));
     match asking.await.unwrap_or_else(|_panicked| Err(broken())) {

@@ -46,6 +46,8 @@ pub struct Attempt {
     pub session: Option<String>,
     /// The client can show its user a link (`elicitation.url`).
     pub can_ask: bool,
+    /// The client reads payment challenges in the form of the x402 extension.
+    pub has_extension: bool,
     /// A request state of ours that came back.
     pub returned: Option<String>,
     /// Where events go that come before the answer.

@@ -11,7 +11,7 @@ pub(crate) use attempt::{again, question};
 
 use crate::{
     allowance::Caller,
-    answer::{self, Form, Shape, accepts_events},
+    answer::{self, Form, Shape},
     body::{self, Body},
     call::{self, Attempt, Refused},
     config::Server,
@@ -166,11 +166,11 @@ async fn run(
     mut attempt: Box<Attempt>,
     form: Form,
 ) -> Response<Body> {
-    let can_ask = attempt.can_ask && attempt.returned.is_none();
-    let shape = Shape::of(&attempt.call, form, accepts_events(&attempt.headers), can_ask);
+    let shape = Shape::of(&attempt, form);
     let (progress, mut events) = mpsc::channel(64);
     attempt.progress = shape.can_stream().then_some(progress);
-    let taking = tokio::spawn(call::take(Arc::clone(&gate), attempt));
+    // By its address: a future is copied some times on its way into a task.
+    let taking = tokio::spawn(Box::pin(call::take(Arc::clone(&gate), attempt)));
     let mut taking = Box::pin(async { taking.await.unwrap_or_else(|_panicked| Err(broken())) });
     tokio::select! {
         biased;

@@ -196,8 +196,10 @@ pub fn decode_hashes(bytes: &[u8], width: u16) -> Result<Vec<Digest>, TileError>
 pub fn encode_entries<'a>(
     leaves: impl IntoIterator<Item = &'a [u8]>,
 ) -> Result<Vec<u8>, TileError> {
-    let mut bytes = Vec::new();
-    for (count, leaf) in leaves.into_iter().enumerate() {
+    let leaves = leaves.into_iter();
+    // A record takes about so much.
+    let mut bytes = Vec::with_capacity(leaves.size_hint().0.saturating_mul(1024));
+    for (count, leaf) in leaves.enumerate() {
         if count >= usize::from(TILE_WIDTH) {
             return Err(TileError::Width);
         }

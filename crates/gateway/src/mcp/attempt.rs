@@ -29,7 +29,7 @@ use countersign_core::{
         json,
         jsonrpc::{self, Message},
         mcp::{self as wire, ClientCapabilities, Meta, Modern, ToolCall},
-        pow,
+        pow, x402,
     },
 };
 use http::request::Parts;
@@ -124,6 +124,7 @@ fn attempt_of(
         params,
     };
     let message = jsonrpc::request(&call.request_id, "tools/call", Some(&call.params));
+    let client = Client::of(gate, head, &tool.meta)?;
     Ok(Attempt {
         call,
         evidence,
@@ -132,7 +133,8 @@ fn attempt_of(
         original: None,
         is_question: false,
         // A server's own question is not lost for ours: then the answer says where to approve.
-        can_ask: !has_input && can_open_links(gate, head, &tool.meta)?,
+        can_ask: !has_input && client.opens_links,
+        has_extension: client.reads_extension,
         returned,
         session: single(&head.headers, SESSION.as_str())?.map(str::to_owned),
         progress: None,
@@ -196,21 +198,33 @@ fn input(gate: &Gate, tool: &ToolCall<'_>) -> Result<Option<String>, Refusal> {
     Ok(Some(String::from_utf8_lossy(&canonical).into_owned()))
 }
 
-/// Whether the client said that it can show its user a link: with this request, or when its
-/// session began.
-fn can_open_links(gate: &Gate, head: &Parts, meta: &Meta<'_>) -> Result<bool, Refusal> {
-    let modern = Modern::of(meta)
-        .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
-    if let Some(modern) = modern {
-        return Ok(modern.capabilities.elicitation_url);
+/// What the client said that it can do: with this request, or when its session began.
+#[derive(Clone, Copy, Default)]
+struct Client {
+    /// It can show its user a link.
+    opens_links: bool,
+    /// It knows the x402 extension, which is of the modern era.
+    reads_extension: bool,
+}
+
+impl Client {
+    fn of(gate: &Gate, head: &Parts, meta: &Meta<'_>) -> Result<Self, Refusal> {
+        let modern = Modern::of(meta)
+            .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
+        if let Some(Modern { capabilities, .. }) = modern {
+            return Ok(Self {
+                opens_links: capabilities.elicitation_url,
+                reads_extension: capabilities.has_extension(x402::EXTENSION),
+            });
+        }
+        let Some(id) = single(&head.headers, SESSION.as_str())? else { return Ok(Self::default()) };
+        let opens_links = gate.sessions.initialize_of(id).is_some_and(|initialize| {
+            let message = Message::parse(&initialize, &gate.json_limits());
+            let Ok(Message::Request(request)) = message else { return false };
+            request.params.is_some_and(opens_links)
+        });
+        Ok(Self { opens_links, reads_extension: false })
     }
-    let Some(id) = single(&head.headers, SESSION.as_str())? else { return Ok(false) };
-    Ok(gate.sessions.initialize_of(id).is_some_and(|initialize| {
-        let Ok(Message::Request(request)) = Message::parse(&initialize, &gate.json_limits()) else {
-            return false;
-        };
-        request.params.is_some_and(opens_links)
-    }))
 }
 
 /// Whether an `initialize` declares `capabilities.elicitation.url`.
