@@ -252,7 +252,7 @@ const MAY_NOT = [
   [['setTier', 'setBudget', 'removeBudget', 'revokeCredential', 'approveTool', 'addKey', 'linkWallet', 'askWallet'], [403]],
   [['listWithdrawnApprovers', 'listRefusals', 'listTiers'], [403]],
   // The owner of the machine's alone.
-  [['activatePolicy', 'rollBackPolicy', 'setShadow', 'stopShadow'], [403]],
+  [['activatePolicy', 'rollBackPolicy', 'setShadow', 'stopShadow', 'reload'], [403]],
   [['getLightning', 'quoteRoom', 'suggestRoom', 'rebalance'], [403]],
   // Calls of nobody in particular are of no tenant, and other tenants' are nobody's business.
   [['getCall', 'listBudgets'], [404]],

@@ -18,7 +18,9 @@ use countersign_core::{
     world::World,
 };
 use countersign_gateway::{
-    config, sandbox,
+    config,
+    reload::Gates,
+    sandbox,
     sandbox::{
         issuer::{SandboxIssuer, SandboxToken},
         lightning::SandboxLightning,
@@ -178,7 +180,7 @@ pub(crate) fn role(path: &Path) -> Result<()> {
         let listener = start::listen(config.listen).await?;
         let gate = start::open(config, world::system())?;
         let (_never, stop) = watch::channel(false);
-        start::serve(gate, listener, stop).await
+        start::serve(Gates::new(gate), listener, stop).await
     })
 }
 

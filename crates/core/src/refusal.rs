@@ -284,6 +284,7 @@ codes! {
     BundleRefused = "ADM-009" Admin 422 Never Operator "the policy bundle is not accepted; what was in force stays in force"; "mend the bundle and activate it again";
     KeyUnanswered = "ADM-010" Admin 409 Later Client "the first request with this idempotency key has no answer yet"; "repeat it in a moment; if that stays so, look whether it was done and use a fresh key";
     AuthzenInvalid = "ADM-011" Admin 400 Never Client "the request is not one of AuthZEN"; "send what OpenID AuthZEN 1.0 asks for";
+    ConfigRefused = "ADM-012" Admin 422 Never Operator "the configuration is not accepted; what was in force stays in force"; "mend the file and reload it, or start the gateway again where that is what the change takes";
 }
 
 impl Code {

@@ -297,6 +297,13 @@ const SAMPLES: &[Sample] = {
         ),
         Sample(KeyUnanswered, Free, "....", No, &[]),
         Sample(AuthzenInvalid, Free, "....", No, &[("reason", "missing field `subject`")]),
+        Sample(
+            ConfigRefused,
+            Free,
+            "....",
+            No,
+            &[("reason", "a change of `listen` takes a new start")],
+        ),
     ]
 };
 

@@ -28,13 +28,14 @@ pub(crate) mod page;
 mod peer;
 pub(crate) mod people;
 pub(crate) mod policies;
+mod reload;
 mod routes;
 mod schema;
 mod socket;
 mod tools;
 mod trust;
 
-use crate::gate::Gate;
+use crate::{gate::Gate, reload::Gates};
 use actor::Actor;
 use axum::{
     Extension, Router,
@@ -76,11 +77,13 @@ const DRAIN_OF_PAGES: Duration = Duration::from_secs(5);
 /// # Errors
 /// The socket cannot be made: its directory is open to others, something else lies there, or
 /// another process serves it.
-pub async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+pub async fn serve(gates: Gates, mut stop: watch::Receiver<bool>) -> io::Result<()> {
+    let gate = gates.now();
     let path = gate.config.admin_socket.clone();
     let bound = socket::bind(&path, &gate.world).await?;
+    drop(gate);
     let places = Arc::new(Semaphore::new(CONNECTIONS_MAX));
-    let routes = routes(gate);
+    let routes = routes(gates);
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
@@ -161,16 +164,16 @@ async fn converse(
     };
 }
 
-pub(crate) fn routes(gate: Arc<Gate>) -> Router {
+pub(crate) fn routes(gates: Gates) -> Router {
     routes::table()
         .router
-        .route_layer(middleware::from_fn_with_state(Arc::clone(&gate), idempotency::once))
+        .route_layer(middleware::from_fn_with_state(gates.clone(), idempotency::once))
         .fallback(async || Denied::not_found("route"))
         .method_not_allowed_fallback(async || Denied::from(Refusal::new(Code::MethodNotAllowed)))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(middleware::from_fn(take_in))
         .layer(middleware::from_fn(authzen::echo))
-        .with_state(gate)
+        .with_state(gates)
 }
 
 /// Takes a short body in before anything else, so that a refusal leaves nothing of it on the

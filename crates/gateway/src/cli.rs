@@ -24,6 +24,7 @@ mod policy;
 mod progress;
 mod quote;
 mod receipt;
+mod reload;
 mod sandbox;
 mod serve;
 mod stop;
@@ -139,6 +140,8 @@ enum Command {
     Keys(keys::Keys),
     /// How the running gateway stands.
     Status,
+    /// Have the running gateway read its configuration again: all of it takes effect, or nothing.
+    Reload,
     /// Look at everything that a gateway needs, and say what to do about it.
     Doctor,
     /// Print the JSON Schema of the configuration.
@@ -197,6 +200,7 @@ impl Cli {
             Command::Receipt(receipt) => receipt.run(shared, out),
             Command::Keys(keys) => keys.run(shared, out),
             Command::Status => about::status(&shared.link()?, out).await,
+            Command::Reload => reload::run(&shared.link()?, out).await,
             Command::Doctor => doctor::run(shared, out).await,
             Command::Schema { api } => about::schema(api),
             Command::Refusals { code } => about::refusals(code.as_deref(), out),

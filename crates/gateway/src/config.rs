@@ -29,6 +29,7 @@ use crate::{
 use countersign_client::Wallet;
 use countersign_core::{
     audit::checkpoint::VerifierKey,
+    digest::Digest,
     ledger::Budget,
     money::{AssetCode, Assets, Micros},
     proof::TenantRule,
@@ -46,6 +47,8 @@ pub use source::{Format, Surroundings, load, load_text, load_with, schema};
 /// The whole configuration.
 #[derive(Clone, Debug)]
 pub struct Config {
+    /// The file that it was read from; none for a text of the program's own.
+    pub read_from: Option<ReadFrom>,
     /// Address of the public listener.
     pub listen: SocketAddr,
     /// How clients reach it: scheme and authority, no trailing slash.
@@ -96,6 +99,15 @@ pub struct Config {
     pub console: Option<Console>,
     /// Sandbox parts are in use; everything is on loopback.
     pub sandbox: bool,
+}
+
+/// A file that a configuration was read from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadFrom {
+    /// Where it is.
+    pub file: PathBuf,
+    /// SHA-256 of what it held.
+    pub digest: Digest,
 }
 
 /// An issuer of access tokens.
@@ -159,7 +171,7 @@ pub struct Push {
 }
 
 /// The console.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Console {
     /// Address of its listener.
     pub listen: SocketAddr,
@@ -176,7 +188,7 @@ pub struct Console {
 }
 
 /// A fresh or a stronger sign-in before a yes above an amount.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StepUp {
     /// From more than this on.
     pub above: Micros,
@@ -195,7 +207,7 @@ impl Console {
 }
 
 /// Sign-in by OpenID Connect.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignIn {
     /// Exactly the ID token's `iss`.
     pub issuer: Arc<str>,
@@ -245,7 +257,7 @@ impl Role {
 }
 
 /// How money comes in.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Rails {
     /// x402.
     pub x402: Option<X402>,
@@ -269,7 +281,7 @@ pub struct Treasury {
 }
 
 /// x402: stablecoins on EVM chains.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct X402 {
     /// Receiving address, EIP-55.
     pub pay_to: Arc<str>,
@@ -297,7 +309,7 @@ pub struct Token {
 }
 
 /// Who verifies and settles x402 payments.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Facilitator {
     /// A facilitator's HTTP API.
     Remote {
@@ -323,7 +335,7 @@ pub enum Facilitator {
 }
 
 /// L402: Lightning.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct L402 {
     /// The nodes that make invoices, the preferred one first; none in a template that names none.
     pub nodes: Vec<LightningNode>,
@@ -348,7 +360,7 @@ pub struct L402 {
 }
 
 /// The loop daemon.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LoopDaemon {
     /// Base URL of its REST API.
     pub url: Uri,
@@ -381,7 +393,7 @@ pub struct Rule {
 }
 
 /// When somebody is told that a Lightning node needs them.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LightningAlerts {
     /// Name of the webhook that is told.
     pub webhook: Option<Arc<str>>,
@@ -418,7 +430,7 @@ pub enum LightningNetwork {
 }
 
 /// A Lightning node.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LightningNode {
     /// Its kind, with a number where there are several.
     pub name: Arc<str>,
@@ -440,7 +452,7 @@ impl NodeAccess {
 }
 
 /// The API of a node, and what opens it.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NodeAccess {
     /// Play money.
     Sandbox,

@@ -8,7 +8,7 @@
 //! INVARIANT: looking changes nothing; a change is a POST that carries the session's form key.
 
 mod about;
-mod api;
+pub(crate) mod api;
 mod assets;
 mod events;
 mod grants;
@@ -28,7 +28,8 @@ use crate::{
     admin::{self, actor::Actor},
     config::{self, Role},
     gate::Gate,
-    prove::identity::{Endpoints, Provider, SignInProblem, Verifier},
+    prove::identity::{Endpoints, Provider, SignInProblem},
+    reload::Gates,
 };
 use anyhow::{Context as _, Result};
 use aws_lc_rs::hmac;
@@ -72,10 +73,9 @@ const ENDPOINTS_MS: u64 = 300_000;
 
 /// Everything that pages need.
 struct Console {
-    gate: Arc<Gate>,
+    gates: Gates,
     config: config::Console,
     provider: Provider,
-    tokens: Option<Verifier>,
     sessions: Sessions,
     /// Derives what belongs to one sign-in; new with each process.
     key: hmac::Key,
@@ -93,17 +93,22 @@ impl fmt::Debug for Console {
 }
 
 impl Console {
+    /// The gate as it is now.
+    fn gate(&self) -> Arc<Gate> {
+        self.gates.now()
+    }
+
     /// The session of a cookie's secret. That of a person whose answers were withdrawn since is
     /// over: the issuer is asked again who they are.
     fn session_of(&self, secret: &str) -> Option<Arc<Session>> {
         let session = self.sessions.of(secret)?;
-        let withdrawn = self.gate.store.approver_withdrawn_at(&session.actor.approver());
+        let withdrawn = self.gate().store.approver_withdrawn_at(&session.actor.approver());
         withdrawn.is_none_or(|at| at < session.began_at).then_some(session)
     }
 
     /// An actor with what they may do today: who was withdrawn answers nothing.
     fn as_it_may(&self, actor: Actor) -> Actor {
-        let is_withdrawn = self.gate.store.approver_withdrawn_at(&actor.approver()).is_some();
+        let is_withdrawn = self.gate().store.approver_withdrawn_at(&actor.approver()).is_some();
         if is_withdrawn { actor.without_answers() } else { actor }
     }
 
@@ -113,7 +118,7 @@ impl Console {
 
     /// Where the issuer signs people in; asked for at most once in a while.
     async fn endpoints(&self) -> Result<Endpoints, SignInProblem> {
-        let now = self.gate.world.now();
+        let now = self.gate().world.now();
         let known = self.endpoints.lock().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some((since, endpoints)) = known
             && now.since_ms(since) < ENDPOINTS_MS
@@ -131,7 +136,8 @@ impl Console {
 ///
 /// # Errors
 /// The listener cannot be opened, or the sign-in issuer cannot be used.
-pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> Result<()> {
+pub(crate) async fn serve(gates: Gates, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let gate = gates.now();
     let Some(config) = gate.config.console.clone() else {
         let _stopped = stop.wait_for(|stop| *stop).await.map(drop);
         return Ok(());
@@ -141,7 +147,6 @@ pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> R
         .await
         .with_context(|| format!("cannot listen on {address} for the console"))?;
     let provider = Provider::new(config.sign_in.clone(), gate.world.clone())?;
-    let tokens = api::verifier(&config, &gate.config.issuers, &gate.world)?;
     let console = Arc::new(Console {
         sessions: Sessions::new(gate.world.clone(), config.session_ms),
         key: hmac::Key::new(hmac::HMAC_SHA256, &gate.world.random::<32>()),
@@ -150,10 +155,9 @@ pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> R
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),
         checks: Arc::new(Semaphore::new(CHECKS_MAX)),
         stop: stop.clone(),
-        gate,
+        gates,
         config,
         provider,
-        tokens,
     });
     admin::answer(listener, routes(console), CONNECTIONS_MAX, stop).await;
     Ok(())

@@ -8,7 +8,7 @@
 mod parts;
 mod scenes;
 
-use crate::{gate::Gate, start, world};
+use crate::{gate::Gate, reload::Gates, start, world};
 use anyhow::{Context as _, Result, bail};
 use countersign_core::audit::verify::{Options, verify_log};
 use parts::Parts;
@@ -36,7 +36,7 @@ pub async fn run(once: bool, mut stop: watch::Receiver<bool>) -> Result<()> {
     let parts = Parts::start(&dir, world.clone()).await?;
     let gate = start::open(parts.config.clone(), world.clone())?;
     let (ended, end) = watch::channel(false);
-    let serving = tokio::spawn(start::serve(Arc::clone(&gate), parts.listener()?, end));
+    let serving = tokio::spawn(start::serve(Gates::new(Arc::clone(&gate)), parts.listener()?, end));
     say("Countersign demonstration. Everything here is sandbox: play money, made-up people.\n");
     let failures = scenes::play(&parts, &gate).await?;
     let log = parts.config.data_dir.join("log");

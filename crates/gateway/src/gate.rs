@@ -1,4 +1,4 @@
-//! The gate: everything a call needs, opened once at start.
+//! The gate: everything a call needs under one configuration, opened whole.
 //!
 //! Owns the parts; the path itself is in [`crate::call`], each proof's step in [`crate::prove`].
 
@@ -51,40 +51,42 @@ pub struct Gate {
     pub store: Store,
     /// Access tokens.
     pub verifier: Verifier,
+    /// Those of programs that use the admin API, where any may.
+    pub programs: Option<Verifier>,
     /// Policy.
-    pub policy: Live,
+    pub policy: Arc<Live>,
     /// Who else must say yes.
     pub pdp: Option<Pdp>,
     /// Who may add to a call's risk.
     pub risk_provider: Option<Provider>,
     /// What happened lately.
-    pub past: Past,
+    pub past: Arc<Past>,
     /// How many failed payments are borne.
-    pub patience: Patience,
+    pub patience: Arc<Patience>,
     /// How far everybody is trusted.
-    pub standing: Standing,
+    pub standing: Arc<Standing>,
     /// What tools say of themselves.
-    pub definitions: Definitions,
+    pub definitions: Arc<Definitions>,
     /// Money.
-    pub rails: Rails,
+    pub rails: Arc<Rails>,
     /// Legacy sessions.
-    pub sessions: Sessions,
+    pub sessions: Arc<Sessions>,
     /// Event streams that are open, by principal.
-    pub streams: Mutex<Places<Digest>>,
+    pub streams: Arc<Mutex<Places<Digest>>>,
     /// Each call under way holds a receiver of it, until its answer is made.
     pub calling: watch::Sender<()>,
     /// Servers behind, by name.
-    pub upstreams: HashMap<Arc<str>, Upstream>,
+    pub upstreams: HashMap<Arc<str>, Arc<Upstream>>,
     /// What pays servers that charge, by treasury.
     pub buyers: HashMap<Arc<str>, Buyer>,
     /// Seals request states.
-    pub state_key: StateKey,
+    pub state_key: Arc<StateKey>,
     /// Makes nonces.
     pub nonces: Nonces,
     /// The log's own key.
     pub signer: SignerKey,
     /// The same, for receipts.
-    pub receipts: ReceiptSigner,
+    pub receipts: Arc<ReceiptSigner>,
 }
 
 impl Gate {
@@ -99,7 +101,8 @@ impl Gate {
     /// # Errors
     /// A server without a way is a fault of ours.
     pub fn upstream(&self, server: &str) -> Result<&Upstream, Refusal> {
-        self.upstreams.get(server).ok_or_else(|| Code::InternalFault.into())
+        let way = self.upstreams.get(server);
+        way.map(|way| &**way).ok_or_else(|| Code::InternalFault.into())
     }
 
     /// Limits on JSON that clients send.

@@ -22,6 +22,7 @@ use crate::{
         lightning::{Begun, L402Rail},
     },
     rails::lightning::{HoldEnd, InvoiceState, Node},
+    reload::Gates,
 };
 use aws_lc_rs::aead::{Aad, CHACHA20_POLY1305, LessSafeKey, Nonce, UnboundKey};
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -71,27 +72,31 @@ const FORGET_MS: u64 = 24 * 3_600_000;
 const REQUEST_MAX_BYTES: usize = 64 << 10;
 
 /// Follows every node until `stop`.
-pub async fn run(gate: Arc<Gate>, stop: watch::Receiver<bool>) {
-    let Some(rail) = &gate.rails.l402 else { return };
+pub async fn run(gates: Gates, stop: watch::Receiver<bool>) {
+    // The rails are the process's: they stay when the configuration is replaced.
+    let rails = Arc::clone(&gates.now().rails);
+    let Some(rail) = &rails.l402 else { return };
     let mut tasks = tokio::task::JoinSet::new();
     for node in rail.nodes.iter() {
-        let (gate, node) = (Arc::clone(&gate), node.clone());
-        tasks.spawn(async move { follow(&gate, &node).await });
+        let (gates, node) = (gates.clone(), node.clone());
+        tasks.spawn(async move { follow(&gates, &node).await });
     }
-    let stocking = Arc::clone(&gate);
+    let stocking = Arc::clone(&rails);
     tasks.spawn(async move {
-        if let Some(rail) = &stocking.rails.l402 {
+        if let Some(rail) = &stocking.l402 {
             rail.nodes.keep_stocked().await;
         }
     });
     let mut ended = stop;
     loop {
         rail.nodes.look().await;
+        let gate = gates.now();
         rail.takings.lapse(gate.world.now());
         gate.ring(rail).await;
         gate.rebalance_by_rule(rail).await;
         // A store that fails poisons itself; the server ends for that elsewhere.
         let _faulted = gate.lapsed(rail).await;
+        drop(gate);
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
             _stop = async { ended.wait_for(|stop| *stop).await.map(drop) } => break,
@@ -101,18 +106,20 @@ pub async fn run(gate: Arc<Gate>, stop: watch::Receiver<bool>) {
 }
 
 /// Follows one node, for ever. What happened while nobody followed it is looked up first.
-async fn follow(gate: &Arc<Gate>, node: &Node) {
-    let Some(rail) = &gate.rails.l402 else { return };
-    let kept = gate.store.notes(CURSOR).unwrap_or_default();
+async fn follow(gates: &Gates, node: &Node) {
+    let rails = Arc::clone(&gates.now().rails);
+    let Some(rail) = &rails.l402 else { return };
+    let kept = gates.now().store.notes(CURSOR).unwrap_or_default();
     let mut cursor =
         kept.into_iter().find(|(key, _)| *key == *node.name).map_or_else(String::new, |(_, c)| c);
     let mut is_met = false;
     loop {
         if !is_met {
-            is_met = meet(gate, node).await.is_ok();
+            is_met = meet(&gates.now(), node).await.is_ok();
         }
         match node.news(&cursor).await {
             Ok(news) => {
+                let gate = gates.now();
                 for hash in &news.accepted {
                     rail.takings.arrived(hash, gate.world.now());
                 }
@@ -120,7 +127,7 @@ async fn follow(gate: &Arc<Gate>, node: &Node) {
                     rail.takings.taken(hash, gate.world.now());
                 }
                 for hash in news.accepted {
-                    let (gate, node) = (Arc::clone(gate), node.clone());
+                    let (gate, node) = (Arc::clone(&gate), node.clone());
                     tokio::spawn(async move { accepted(&gate, &node, hash).await });
                 }
                 for hash in news.settled {

@@ -31,6 +31,7 @@ mod push;
 pub mod rails;
 pub mod recover;
 mod refund;
+pub mod reload;
 pub mod sandbox;
 pub mod server;
 pub mod session;

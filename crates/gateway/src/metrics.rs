@@ -7,6 +7,7 @@ use crate::{
     admin::{self, log::standing},
     gate::Gate,
     rails::lightning::{Alert, Figures},
+    reload::Gates,
 };
 use anyhow::{Context as _, Result};
 use axum::{Router, extract::State, routing::get};
@@ -26,15 +27,15 @@ const TEXT: &str = "text/plain; version=0.0.4; charset=utf-8";
 ///
 /// # Errors
 /// The listener cannot be opened.
-pub(crate) async fn serve(gate: Arc<Gate>, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let Some(address) = gate.config.metrics else {
+pub(crate) async fn serve(gates: Gates, mut stop: watch::Receiver<bool>) -> Result<()> {
+    let Some(address) = gates.now().config.metrics else {
         let _stopped = stop.wait_for(|stop| *stop).await.map(drop);
         return Ok(());
     };
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} for metrics"))?;
-    let routes = Router::new().route("/metrics", get(show)).with_state(gate);
+    let routes = Router::new().route("/metrics", get(show)).with_state(gates);
     admin::answer(listener, routes, CONNECTIONS_MAX, stop).await;
     Ok(())
 }

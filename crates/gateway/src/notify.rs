@@ -9,6 +9,7 @@ use crate::{
     config::Webhook,
     fetch::{Fetch, FetchRules},
     gate::Gate,
+    reload::Gates,
 };
 use aws_lc_rs::hmac;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -110,12 +111,13 @@ pub(crate) fn note(to: &Arc<str>, key: &str, body: String, now: UnixMs) -> Optio
 }
 
 /// Tells what is queued, until `stop`.
-pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
+pub async fn run(gates: &Gates, mut stop: watch::Receiver<bool>) {
     loop {
         let stopped = stop.wait_for(|stop| *stop);
         if tokio::time::timeout(EVERY, stopped).await.is_ok() {
             return;
         }
+        let gate = gates.now();
         let Ok(queue) = gate.store.notes(NOTICE) else { continue };
         let now = gate.world.now();
         let due = queue.into_iter().filter_map(|(key, body)| {
@@ -123,7 +125,7 @@ pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
             (notice.next <= now).then_some((key, notice))
         });
         for (key, notice) in due.take(ROUND_MAX) {
-            tell(gate, &key, notice, now).await;
+            tell(&gate, &key, notice, now).await;
         }
     }
 }

@@ -5,7 +5,7 @@
 //! INVARIANT: as long as its quote is open, a call that has not run is left to its caller, who was
 //! told to repeat it. After that no money is taken for it where somebody can say whether it moved.
 
-use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt};
+use crate::{conclude::Settled, gate::Gate, rails::x402::Attempt, reload::Gates};
 use countersign_core::{ids::CallId, quote::Rail, refusal::Refusal};
 use countersign_store::{Due, Unfinished, Unsettled, failpoint};
 use std::time::Duration;
@@ -16,8 +16,16 @@ const ROUND: Duration = Duration::from_secs(5);
 
 /// Recovers until `stop`; the first round runs at once. Paying back has rounds of its own: a wallet
 /// that takes its time keeps nothing else waiting.
-pub async fn run(gate: &Gate, stop: watch::Receiver<bool>) {
-    tokio::join!(repeat(|| round(gate), stop.clone()), repeat(|| Box::pin(gate.pay_back()), stop));
+pub async fn run(gates: &Gates, stop: watch::Receiver<bool>) {
+    let rounds = || {
+        let gate = gates.now();
+        async move { round(&gate).await }
+    };
+    let paying = || {
+        let gate = gates.now();
+        Box::pin(async move { gate.pay_back().await })
+    };
+    tokio::join!(repeat(rounds, stop.clone()), repeat(paying, stop));
 }
 
 async fn repeat<F>(round: impl Fn() -> F, mut stop: watch::Receiver<bool>)

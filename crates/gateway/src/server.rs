@@ -5,7 +5,7 @@
 
 use crate::{
     ask_quote, body::Body, config::Config, gate::Gate, lanes::Lanes, mcp, places::Places, problem,
-    push, work,
+    push, reload::Gates, work,
 };
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority};
@@ -44,15 +44,17 @@ const LAST_ANSWERS: Duration = Duration::from_secs(2);
 /// # Errors
 /// The listener broke, or the system gives no threads.
 pub async fn serve(
-    gate: Arc<Gate>,
+    gates: Gates,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
 ) -> std::io::Result<()> {
+    let gate = gates.now();
     let limits = &gate.config.limits;
     let header_timeout = Duration::from_millis(limits.header_timeout_ms);
     let header_bytes = limits.header_bytes;
     let places = Arc::new(Semaphore::new(limits.connections));
     let (mut peers, each_most) = (Places::default(), limits.connections_per_address);
+    drop(gate);
     let lanes = Lanes::start()?;
     let mut connections = JoinSet::new();
     loop {
@@ -70,13 +72,13 @@ pub async fn serve(
         let Some(own_place) = peers.take(network(peer.ip()), each_most) else { continue };
         let _best_effort = stream.set_nodelay(true);
         let Some((lane, stream)) = lanes.freest().zip(stream.into_std().ok()) else { continue };
-        let (gate, mut stop) = (Arc::clone(&gate), stop.clone());
+        let (gates, mut stop) = (gates.clone(), stop.clone());
         let on_lane = lane.handle.clone();
         let serving = async move {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
             let service = service_fn(move |mut request: Request<Incoming>| {
                 request.extensions_mut().insert(Peer(network(peer.ip())));
-                route(Arc::clone(&gate), request)
+                route(gates.now(), request)
             });
             let connection = http1::Builder::new()
                 .timer(TokioTimer::new())
@@ -99,7 +101,7 @@ pub async fn serve(
         connections.spawn_on(serving, &on_lane);
     }
     drop(listener);
-    drain(&gate, connections).await;
+    drain(&gates.now(), connections).await;
     Ok(())
 }
 

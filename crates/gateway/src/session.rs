@@ -116,6 +116,12 @@ impl Sessions {
         Some(Arc::clone(session))
     }
 
+    /// Forgets all of a server.
+    pub fn forget(&self, server: &str) {
+        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
+        open.retain(|_, (_, session)| &*session.server != server);
+    }
+
     /// Forgets it.
     pub fn close(&self, id: &str) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(id);

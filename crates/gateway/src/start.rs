@@ -2,7 +2,7 @@
 
 use crate::{
     admin,
-    config::{self, Config, LightningNetwork, NodeAccess},
+    config::{self, Config, LightningNetwork, NodeAccess, Server},
     console,
     fetch::{Fetch, FetchRules, Pin},
     gate::Gate,
@@ -11,10 +11,9 @@ use crate::{
     metrics, notify,
     prove::{
         definitions::Definitions,
-        identity::{Discovery, IssuerConfig, Verifier},
+        identity::{Discovery, IssuerConfig, IssuerProblem, Verifier},
         lightning::L402Rail,
         nonce::Nonces,
-        past::Past,
         patience::Patience,
         payment::{Rails, VERIFYING_MAX, X402Rail},
         pdp::Pdp,
@@ -29,7 +28,9 @@ use crate::{
         pow::PowRail,
         x402::{Facilitator, Remote},
     },
-    recover, server,
+    recover,
+    reload::Gates,
+    server,
     session::Sessions,
     upstream::Upstream,
 };
@@ -44,12 +45,7 @@ use countersign_core::{
 use countersign_store::{Claim, Durability, Limits, LogOptions, Options, Store};
 use http::{HeaderValue, Uri};
 use lightning_invoice::Currency;
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 use tokio::{
     net::TcpListener,
     sync::{Semaphore, watch},
@@ -69,38 +65,32 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     let claim = Claim::on(&config.data_dir).with_context(|| unopened(&config))?;
     let keys = keys::open(&config.data_dir, &config.audit.origin, &world)?;
     let store = open_store(&config, claim, &keys, world.clone())?;
-    let verifier = Verifier::new(issuers(&config), world.clone())
-        .map_err(|problem| anyhow!("the issuers cannot be used: {problem}"))?;
-    let policy = open_policy(&config, &store, &world)?;
-    let rails = open_rails(&config, &keys, &world)?;
-    let upstreams: HashMap<_, _> = config
-        .servers
-        .values()
-        .map(|server| {
-            let upstream = Upstream::new(server, config.limits.result_bytes, world.clone());
-            (Arc::clone(&server.name), upstream)
-        })
-        .collect();
+    let verifier = Verifier::new(issuers(&config), world.clone()).map_err(unusable)?;
+    let policy = Arc::new(open_policy(&config, &store, &world)?);
+    let rails = Arc::new(open_rails(&config, &keys, &world)?);
+    let upstreams = upstreams(&config, &world, &HashMap::new());
     let buyers = buyers(&config, &world);
+    let programs = programs(&config, &world)?;
     let unread = |refusal| anyhow!("the store cannot be read: {refusal}");
     let gate = Arc::new(Gate {
         pdp: config.pdp.as_ref().map(Pdp::new),
         risk_provider: config.risk_provider.as_ref().map(Provider::new),
-        past: Past::default(),
-        patience: Patience::new(&config.limits),
-        standing: Standing::load(&store, world.now()).map_err(unread)?,
-        definitions: Definitions::load(&store).map_err(unread)?,
-        sessions: Sessions::new(world.clone(), SESSIONS_MAX),
-        streams: Mutex::default(),
+        past: Arc::default(),
+        patience: Arc::new(Patience::new(&config.limits)),
+        standing: Arc::new(Standing::load(&store, world.now()).map_err(unread)?),
+        definitions: Arc::new(Definitions::load(&store).map_err(unread)?),
+        sessions: Arc::new(Sessions::new(world.clone(), SESSIONS_MAX)),
+        streams: Arc::default(),
         calling: watch::Sender::new(()),
-        receipts: ReceiptSigner::of(&keys.log)?,
+        receipts: Arc::new(ReceiptSigner::of(&keys.log)?),
         nonces: Nonces::of(&keys.challenge),
-        state_key: StateKey::of(&keys.challenge).context("the key of request states")?,
+        state_key: Arc::new(StateKey::of(&keys.challenge).context("the key of request states")?),
         signer: keys.log,
         config,
         world,
         store,
         verifier,
+        programs,
         policy,
         rails,
         upstreams,
@@ -108,6 +98,40 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     });
     gate.recall().map_err(unread)?;
     Ok(gate)
+}
+
+/// The gate of another configuration over what is open already. What is known of callers, tools
+/// and payments is the same; so are the ways to issuers and servers that did not change.
+///
+/// # Errors
+/// The configuration asks for something that cannot be had.
+pub(crate) fn reopen(gate: &Gate, config: Config) -> Result<Gate> {
+    let world = &gate.world;
+    let verifier = gate.verifier.with(issuers(&config)).map_err(unusable)?;
+    Ok(Gate {
+        pdp: config.pdp.as_ref().map(Pdp::new),
+        risk_provider: config.risk_provider.as_ref().map(Provider::new),
+        programs: programs(&config, world)?,
+        upstreams: upstreams(&config, world, &gate.upstreams),
+        buyers: buyers(&config, world),
+        config,
+        verifier,
+        world: world.clone(),
+        store: gate.store.clone(),
+        policy: Arc::clone(&gate.policy),
+        past: Arc::clone(&gate.past),
+        patience: Arc::clone(&gate.patience),
+        standing: Arc::clone(&gate.standing),
+        definitions: Arc::clone(&gate.definitions),
+        rails: Arc::clone(&gate.rails),
+        sessions: Arc::clone(&gate.sessions),
+        streams: Arc::clone(&gate.streams),
+        calling: gate.calling.clone(),
+        state_key: Arc::clone(&gate.state_key),
+        nonces: gate.nonces.clone(),
+        signer: gate.signer.clone(),
+        receipts: Arc::clone(&gate.receipts),
+    })
 }
 
 /// Opens the public listener.
@@ -124,41 +148,36 @@ pub async fn listen(address: SocketAddr) -> Result<TcpListener> {
 ///
 /// # Errors
 /// Another listener cannot be opened, or the store failed.
-pub async fn serve(
-    gate: Arc<Gate>,
-    listener: TcpListener,
-    stop: watch::Receiver<bool>,
-) -> Result<()> {
+pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bool>) -> Result<()> {
+    let gate = gates.now();
     let unwritten = |refusal| anyhow!("the store cannot be written: {refusal}");
     gate.keep_policy().await.map_err(unwritten)?;
     gate.meet_servers().await.map_err(unwritten)?;
     let telling = {
-        let (gate, stop) = (Arc::clone(&gate), stop.clone());
-        tokio::spawn(async move { notify::run(&gate, stop).await })
+        let (gates, stop) = (gates.clone(), stop.clone());
+        tokio::spawn(async move { notify::run(&gates, stop).await })
     };
     let recovering = {
-        let (gate, stop) = (Arc::clone(&gate), stop.clone());
-        tokio::spawn(async move { recover::run(&gate, stop).await })
+        let (gates, stop) = (gates.clone(), stop.clone());
+        tokio::spawn(async move { recover::run(&gates, stop).await })
     };
-    let holding = {
-        let (gate, stop) = (Arc::clone(&gate), stop.clone());
-        tokio::spawn(async move { hold::run(gate, stop).await })
-    };
+    let holding = tokio::spawn(hold::run(gates.clone(), stop.clone()));
     let shadowing = {
-        let (gate, stop) = (Arc::clone(&gate), stop.clone());
-        tokio::spawn(async move { shadow::run(&gate, stop).await })
+        let (gates, stop) = (gates.clone(), stop.clone());
+        tokio::spawn(async move { shadow::run(&gates, stop).await })
     };
     let poisoned = {
         let store = gate.store.clone();
         async move { store.poisoned().await }
     };
-    let mut administering = tokio::spawn(admin::serve(Arc::clone(&gate), stop.clone()));
+    let mut administering = tokio::spawn(admin::serve(gates.clone(), stop.clone()));
     wait_for(&gate.config.admin_socket, &administering).await;
+    drop(gate);
     let served = tokio::select! {
-        served = server::serve(Arc::clone(&gate), listener, stop.clone()) => served.context("serving"),
+        served = server::serve(gates.clone(), listener, stop.clone()) => served.context("serving"),
         failed = admin_failure(&mut administering) => Err(failed),
-        failed = console_failure(Arc::clone(&gate), stop.clone()) => Err(failed),
-        failed = metrics_failure(Arc::clone(&gate), stop.clone()) => Err(failed),
+        failed = console_failure(gates.clone(), stop.clone()) => Err(failed),
+        failed = metrics_failure(gates.clone(), stop.clone()) => Err(failed),
         why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
     if !administering.is_finished() {
@@ -171,21 +190,21 @@ pub async fn serve(
         task.abort();
         let _cancelled = task.await;
     }
-    close(gate).await;
+    close(gates).await;
     served
 }
 
 /// Waits for what still holds the gate, then closes the store: last checkpoint, last counts.
 /// Calls have ended by now, or have had their time; those are recovered at the next start.
-async fn close(mut gate: Arc<Gate>) {
+async fn close(mut gates: Gates) {
     for _ in 0..500 {
-        gate = match Arc::try_unwrap(gate) {
+        gates = match gates.last() {
             Ok(gate) => return gate.store.close().await,
             Err(shared) => shared,
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    gate.store.clone().close().await;
+    gates.now().store.clone().close().await;
 }
 
 /// How the admin API failed. Its orderly end is none: the public listener drains after it.
@@ -198,16 +217,16 @@ async fn admin_failure(administering: &mut JoinHandle<std::io::Result<()>>) -> a
 }
 
 /// How the console failed. Its orderly end is none.
-async fn console_failure(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> anyhow::Error {
-    match console::serve(gate, stop).await {
+async fn console_failure(gates: Gates, stop: watch::Receiver<bool>) -> anyhow::Error {
+    match console::serve(gates, stop).await {
         Ok(()) => std::future::pending().await,
         Err(error) => error.context("the console"),
     }
 }
 
 /// How the listener for monitoring failed. Its orderly end is none.
-async fn metrics_failure(gate: Arc<Gate>, stop: watch::Receiver<bool>) -> anyhow::Error {
-    match metrics::serve(gate, stop).await {
+async fn metrics_failure(gates: Gates, stop: watch::Receiver<bool>) -> anyhow::Error {
+    match metrics::serve(gates, stop).await {
         Ok(()) => std::future::pending().await,
         Err(error) => error.context("the metrics"),
     }
@@ -271,6 +290,31 @@ fn open_policy(config: &Config, store: &Store, world: &World) -> Result<Live> {
         let next = error.next();
         anyhow::Error::new(error).context(format!("the policy bundle is not accepted: {next}"))
     })
+}
+
+fn unusable(problem: IssuerProblem) -> anyhow::Error {
+    anyhow!("the issuers cannot be used: {problem}")
+}
+
+/// Who verifies the tokens of programs that use the admin API.
+fn programs(config: &Config, world: &World) -> Result<Option<Verifier>> {
+    let console = config.console.as_ref();
+    let programs = console.map(|it| console::api::verifier(it, &config.issuers, world));
+    Ok(programs.transpose().map_err(unusable)?.flatten())
+}
+
+/// The ways to all servers; one that is there already is kept with its connections.
+fn upstreams(
+    config: &Config,
+    world: &World,
+    open: &HashMap<Arc<str>, Arc<Upstream>>,
+) -> HashMap<Arc<str>, Arc<Upstream>> {
+    let way = |(name, server): (&Arc<str>, &Arc<Server>)| {
+        let kept = open.get(name).filter(|way| way.leads_to(server)).cloned();
+        let new = || Upstream::new(server, config.limits.result_bytes, world.clone());
+        (Arc::clone(name), kept.unwrap_or_else(|| Arc::new(new())))
+    };
+    config.servers.iter().map(way).collect()
 }
 
 fn issuers(config: &Config) -> Vec<IssuerConfig> {

@@ -129,6 +129,7 @@ pub struct Upstream {
     /// Connections are kept where they are used.
     clients: Each<Client<HttpsConnector<HttpConnector<Reachable>>, Full<Bytes>>>,
     uri: Uri,
+    allow_private: bool,
     headers: HeaderMap,
     max_result_bytes: usize,
 }
@@ -159,9 +160,17 @@ impl Upstream {
             own,
             clients,
             uri: server.upstream.clone(),
+            allow_private,
             headers: server.headers.clone(),
             max_result_bytes: limit,
         }
+    }
+
+    /// Whether this is the way to a server as it is configured now.
+    pub(crate) fn leads_to(&self, server: &Server) -> bool {
+        self.uri == server.upstream
+            && self.headers == server.headers
+            && self.allow_private == server.allow_private_network
     }
 
     /// Relays a message other than `tools/call`, renewing a forgotten session once.

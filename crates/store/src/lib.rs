@@ -19,6 +19,7 @@ mod budgets;
 mod calls;
 mod capture;
 mod check;
+mod configured;
 mod credentials;
 mod declared;
 mod failpoint;

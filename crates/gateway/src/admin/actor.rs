@@ -108,6 +108,17 @@ impl Actor {
         need == Need::Known || need.roles().iter().any(|role| self.roles.contains(role))
     }
 
+    /// What concerns the whole deployment is changed from its own machine.
+    ///
+    /// # Errors
+    /// [`Code::RoleMissing`] for everybody but the socket's users.
+    pub(crate) fn may_here(&self) -> Result<(), Denied> {
+        if self.is_local() {
+            return Ok(());
+        }
+        Err(Refusal::new(Code::RoleMissing).with("needs", "a user of the admin socket").into())
+    }
+
     /// As [`Self::can`], as a refusal.
     ///
     /// # Errors

@@ -4,6 +4,7 @@
 mod money;
 mod people;
 mod policy;
+mod reload;
 mod tools;
 
 pub use money::{
@@ -13,6 +14,7 @@ pub use money::{
 };
 pub use people::{Jwk, KeyRequest, LinkView, WalletAsk, WalletMessage, WalletProof};
 pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBundle, ShadowView};
+pub use reload::ReloadView;
 pub use tools::{RuleView, SetTier, TierView, ToolName, ToolView};
 
 use super::object::{nullable, object};

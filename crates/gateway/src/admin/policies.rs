@@ -11,10 +11,7 @@ use super::{
 };
 use crate::{gate::Gate, prove::policy::shadow::Counted};
 use axum::{Extension, Json, extract::State};
-use countersign_core::{
-    refusal::{Code, Refusal},
-    time::UnixMs,
-};
+use countersign_core::{refusal::Code, time::UnixMs};
 use countersign_store::KeptPolicy;
 use std::sync::Arc;
 
@@ -36,7 +33,7 @@ pub(super) async fn activate(
     Extension(actor): Extension<Actor>,
     SentFiles(bundle): SentFiles<BundleFiles>,
 ) -> Result<Json<PolicyView>, Denied> {
-    may_change(&actor)?;
+    actor.may_here()?;
     let (changed, by) = (Arc::clone(&gate), actor.text());
     // It goes on when its caller has gone, so that store and memory say the same.
     let changing = tokio::spawn(async move { changed.activate(bundle.files, &by).await });
@@ -50,7 +47,7 @@ pub(super) async fn roll_back(
     Extension(actor): Extension<Actor>,
     Sent(back): Sent<GoBack>,
 ) -> Result<Json<PolicyView>, Denied> {
-    may_change(&actor)?;
+    actor.may_here()?;
     if back.reason.trim().is_empty() {
         return Err(Denied::invalid("reason", "say why"));
     }
@@ -76,7 +73,7 @@ pub(super) async fn set_shadow(
     Extension(actor): Extension<Actor>,
     SentFiles(bundle): SentFiles<BundleFiles>,
 ) -> Result<Json<ShadowView>, Denied> {
-    may_change(&actor)?;
+    actor.may_here()?;
     let (changed, by) = (Arc::clone(&gate), actor.text());
     let changing = tokio::spawn(async move { changed.set_shadow(bundle.files, &by).await });
     changing.await.map_err(|_| Code::InternalFault)??;
@@ -88,7 +85,7 @@ pub(super) async fn stop_shadow(
     State(gate): State<Arc<Gate>>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Json<ShadowView>, Denied> {
-    may_change(&actor)?;
+    actor.may_here()?;
     let (changed, by) = (Arc::clone(&gate), actor.text());
     let changing = tokio::spawn(async move { changed.stop_shadow(&by).await });
     if changing.await.map_err(|_| Code::InternalFault)?? {
@@ -124,14 +121,6 @@ pub(crate) async fn shadow_view(gate: &Arc<Gate>, actor: &Actor) -> Result<Shado
         beyond: counted.delta.beyond,
     };
     Ok(ShadowView { shadow: Some(shadow) })
-}
-
-/// One bundle decides about all tenants, so a role in one of them is not enough.
-fn may_change(actor: &Actor) -> Result<(), Denied> {
-    if actor.is_local() {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::RoleMissing).with("needs", "a user of the admin socket").into())
 }
 
 async fn view(gate: &Arc<Gate>) -> Result<Json<PolicyView>, Denied> {

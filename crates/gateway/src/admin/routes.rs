@@ -6,13 +6,13 @@
 use super::{
     approvals, authzen, budgets, form, grants, ledger, lightning, log,
     openapi::{self, Operation, Way, answers},
-    people, policies,
+    people, policies, reload,
     schema::{Hex, Id},
     settlements, tools, trust,
 };
 use crate::{
-    gate::Gate,
     liquidity::rebalance::{Advice, Offer, Rebalance},
+    reload::Gates,
 };
 use axum::{
     Router,
@@ -23,12 +23,11 @@ use axum::{
 use countersign_core::ids::{ApprovalId, CallId, GrantId, QuoteId};
 use http::Method;
 use serde_json::json;
-use std::sync::Arc;
 
 /// Routes and what they say of themselves.
 #[derive(Debug, Default)]
 pub(super) struct Table {
-    pub(super) router: Router<Arc<Gate>>,
+    pub(super) router: Router<Gates>,
     pub(super) ways: Vec<Way>,
 }
 
@@ -36,7 +35,7 @@ impl Table {
     /// Something to look at.
     fn look<H, T>(self, path: &'static str, handler: H, operation: Operation) -> Self
     where
-        H: Handler<T, Arc<Gate>>,
+        H: Handler<T, Gates>,
         T: 'static,
     {
         self.with(Method::GET, path, get(handler), operation)
@@ -45,7 +44,7 @@ impl Table {
     /// Something that changes.
     fn change<H, T>(self, path: &'static str, handler: H, operation: Operation) -> Self
     where
-        H: Handler<T, Arc<Gate>>,
+        H: Handler<T, Gates>,
         T: 'static,
     {
         let limit = DefaultBodyLimit::max(operation.body_bytes_max);
@@ -55,7 +54,7 @@ impl Table {
     /// Something to look at, asked for by a body.
     fn pose<H, T>(self, path: &'static str, handler: H, operation: Operation) -> Self
     where
-        H: Handler<T, Arc<Gate>>,
+        H: Handler<T, Gates>,
         T: 'static,
     {
         let mut table = self.change(path, handler, operation);
@@ -69,7 +68,7 @@ impl Table {
         mut self,
         method: Method,
         path: &'static str,
-        route: MethodRouter<Arc<Gate>>,
+        route: MethodRouter<Gates>,
         operation: Operation,
     ) -> Self {
         self.router = self.router.route(path, route);
@@ -96,6 +95,14 @@ pub(super) fn table() -> Table {
             "/v1/status",
             log::status,
             answers::<form::Status>("getStatus", "How the gateway stands"),
+        )
+        .change(
+            "/v1/reload",
+            reload::reload,
+            answers::<form::ReloadView>(
+                "reload",
+                "Put the configuration's file in force as it is now",
+            ),
         );
     let table = of_authzen(table);
     let table = of_people(of_approvers(of_consent(table)));

@@ -1,26 +1,58 @@
 //! `serve`, `demo`: what runs until it is stopped.
 
-use super::stop::Stop;
-use crate::{config::Config, start, world};
+use super::{out::note, stop::Stop};
+use crate::{config::Config, reload::Gates, start, world};
 use tokio::{
-    signal::unix::{SignalKind, signal},
+    signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 /// Runs the gateway until SIGINT or SIGTERM, or until its store can no longer be trusted.
 pub(super) async fn run(config: Config) -> Result<(), Stop> {
     let Signals { stop, at_once } = signals()?;
+    let hangup = signal(SignalKind::hangup()).map_err(Stop::internal)?;
     let gate = start::open(config, world::system())?;
     let config = &gate.config;
     let listener = start::listen(config.listen).await.map_err(|error| Stop::serving(&error))?;
-    super::out::note(&format!(
+    note(&format!(
         "countersign {} listens on {}, reached at {}{}",
         env!("CARGO_PKG_VERSION"),
         config.listen,
         config.public_url,
         if config.sandbox { " (sandbox: play money)" } else { "" },
     ));
-    ended(start::serve(gate, listener, stop), at_once).await
+    let gates = Gates::new(gate);
+    tokio::spawn(reload_on(hangup, gates.clone(), stop.clone()));
+    ended(start::serve(gates, listener, stop), at_once).await
+}
+
+/// Reads the configuration again at each signal, until `stop`.
+async fn reload_on(mut hangup: Signal, gates: Gates, mut stop: watch::Receiver<bool>) {
+    loop {
+        tokio::select! {
+            Some(()) = hangup.recv() => reload(&gates).await,
+            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => return,
+        }
+    }
+}
+
+/// Puts the file's configuration in force, and says how that went.
+async fn reload(gates: &Gates) {
+    match gates.reload("signal:SIGHUP").await {
+        Ok(done) => {
+            for warning in done.warnings {
+                note(&format!("warning: {warning}"));
+            }
+            let (file, digest) = (done.read_from.file.display(), done.read_from.digest.to_hex());
+            note(&format!("reloaded {file}, sha256 {digest}"));
+        }
+        Err(refusal) => {
+            let facts = refusal.facts().iter().map(|fact| fact.value.as_str());
+            let why = facts.collect::<Vec<_>>().join("; ");
+            let (code, title) = (refusal.code().text(), refusal.code().row().title);
+            note(&format!("not reloaded ({code}): {title}: {why}"));
+        }
+    }
 }
 
 /// Shows the proofs at work.

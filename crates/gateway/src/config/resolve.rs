@@ -100,6 +100,7 @@ pub(super) fn resolve(
     sandbox(&raw, &listens, public_host.as_ref(), report);
     // Everything has been looked at; only now may something missing end it.
     Some(Config {
+        read_from: None,
         listen: listen?,
         public_url: public_url?,
         data_dir,

@@ -276,7 +276,7 @@ text_schema!(
 );
 
 /// A secret's value. Shows only where it came from.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Secret {
     value: Arc<str>,
     origin: Arc<str>,

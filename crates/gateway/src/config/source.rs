@@ -1,7 +1,7 @@
 //! Files: reading one, finding out its notation, and the way from text to [`Config`].
 
 use super::{
-    Config, check,
+    Config, ReadFrom, check,
     finding::{ConfigErrors, Finding, Warning, sort},
     raw::RawConfig,
     report::{At, Found, Mend, Report, mended, with_lines},
@@ -9,6 +9,7 @@ use super::{
     template::{self, RawTemplateFile},
     tree::Tree,
 };
+use countersign_core::digest::Digest;
 use schemars::{JsonSchema, generate::SchemaSettings};
 use serde::de::{DeserializeOwned, DeserializeSeed};
 use serde_json::{Map, Value};
@@ -155,8 +156,10 @@ pub fn load_with(
     let text = read_text(path, MAX_FILE_BYTES)
         .map_err(|message| refused(Finding::new("", format!("the file {message}"))))?;
     let dir = path.parent().unwrap_or(Path::new(""));
-    load_text(&text, format, dir, surroundings)
-        .map_err(|errors| ConfigErrors { file: file.clone(), ..errors })
+    let (config, warnings) = load_text(&text, format, dir, surroundings)
+        .map_err(|errors| ConfigErrors { file: file.clone(), ..errors })?;
+    let read_from = ReadFrom { file: path.to_owned(), digest: Digest::of(text.as_bytes()) };
+    Ok((Config { read_from: Some(read_from), ..config }, warnings))
 }
 
 /// Reads a text as if it stood in a file in `dir`.

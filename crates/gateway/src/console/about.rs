@@ -21,7 +21,7 @@ pub(super) async fn tools(
     visitor: Visitor,
 ) -> Result<Page, Failed> {
     visitor.may(Need::See)?;
-    let config = &console.gate.config;
+    let config = &console.gate().config;
     let content = html! {
         div.head {
             h1 { "Tools and prices" }
@@ -62,7 +62,7 @@ fn server_tools(console: &Console, visitor: &Visitor, server: &Server) -> Markup
 }
 
 fn tool(console: &Console, visitor: &Visitor, name: &str, terms: &Terms) -> Markup {
-    let assets = &console.gate.config.assets;
+    let assets = &console.gate().config.assets;
     let who = match terms.identity {
         IdentityRule::Human => "people's agents",
         IdentityRule::Required => "any token",
@@ -107,7 +107,7 @@ pub(super) async fn connect(
     visitor: Visitor,
 ) -> Result<Page, Failed> {
     visitor.may(Need::Known)?;
-    let config = &console.gate.config;
+    let config = &console.gate().config;
     let content = html! {
         div.head {
             h1 { "Connect a client" }

@@ -29,7 +29,7 @@ const SIGNED_IN: &str = "auth_time";
 ///
 /// # Errors
 /// The issuer is configured in a way that could not be safe.
-pub(super) fn verifier(
+pub(crate) fn verifier(
     config: &config::Console,
     issuers: &[Arc<config::Issuer>],
     world: &World,
@@ -53,8 +53,7 @@ pub(super) fn verifier(
 
 /// The routes, each behind a token.
 pub(super) fn routes(console: &Arc<Console>) -> Router {
-    let gate = Arc::clone(&console.gate);
-    admin::routes(gate)
+    admin::routes(console.gates.clone())
         .layer(middleware::from_fn_with_state(Arc::clone(console), identify))
         // A token that is refused is an answer too.
         .layer(middleware::from_fn(admin::authzen::echo))
@@ -64,7 +63,7 @@ pub(super) fn routes(console: &Arc<Console>) -> Router {
 pub(super) async fn metadata(
     State(console): State<Arc<Console>>,
 ) -> Result<Json<admin::authzen::Metadata>, Denied> {
-    admin::authzen::metadata_of(&console.gate).map(Json)
+    admin::authzen::metadata_of(&console.gate()).map(Json)
 }
 
 async fn identify(
@@ -89,7 +88,8 @@ async fn identify(
 
 async fn actor(console: &Console, headers: &HeaderMap) -> Result<Actor, Denied> {
     let token = bearer_of(headers)?.ok_or(Code::SignInNeeded)?;
-    let verifier = console.tokens.as_ref().ok_or(Code::SignInNeeded)?;
+    let gate = console.gate();
+    let verifier = gate.programs.as_ref().ok_or(Code::SignInNeeded)?;
     let token = verifier.verify(token, &console.config.api_audience()).await?;
     let principal = token.principal();
     let delegator = principal.delegator.as_ref().ok_or(Code::SignInNeeded)?;

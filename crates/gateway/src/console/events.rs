@@ -76,8 +76,8 @@ async fn watch(console: &Console, secret: &str, sender: &mpsc::Sender<Bytes>) {
 
 /// Changes with whatever a page shows: records, and requests that wait.
 fn standing(console: &Console) -> Digest {
-    let mut parts = vec![console.gate.store.log_size().to_be_bytes().to_vec()];
-    for approval in console.gate.store.approvals() {
+    let mut parts = vec![console.gate().store.log_size().to_be_bytes().to_vec()];
+    for approval in console.gate().store.approvals() {
         parts.push(approval.id.to_string().into_bytes());
         parts.push(format!("{:?}{}", approval.status, approval.yes.len()).into_bytes());
     }

@@ -33,7 +33,7 @@ pub(super) async fn list(
     let pairs = form_pairs(uri.query().unwrap_or(""));
     let word = pairs.into_iter().find(|(name, _)| name == "q").map(|(_, word)| word);
     let word = word.unwrap_or_default().trim().to_lowercase();
-    let all = console.gate.store.grants();
+    let all = console.gate().store.grants();
     let seen: Vec<_> = all
         .iter()
         .filter(|grant| visitor.actor().sees(&grant.terms.tenant) && speaks_of(grant, &word))
@@ -68,7 +68,7 @@ fn speaks_of(grant: &Grant, word: &str) -> bool {
 }
 
 fn grant_table(console: &Console, visitor: &Visitor, grants: &[&Arc<Grant>]) -> Markup {
-    let now = console.gate.world.now();
+    let now = console.gate().world.now();
     html! {
         div.scroll tabindex="0" role="region" aria-label="Grants" {
             table {
@@ -156,6 +156,6 @@ pub(super) async fn change(
         _ => return Err(Denied::not_found("page").into()),
     };
     let id: GrantId = id.parse().map_err(|_| Denied::not_found("grant"))?;
-    grants::set_status(&console.gate, posted.visitor.actor(), id, status).await?;
+    grants::set_status(&console.gate(), posted.visitor.actor(), id, status).await?;
     Ok(go(&format!("/grants#{id}")))
 }

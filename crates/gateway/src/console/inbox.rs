@@ -52,7 +52,7 @@ pub(super) async fn list(State(console): State<Arc<Console>>, visitor: Visitor) 
         }
         div hx-ext="sse" sse-connect="/events" {
             div hx-get="/inbox/rows" hx-trigger="sse:changed" hx-swap="innerHTML" {
-                (all_rows(&console.gate, &visitor))
+                (all_rows(&console.gate(), &visitor))
             }
         }
         (key_help())
@@ -62,7 +62,7 @@ pub(super) async fn list(State(console): State<Arc<Console>>, visitor: Visitor) 
 
 /// Only its rows, for the live view.
 pub(super) async fn rows(State(console): State<Arc<Console>>, visitor: Visitor) -> Page {
-    Page(all_rows(&console.gate, &visitor))
+    Page(all_rows(&console.gate(), &visitor))
 }
 
 fn all_rows(gate: &Gate, visitor: &Visitor) -> Markup {
@@ -187,16 +187,16 @@ pub(super) async fn show(
     visitor: Visitor,
     Path(id): Path<String>,
 ) -> Result<Page, Failed> {
-    let approval = visible(&console.gate, &visitor, &id)?;
+    let approval = visible(&console.gate(), &visitor, &id)?;
     let asked = approval.clone();
     let view = look(&console, move |gate| approvals::view(gate, &asked)).await?;
     let content = html! {
         p.crumb { a href="/" { "← Inbox" } }
         div.head {
             h1 { (ask_title(&approval)) }
-            p { (status_badge(approval.status)) " " (standing(&approval, console.gate.world.now())) }
+            p { (status_badge(approval.status)) " " (standing(&approval, console.gate().world.now())) }
         }
-        (facts(&console.gate, &approval, &view))
+        (facts(&console.gate(), &approval, &view))
         @if approval.status == ApprovalStatus::Pending {
             h2 { "Your answer" }
             (step_up_note(&console, &visitor))
@@ -246,7 +246,7 @@ fn standing(approval: &Approval, now: UnixMs) -> Markup {
 /// That a yes can want a new sign-in, where the one at hand would not do.
 fn step_up_note(console: &Console, visitor: &Visitor) -> Markup {
     let step_up = console.config.step_up.as_ref();
-    let step_up = step_up.filter(|up| !visitor.session.entry.meets(up, console.gate.world.now()));
+    let step_up = step_up.filter(|up| !visitor.session.entry.meets(up, console.gate().world.now()));
     html! {
         @if let Some(step_up) = step_up {
             p.note { "A yes to more than " strong { (step_up.above) } " asks you to sign in again, and leads back here. A grant counts with all that it allows." }
@@ -585,7 +585,7 @@ async fn answer(
     grant: Option<Caps>,
     said: Said,
 ) -> Result<Response, Failed> {
-    let gate = &console.gate;
+    let gate = &console.gate();
     let actor = posted.visitor.actor();
     let approval = visible(gate, &posted.visitor, id)?;
     if grant.is_some() {
@@ -614,8 +614,8 @@ fn is_signed_in_for(
 ) -> Result<bool, Failed> {
     let Some(step_up) = &console.config.step_up else { return Ok(true) };
     let entry = &visitor.session.entry;
-    let is_small = allowed(&console.gate, approval, grant)? <= step_up.above;
-    Ok(is_small || entry.meets(step_up, console.gate.world.now()))
+    let is_small = allowed(&console.gate(), approval, grant)? <= step_up.above;
+    Ok(is_small || entry.meets(step_up, console.gate().world.now()))
 }
 
 /// The most that a yes lets the agent spend.

@@ -77,7 +77,7 @@ pub(super) async fn look<T: Send + 'static>(
     console: &Console,
     read: impl FnOnce(&Gate) -> Result<T, Refusal> + Send + 'static,
 ) -> Result<T, Failed> {
-    let gate = Arc::clone(&console.gate);
+    let gate = console.gate();
     let done = tokio::task::spawn_blocking(move || read(&gate)).await;
     Ok(done.map_err(|_panicked| Refusal::new(Code::InternalFault))??)
 }
@@ -335,8 +335,8 @@ pub(super) async fn proof(
 
 /// A call's proof from the published log, verified; or why there is none.
 async fn prove(console: &Console, call: CallId) -> Result<ProofBundle, String> {
-    let dir = console.gate.config.data_dir.join("log");
-    let key = console.gate.signer.verifier().clone();
+    let dir = console.gate().config.data_dir.join("log");
+    let key = console.gate().signer.verifier().clone();
     let proving = tokio::task::spawn_blocking(move || {
         let read = |path: &str| match fs::read(dir.join(path)) {
             Ok(bytes) => Ok(Some(bytes)),

@@ -128,15 +128,15 @@ async fn page(
     let sees = move |record: &Record| log::concerns(&actor, record);
     let found = look(console, move |gate| find(gate, &wanted, sees)).await?;
     let (records, rest) = found;
-    let key = console.gate.signer.verifier().to_string();
+    let key = console.gate().signer.verifier().to_string();
     let content = html! {
         div.head {
             h1 { "Log" }
             p.lead { "Every fact that was acknowledged, in a tree whose heads are signed: nothing can be changed, dropped or put in between unseen." }
         }
         dl.tiles {
-            div.tile { dt { "Records" } dd { (console.gate.store.log_size()) } }
-            div.tile { dt { "Published" } dd { (console.gate.store.published_size()) } }
+            div.tile { dt { "Records" } dd { (console.gate().store.log_size()) } }
+            div.tile { dt { "Published" } dd { (console.gate().store.published_size()) } }
         }
         section id="verified" {
             @if let Some(checked) = checked { (verdict(checked)) }
@@ -271,7 +271,7 @@ enum Checked {
 async fn check(console: &Console) -> Result<Checked, Failed> {
     let place = Arc::clone(&console.checks).try_acquire_owned();
     let place = place.map_err(|_busy| Refusal::new(Code::Overloaded))?;
-    let size = console.gate.store.published_size();
+    let size = console.gate().store.published_size();
     if size > CHECKED_MAX {
         return Ok(Checked::TooLong(size));
     }

@@ -36,8 +36,8 @@ pub(super) async fn ask(
 ) -> Result<Page, Failed> {
     let visitor = &posted.visitor;
     let person = person(visitor)?;
-    let wallet = people::wallet(&console.gate, &posted.text("address"), None)?;
-    let message = console.gate.wallet_message(&person, wallet);
+    let wallet = people::wallet(&console.gate(), &posted.text("address"), None)?;
+    let message = console.gate().wallet_message(&person, wallet);
     let form = sign_form(visitor, &message, &wallet.address.to_string());
     Ok(page(&console, visitor, &person, &form))
 }
@@ -57,7 +57,7 @@ pub(super) async fn link(
         signature: posted.text("signature"),
         name: posted.text("name"),
     };
-    people::link(&console.gate, visitor.actor(), person(visitor)?, proof).await?;
+    people::link(&console.gate(), visitor.actor(), person(visitor)?, proof).await?;
     Ok(go("/me"))
 }
 
@@ -72,12 +72,12 @@ pub(super) async fn end(
         "keys" => LinkKind::Key,
         _ => return Err(Denied::not_found("page").into()),
     };
-    let own = console.gate.store.link(kind, &id);
+    let own = console.gate().store.link(kind, &id);
     let is_own = own.is_some_and(|link| posted.visitor.actor().is_person(&link.person));
     if !is_own {
         return Err(Denied::not_found(kind.text()).into());
     }
-    people::end(&console.gate, posted.visitor.actor(), &id, kind).await?;
+    people::end(&console.gate(), posted.visitor.actor(), &id, kind).await?;
     Ok(go("/me"))
 }
 
@@ -86,7 +86,7 @@ fn person(visitor: &Visitor) -> Result<Person, Failed> {
 }
 
 fn page(console: &Console, visitor: &Visitor, person: &Person, form: &Markup) -> Page {
-    let of = |kind| console.gate.store.links_of(kind, person);
+    let of = |kind| console.gate().store.links_of(kind, person);
     let (wallets, keys) = (of(LinkKind::Wallet), of(LinkKind::Key));
     let content = html! {
         div.head {

@@ -36,7 +36,7 @@ pub(super) async fn show(
     uri: Uri,
 ) -> Result<Page, Failed> {
     visitor.may(Need::See)?;
-    let (gate, actor) = (&console.gate, visitor.actor());
+    let (gate, actor) = (&console.gate(), visitor.actor());
     let engine = gate.policy.engine();
     let tried = Tried::of(form_pairs(uri.query().unwrap_or("")));
     let kept = look(&console, |gate| gate.store.policies()).await?;
@@ -74,13 +74,13 @@ pub(super) async fn show(
 }
 
 fn in_force(console: &Console, engine: &Engine) -> Markup {
-    let source = match (engine.manifest(), &console.gate.config.policy) {
+    let source = match (engine.manifest(), &console.gate().config.policy) {
         (Some(manifest), _) => format!("revision {}", manifest.revision),
         (None, PolicySource::Builtin) => "built into this version".to_owned(),
         (None, PolicySource::Dir(dir)) => dir.display().to_string(),
     };
     let until = engine.manifest().and_then(|manifest| manifest.not_after_ms);
-    let is_signed = console.gate.config.policy_key.is_some();
+    let is_signed = console.gate().config.policy_key.is_some();
     html! {
         dl.facts {
             dt { "Bundle" } dd { (source) }

@@ -29,10 +29,10 @@ pub(super) async fn list(
 ) -> Result<Page, Failed> {
     visitor.may(Need::See)?;
     let sees = |tenant: &str| visitor.actor().sees(tenant);
-    let doubts = console.gate.store.in_doubt().into_iter().filter(|doubt| sees(&doubt.tenant));
-    let dues = console.gate.store.refunds_due().into_iter().filter(|due| sees(&due.tenant));
+    let doubts = console.gate().store.in_doubt().into_iter().filter(|doubt| sees(&doubt.tenant));
+    let dues = console.gate().store.refunds_due().into_iter().filter(|due| sees(&due.tenant));
     let (doubts, dues): (Vec<_>, Vec<_>) = (doubts.collect(), dues.collect());
-    let unsettled = open(&console.gate, visitor.actor())?;
+    let unsettled = open(&console.gate(), visitor.actor())?;
     let content = html! {
         div.head {
             h1 { "Settlements" }
@@ -61,7 +61,7 @@ pub(super) async fn list(
 }
 
 fn amount(console: &Console, amount: Option<&Amount>) -> String {
-    amount.map_or_else(|| "–".to_owned(), |amount| console.gate.config.assets.show(amount))
+    amount.map_or_else(|| "–".to_owned(), |amount| console.gate().config.assets.show(amount))
 }
 
 fn unsettled_table(visitor: &Visitor, items: &[OpenView]) -> Markup {
@@ -163,7 +163,7 @@ fn due_table(console: &Console, visitor: &Visitor, dues: &[Due]) -> Markup {
                             td { code.wrap { (payer.unwrap_or("–")) } }
                             td { code.wrap { (settlement.map_or("–", |s| &s.transaction)) } }
                             td {
-                                @match ledger::repayer(&console.gate, due) {
+                                @match ledger::repayer(&console.gate(), due) {
                                     Repayer::Gateway => "the gateway pays it back",
                                     Repayer::Operator => (refund_form(visitor, due.call)),
                                 }
@@ -198,7 +198,7 @@ pub(super) async fn settle(
     posted: Posted,
 ) -> Result<Response, Failed> {
     let id: CallId = id.parse().map_err(|_| Denied::not_found("call"))?;
-    let (gate, actor) = (&console.gate, posted.visitor.actor());
+    let (gate, actor) = (&console.gate(), posted.visitor.actor());
     match &*verb {
         "end" => {
             let rule = match posted.get("rule") {

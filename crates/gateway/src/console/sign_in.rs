@@ -105,8 +105,8 @@ pub(super) async fn start(
 ) -> Result<Response, Failed> {
     let pairs = form_pairs(uri.query().unwrap_or(""));
     let path = pairs.iter().find(|(name, _)| name == "to").map_or("/", |(_, path)| path);
-    let until = console.gate.world.now().plus_ms(PATIENCE_MS).0;
-    let random = URL_SAFE_NO_PAD.encode(console.gate.world.random::<16>());
+    let until = console.gate().world.now().plus_ms(PATIENCE_MS).0;
+    let random = URL_SAFE_NO_PAD.encode(console.gate().world.random::<16>());
     let path = URL_SAFE_NO_PAD.encode(own_path(path));
     let is_asked = pairs.iter().any(|(name, _)| name == "step_up");
     let step_up = console.config.step_up.as_ref().filter(|_| is_asked);
@@ -167,7 +167,7 @@ pub(super) async fn finish(
     };
     let value = cookie(&headers, COOKIE).ok_or_else(|| refused("no sign-in was begun here"))?;
     let journey = Journey { cookie: value, key: &console.key };
-    let goal = journey.goal(console.gate.world.now());
+    let goal = journey.goal(console.gate().world.now());
     let goal = goal.ok_or_else(|| refused("the sign-in took too long"))?;
     let state = single("state").unwrap_or("");
     if !bool::from(state.as_bytes().ct_eq(journey.state().as_bytes())) {

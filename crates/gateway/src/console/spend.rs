@@ -72,7 +72,7 @@ pub(super) async fn show(
     let calls = look(&console, move |gate| gate.store.calls(actor.tenant(), None, CALLS)).await?;
     let seeing = visitor.actor().clone();
     let warned = look(&console, move |gate| warned(gate, &seeing)).await?;
-    let budgets = budgets::seen_by(&console.gate, visitor.actor());
+    let budgets = budgets::seen_by(&console.gate(), visitor.actor());
     let total = calls.iter().fold(Sums::default(), |mut sums, call| {
         sums.add(call);
         sums
@@ -104,7 +104,7 @@ pub(super) async fn show(
         h2 { "Budgets" }
         (budget_table(&budgets))
         (warnings(&warned))
-        @for burn in burn_downs(&console.gate, visitor.actor()) { (burn_down(&burn)) }
+        @for burn in burn_downs(&console.gate(), visitor.actor()) { (burn_down(&burn)) }
     };
     Ok(framed(&visitor, "/spend", "Spend", &content))
 }

@@ -4,7 +4,7 @@ use countersign_client::trusting;
 use std::{fmt, sync::Arc};
 
 /// A certificate that is pinned: exactly this one is accepted, whatever name and dates it has.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Pin(Arc<str>);
 
 /// A text that holds no certificate in PEM.

@@ -66,6 +66,21 @@ impl Verifier {
         Ok(Self { issuers, cache: Mutex::default(), world })
     }
 
+    /// Another one of these issuers, with nothing in its cache. Of an issuer that did not change,
+    /// the keys are kept.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(&self, configs: Vec<IssuerConfig>) -> Result<Self, IssuerProblem> {
+        let mut next = Self::new(configs, self.world.clone())?;
+        for issuer in &mut next.issuers {
+            if let Some(same) = self.issuers.iter().find(|old| old.is_as(issuer)) {
+                *issuer = Arc::clone(same);
+            }
+        }
+        Ok(next)
+    }
+
     /// Fetches every issuer's keys, so that the first call need not wait.
     pub async fn warm(&self) -> Vec<IssuerReport> {
         for issuer in &self.issuers {

@@ -8,6 +8,7 @@ use countersign_core::{digest::Digest, time::UnixMs};
 use std::fmt;
 
 /// Makes and checks them.
+#[derive(Clone)]
 pub struct Nonces(hmac::Key);
 
 impl fmt::Debug for Nonces {

@@ -184,10 +184,8 @@ struct State {
 
 /// One issuer.
 pub(super) struct Issuer {
+    config: IssuerConfig,
     profile: Profile,
-    audience: Option<String>,
-    discovery: Discovery,
-    refresh_ms: u64,
     fetch: Fetch,
     world: World,
     state: Mutex<State>,
@@ -199,7 +197,7 @@ pub(super) struct Issuer {
 
 impl Issuer {
     pub(super) fn new(config: IssuerConfig, world: World) -> Result<Self, IssuerProblem> {
-        let name: Arc<str> = config.issuer.into();
+        let name: Arc<str> = config.issuer.as_str().into();
         let is_http = name.starts_with("http://") && config.allow_private_network;
         if config.discovery == Discovery::WellKnown
             && !((name.starts_with("https://") || is_http) && !well_known(&name).is_empty())
@@ -215,19 +213,17 @@ impl Issuer {
                 true => TypRule::AlsoUntyped,
                 false => TypRule::AccessToken,
             },
-            client_claim: config.client_claim.into(),
-            clients: config.clients.into_iter().map(Arc::from).collect(),
-            tenant: config.tenant,
-            roles_claim: config.roles_claim.map(Arc::from),
-            human_claim: config.human_claim.map(Arc::from),
+            client_claim: config.client_claim.as_str().into(),
+            clients: config.clients.iter().map(|client| client.as_str().into()).collect(),
+            tenant: config.tenant.clone(),
+            roles_claim: config.roles_claim.as_deref().map(Arc::from),
+            human_claim: config.human_claim.as_deref().map(Arc::from),
             leeway_s: config.leeway_s,
         };
         let allow_private = config.allow_private_network;
         Ok(Self {
+            config,
             profile,
-            audience: config.audience,
-            discovery: config.discovery,
-            refresh_ms: config.refresh_s.saturating_mul(1000).max(PAUSE_MS),
             fetch: Fetch::new(FetchRules { allow_private, ..FetchRules::PUBLIC }),
             world,
             state: Mutex::default(),
@@ -245,7 +241,16 @@ impl Issuer {
     }
 
     pub(super) fn audience(&self) -> Option<&str> {
-        self.audience.as_deref()
+        self.config.audience.as_deref()
+    }
+
+    /// Whether another one is configured as this one is.
+    pub(super) fn is_as(&self, other: &Self) -> bool {
+        self.config == other.config
+    }
+
+    fn refresh_ms(&self) -> u64 {
+        self.config.refresh_s.saturating_mul(1000).max(PAUSE_MS)
     }
 
     /// The generation of the keys: a token verified under another one is verified again.
@@ -276,7 +281,7 @@ impl Issuer {
         let lacks_key = current.as_ref().is_none_or(|keys| !keys.set.knows(header));
         let is_old = current
             .as_ref()
-            .is_none_or(|keys| self.world.now().since_ms(keys.fetched_at) >= self.refresh_ms);
+            .is_none_or(|keys| self.world.now().since_ms(keys.fetched_at) >= self.refresh_ms());
         if is_due && (lacks_key || is_old) {
             self.refresh().await;
         } else if lacks_key {
@@ -340,7 +345,7 @@ impl Issuer {
     }
 
     async fn fetch_keys(&self) -> Result<KeySet, KeysProblem> {
-        let url = match &self.discovery {
+        let url = match &self.config.discovery {
             Discovery::Keys(url) => url.clone(),
             Discovery::Document(url) => self.jwks_uri(url).await?,
             Discovery::WellKnown => self.discover().await?,

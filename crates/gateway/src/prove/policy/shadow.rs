@@ -12,7 +12,7 @@ use super::{
     activation::{off_the_path, to_keep, unkept},
     live::{open, reopen},
 };
-use crate::gate::Gate;
+use crate::{gate::Gate, reload::Gates};
 use countersign_core::{
     audit::checkpoint::VerifierKey,
     digest::Digest,
@@ -195,15 +195,17 @@ impl Gate {
 }
 
 /// Writes the counts down every few seconds, and once more at the end.
-pub async fn run(gate: &Gate, mut stop: watch::Receiver<bool>) {
+pub async fn run(gates: &Gates, mut stop: watch::Receiver<bool>) {
     let mut written = None;
     loop {
         tokio::select! {
             _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => break,
-            () = tokio::time::sleep(WRITE_PAUSE) => gate.keep_shadow_report(&mut written).await,
+            () = tokio::time::sleep(WRITE_PAUSE) => {
+                gates.now().keep_shadow_report(&mut written).await;
+            }
         }
     }
-    gate.keep_shadow_report(&mut written).await;
+    gates.now().keep_shadow_report(&mut written).await;
 }
 
 #[cfg(test)]
