@@ -482,7 +482,9 @@ describe('who may not', () => {
       });
     assert.equal((await post(form, { headers: { origin: 'https://evil.example' } })).status(), 403);
     assert.equal((await post(form, { headers: {} })).status(), 403, 'a browser says where a form comes from');
-    assert.equal((await post({ ...form, form_key: 'x' })).status(), 403);
+    const stale = await post({ ...form, form_key: 'x' });
+    assert.equal(stale.status(), 403);
+    assert.match(await stale.text(), /ADM-006/);
     assert.equal((await post({ ...form, form_key: '' })).status(), 403);
     assert.equal((await post({ ...form, content: '0'.repeat(64) })).status(), 403, 'not what was shown');
     const auditor = await person('aud');

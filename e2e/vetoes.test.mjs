@@ -267,6 +267,15 @@ describe('consent', () => {
     await refused(() => thing(emil, { n: 1 }), noConsent('CNS-005'));
   });
 
+  test('who is paid is not who may be', async () => {
+    const limited = (who) => () => call(url('own'), { token: who.token, name: 'get_limited', args: {} });
+    const elsewhere = await person('elsa', { payee: chain.payer.address });
+    const { problem } = await refused(limited(elsewhere), noConsent('CNS-013'));
+    assert.equal(problem.charged, 'no');
+    const there = await person('egon', { payee: chain.merchant.address });
+    assert.equal(problemOf(await limited(there)()).code, 'PAY-001');
+  });
+
   test('the intent is not included', async () => {
     const fred = await person('fred', { intents: ['search'] });
     await refused(() => thing(fred, { n: 1 }), noConsent('CNS-007'));
