@@ -2,21 +2,26 @@
 // with calls under way, sessions, quotes, held money and verified tokens left as they are.
 
 import assert from 'node:assert/strict';
-import { readFileSync } from 'node:fs';
 import { randomBytes } from 'node:crypto';
+import { appendFileSync, cpSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { createServer } from 'node:http';
+import os from 'node:os';
+import path from 'node:path';
 import { after, before, describe, test } from 'node:test';
 import { setTimeout as sleep } from 'node:timers/promises';
+import { fileURLToPath } from 'node:url';
 
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient } from './lib/mcpclients.mjs';
 import { freePort, until } from './lib/process.mjs';
 import {
-  admin, callTool, configBefore, lightningOffer, receiptOf, sha256, startBefore, startParts,
+  MERCHANT, admin, callTool, configBefore, lightningOffer, receiptOf, sha256, startBefore, startParts,
   verifyLog, x402Challenge,
 } from './lib/rig.mjs';
 import { bearer } from './lib/wire.mjs';
-import { payer } from './lib/x402http.mjs';
+import { callPaid, payer } from './lib/x402http.mjs';
 
+const builtin = fileURLToPath(new URL('../crates/gateway/policy/', import.meta.url));
 const anonymous = { identity: 'anonymous' };
 const forecast = (...price) => ({ tools: { get_forecast: { price, ...anonymous } } });
 
@@ -62,6 +67,39 @@ async function pay(asked) {
   const key = `0x${randomBytes(32).toString('hex')}`;
   const payment = await payer(key).createPaymentPayload(x402Challenge(asked));
   return { 'payment-signature': Buffer.from(JSON.stringify(payment)).toString('base64') };
+}
+
+/** The sandbox facilitator, but a settlement waits for `release()`. */
+async function startHeldFacilitator(t) {
+  const [asked, released] = [deferred(), deferred()];
+  const server = createServer(async (request, response) => {
+    let body = '';
+    for await (const part of request.setEncoding('utf8')) body += part;
+    if (request.url.endsWith('/settle')) {
+      asked.resolve();
+      await released.promise;
+    }
+    const { method } = request;
+    const answer = await fetch(`${parts.facilitator}${request.url}`, {
+      method, headers: { 'content-type': 'application/json' }, ...(method === 'POST' && { body }),
+    });
+    response.writeHead(answer.status, { 'content-type': 'application/json' });
+    response.end(await answer.text());
+  });
+  await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve));
+  t.after(() => {
+    released.resolve();
+    server.closeAllConnections();
+    server.close();
+  });
+  const url = `http://127.0.0.1:${server.address().port}`;
+  return { url, isAsked: asked.promise, release: released.resolve };
+}
+
+function deferred() {
+  let resolve;
+  const promise = new Promise((done) => (resolve = done));
+  return { promise, resolve };
 }
 
 const fresh = () => ({ city: randomBytes(6).toString('hex') });
@@ -119,8 +157,44 @@ describe('a configuration that is read again', () => {
     assert.match(await refused({ ...two, limits }), /a change of `limits` takes a new start/);
     const elsewhere = { metrics: { listen: '127.0.0.1:1' }, data_dir: './other' };
     assert.match(await refused({ ...two, ...elsewhere }), /`data_dir`, `metrics` takes a new start/);
+    for (const change of [{ decimals: 8 }, { version: '3' }]) {
+      const { assets } = configBefore(parts, two)({ port: gateway.port });
+      const changed = { ...assets, USDC: { ...assets.USDC, ...change } };
+      assert.match(await refused({ ...two, assets: changed }), /a change of `assets` takes/);
+    }
     await gateway.become(two);
     assert.equal((await priceOf(gateway, 'one', fresh())).usdc, 20_000);
+  });
+
+  test('says of what is put in force by itself that it is not', async (t) => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-reload-'));
+    t.after(() => rmSync(dir, { recursive: true, force: true }));
+    cpSync(builtin, dir, { recursive: true });
+    const config = { servers: { one: forecast('0.01 USDC', '10 sat') }, policy: { dir } };
+    const gateway = await startReloading(t, config);
+    assert.deepEqual((await gateway.become(config)).warnings, []);
+    appendFileSync(path.join(dir, 'policies.cedar'), '\n@id("none") forbid (principal, action, resource);\n');
+    const { warnings } = await gateway.become(config);
+    assert.match(warnings.join(), /policy\.dir: it holds another bundle than the one in force/);
+    await priceOf(gateway, 'one', fresh());
+  });
+
+  test('leaves the wallet of a treasury as it is, and takes its limits', async (t) => {
+    const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-reload-'));
+    t.after(() => rmSync(dir, { recursive: true, force: true }));
+    const wallet = path.join(dir, 'wallet');
+    const write = () => writeFileSync(wallet, `0x${randomBytes(32).toString('hex')}`, { mode: 0o600 });
+    write();
+    const of = (per_call) => ({
+      treasuries: { main: { wallet: `file:${wallet}`, per_call, per_day: '5 USD' } },
+      servers: { one: { ...forecast('0.01 USDC', '10 sat'), pay: 'main' } },
+    });
+    const gateway = await startReloading(t, of('0.05 USD'));
+    await gateway.become(of('0.06 USD'));
+    write();
+    const { code, stderr } = await gateway.cliRaw('reload');
+    assert.equal(code, 2);
+    assert.match(stderr, /a change of `treasuries` takes a new start/);
   });
 
   test('is read on SIGHUP too, and the terminal says how that went', async (t) => {
@@ -189,6 +263,29 @@ describe('a configuration that is read again', () => {
     await gateway.become({ servers: { one } });
     assert.equal((await callTool(gateway, 'slow', 'get_slow', {})).status, 404);
     assert.ok(receiptOf((await running).result));
+  });
+
+  test('leaves a call alone whose server moves while its payment settles', async (t) => {
+    const slow = await startHeldFacilitator(t);
+    const of = (more) => ({
+      rails: { x402: { pay_to: MERCHANT, facilitator: { sandbox: slow.url } } },
+      servers: { one: { ...forecast('0.01 USDC'), upstream: parts.server, ...more } },
+    });
+    const gateway = await startReloading(t, of({}));
+    const client = await legacyClient(`${gateway.url}/one/mcp`);
+    const ran = await parts.ran('get_forecast');
+    const paying = callPaid(client, `0x${randomBytes(32).toString('hex')}`, {
+      name: 'get_forecast', arguments: { city: 'Bonn' },
+    });
+    await slow.isAsked;
+    await gateway.become(of({ upstream: `${parts.server}?moved` }));
+    slow.release();
+    const { result } = await paying;
+    assert.equal(receiptOf(result)?.state, 'captured', JSON.stringify(result));
+    assert.equal(await parts.ran('get_forecast'), ran + 1);
+    // Another address knows nothing of the session: the client is told to begin anew.
+    await assert.rejects(client.ping(), /404|[Ss]ession/);
+    await client.close().catch(() => {});
   });
 
   test('leaves money alone that comes for a call which was asked for before', async (t) => {

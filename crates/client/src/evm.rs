@@ -18,6 +18,15 @@ pub struct EvmWallet {
     curve: Arc<Secp256k1<SignOnly>>,
 }
 
+/// The same address, and so the same key.
+impl PartialEq for EvmWallet {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl Eq for EvmWallet {}
+
 impl EvmWallet {
     /// The wallet of a private key: 64 hex characters, with or without `0x`.
     ///

@@ -37,10 +37,10 @@ const FEE_FLOOR_MSAT: u64 = 5_000;
 const FEE_PART: u64 = 100;
 
 /// A wallet that pays invoices.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct LightningWallet(Kind);
 
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 enum Kind {
     Plain(Plain),
     Lnd(Box<Lnd>),

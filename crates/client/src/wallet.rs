@@ -32,7 +32,7 @@ const ITERATIONS: u32 = 600_000;
 const MAX_ITERATIONS: u32 = 10_000_000;
 
 /// Something that pays.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Wallet {
     /// Signs x402 `exact` payments.
     Evm(EvmWallet),

@@ -179,7 +179,7 @@ impl Cli {
         match self.command {
             Command::Demo { once } => serve::demo(once).await,
             Command::Init(init) => init.run(out),
-            Command::Serve => serve::run(shared.load()?).await,
+            Command::Serve => serve::run(shared).await,
             Command::Sandbox(sandbox) => sandbox.run().await,
             Command::Check => about::check(&shared.config, out),
             Command::Call(call) => call.run(shared, out).await,

@@ -123,8 +123,8 @@ impl Gate {
         identity: &Identity,
     ) -> Result<Option<Arc<Session>>, Refusal> {
         let Some(id) = &attempt.session else { return Ok(None) };
-        let server = &attempt.call.terms.tool.server;
-        let found = self.sessions.find(id, server, identity.key());
+        let upstream = self.upstream(&attempt.call.terms.tool.server)?;
+        let found = upstream.sessions.find(id, identity.key());
         found.map(Some).ok_or_else(|| Code::UnknownSession.into())
     }
 

@@ -137,8 +137,11 @@ impl Console {
 /// # Errors
 /// The listener cannot be opened, or the sign-in issuer cannot be used.
 pub(crate) async fn serve(gates: Gates, mut stop: watch::Receiver<bool>) -> Result<()> {
-    let gate = gates.now();
-    let Some(config) = gate.config.console.clone() else {
+    let (config, world) = {
+        let gate = gates.now();
+        (gate.config.console.clone(), gate.world.clone())
+    };
+    let Some(config) = config else {
         let _stopped = stop.wait_for(|stop| *stop).await.map(drop);
         return Ok(());
     };
@@ -146,10 +149,10 @@ pub(crate) async fn serve(gates: Gates, mut stop: watch::Receiver<bool>) -> Resu
     let listener = TcpListener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} for the console"))?;
-    let provider = Provider::new(config.sign_in.clone(), gate.world.clone())?;
+    let provider = Provider::new(config.sign_in.clone(), world.clone())?;
     let console = Arc::new(Console {
-        sessions: Sessions::new(gate.world.clone(), config.session_ms),
-        key: hmac::Key::new(hmac::HMAC_SHA256, &gate.world.random::<32>()),
+        sessions: Sessions::new(world.clone(), config.session_ms),
+        key: hmac::Key::new(hmac::HMAC_SHA256, &world.random::<32>()),
         endpoints: Mutex::default(),
         exchanges: Semaphore::new(EXCHANGES_MAX),
         streams: Arc::new(Semaphore::new(STREAMS_MAX)),

@@ -11,7 +11,6 @@ use crate::{
         past::Past, patience::Patience, payment::Rails, pdp::Pdp, policy::Live, provider::Provider,
         standing::Standing, state::StateKey,
     },
-    session::Sessions,
     upstream::Upstream,
 };
 use countersign_client::Buyer;
@@ -69,8 +68,6 @@ pub struct Gate {
     pub definitions: Arc<Definitions>,
     /// Money.
     pub rails: Arc<Rails>,
-    /// Legacy sessions.
-    pub sessions: Arc<Sessions>,
     /// Event streams that are open, by principal.
     pub streams: Arc<Mutex<Places<Digest>>>,
     /// Each call under way holds a receiver of it, until its answer is made.

@@ -6,13 +6,20 @@
 //! process (its listeners, its files, its rails) takes a new start, and is refused here by name.
 
 use crate::{
-    config::{self, Config, ReadFrom, Warning},
+    config::{self, Config, PolicySource, Rails, ReadFrom, Warning},
     gate::Gate,
+    prove::policy::Bundle,
     start,
 };
 use axum::extract::FromRef;
-use countersign_core::refusal::{Code, Refusal};
-use std::sync::{Arc, PoisonError, RwLock};
+use countersign_core::{
+    money::Assets,
+    refusal::{Code, Refusal},
+};
+use std::sync::{
+    Arc, PoisonError, RwLock, Weak,
+    atomic::{AtomicU64, Ordering},
+};
 use tokio::sync::Mutex;
 
 /// The most that is said of why a file is refused, in bytes.
@@ -25,8 +32,22 @@ pub struct Gates(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     now: RwLock<Arc<Gate>>,
+    /// The longest that a tool may take, or might when a call of it began, in milliseconds.
+    longest_deadline_ms: AtomicU64,
     /// One change after the other.
     changing: Mutex<()>,
+}
+
+/// The same, for who only changes it: it does not keep the gateway from ending.
+#[derive(Clone, Debug)]
+pub struct WeakGates(Weak<Inner>);
+
+impl WeakGates {
+    /// The gate, while it is served.
+    #[must_use]
+    pub fn upgrade(&self) -> Option<Gates> {
+        self.0.upgrade().map(Gates)
+    }
 }
 
 /// A configuration that took effect.
@@ -42,7 +63,15 @@ impl Gates {
     /// Begins with a gate.
     #[must_use]
     pub fn new(gate: Arc<Gate>) -> Self {
-        Self(Arc::new(Inner { now: RwLock::new(gate), changing: Mutex::default() }))
+        let longest_deadline_ms = AtomicU64::new(longest_deadline_ms(&gate.config));
+        let (now, changing) = (RwLock::new(gate), Mutex::default());
+        Self(Arc::new(Inner { now, longest_deadline_ms, changing }))
+    }
+
+    /// A handle that does not count.
+    #[must_use]
+    pub fn downgrade(&self) -> WeakGates {
+        WeakGates(Arc::downgrade(&self.0))
     }
 
     /// The gate for what begins now.
@@ -50,6 +79,11 @@ impl Gates {
     pub fn now(&self) -> Arc<Gate> {
         // The lock guards one pointer, which is whole at any time.
         Arc::clone(&self.0.now.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The longest that a call under way may still take, in milliseconds.
+    pub(crate) fn longest_deadline_ms(&self) -> u64 {
+        self.0.longest_deadline_ms.load(Ordering::Relaxed)
     }
 
     /// The gate itself, once nobody else has it.
@@ -72,23 +106,21 @@ impl Gates {
         let file = gate.config.read_from.as_ref().map(|from| from.file.clone());
         let file = file.ok_or_else(|| refused("it was not read from a file"))?;
         let read = tokio::task::spawn_blocking(move || config::load(&file)).await;
-        let (config, warnings) = read.map_err(|_panicked| Code::InternalFault)?.map_err(refused)?;
+        let read = read.map_err(|_panicked| Code::InternalFault)?;
+        let (config, mut warnings) = read.map_err(refused)?;
         let read_from = config.read_from.clone().ok_or(Code::InternalFault)?;
         let fixed = needs_start(&gate.config, &config);
         if !fixed.is_empty() {
             let fixed = fixed.join("`, `");
             return Err(refused(format!("a change of `{fixed}` takes a new start")));
         }
-        let next = start::reopen(&gate, config).map_err(refused)?;
+        warnings.extend(other_bundle(&gate, &config));
+        let next = Arc::new(start::reopen(&gate, config).map_err(refused)?);
+        gate.store.configured(read_from.digest, by).await?;
+        let longest_ms = longest_deadline_ms(&next.config);
+        self.0.longest_deadline_ms.fetch_max(longest_ms, Ordering::Relaxed);
+        *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&next);
         next.meet_servers().await?;
-        next.store.configured(read_from.digest, by).await?;
-        let moved = gate.upstreams.iter().filter(|(name, way)| {
-            next.upstreams.get(*name).is_none_or(|next| !Arc::ptr_eq(way, next))
-        });
-        let moved: Vec<_> = moved.map(|(name, _)| Arc::clone(name)).collect();
-        *self.0.now.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(next);
-        // Another server knows nothing of them.
-        moved.iter().for_each(|name| gate.sessions.forget(name));
         Ok(Reloaded { read_from, warnings })
     }
 }
@@ -106,10 +138,31 @@ fn refused(why: impl ToString) -> Refusal {
     Refusal::new(Code::ConfigRefused).with("reason", why)
 }
 
+/// That the directory of policies holds something else than what decides: bundles are put in force
+/// by an act of their own.
+fn other_bundle(gate: &Gate, config: &Config) -> Option<Warning> {
+    let PolicySource::Dir(dir) = &config.policy else { return None };
+    let message = match Bundle::read(dir) {
+        Ok(bundle) if bundle.digest() == gate.policy.engine().bundle_digest() => return None,
+        Ok(_) => "it holds another bundle than the one in force, which goes on deciding".to_owned(),
+        Err(error) => format!("the bundle in force goes on deciding: {error}"),
+    };
+    let suggestion = "put it in force with `countersign policy activate`, or by a new start";
+    let suggestion = Some(suggestion.to_owned());
+    Some(Warning { path: "policy.dir".to_owned(), line: None, message, suggestion })
+}
+
+fn longest_deadline_ms(config: &Config) -> u64 {
+    let deadlines = config.servers.values().map(|server| server.longest_deadline_ms());
+    deadlines.max().unwrap_or(0)
+}
+
 /// The members that differ and cannot change while the process runs.
 fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
+    let tokens = |config: &Config| config.rails.x402.as_ref().map(|x402| x402.tokens.clone());
     let members = [
         ("admin_socket", old.admin_socket == new.admin_socket),
+        ("assets", tokens(old) == tokens(new) && has_same_units(&old.assets, &new.assets)),
         ("audit", old.audit == new.audit),
         ("console", old.console == new.console),
         ("credit", old.credit == new.credit),
@@ -118,8 +171,30 @@ fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen", old.listen == new.listen),
         ("metrics", old.metrics == new.metrics),
         ("policy", old.policy == new.policy && old.policy_key == new.policy_key),
-        ("rails", old.rails == new.rails),
+        ("rails", without_tokens(&old.rails) == without_tokens(&new.rails)),
         ("sandbox", old.sandbox == new.sandbox),
+        ("treasuries", has_same_wallets(old, new)),
     ];
     members.into_iter().filter(|(_, is_same)| !is_same).map(|(name, _)| name).collect()
+}
+
+/// Rails but for what they have of `assets`.
+fn without_tokens(rails: &Rails) -> Rails {
+    let mut rails = rails.clone();
+    if let Some(x402) = &mut rails.x402 {
+        x402.tokens.clear();
+    }
+    rails
+}
+
+/// What is booked in an asset stays as much as it was.
+fn has_same_units(old: &Assets, new: &Assets) -> bool {
+    old.iter().all(|old| new.get(&old.code).is_none_or(|new| new.decimals == old.decimals))
+}
+
+/// A payment under way is looked up at the wallet that made it.
+fn has_same_wallets(old: &Config, new: &Config) -> bool {
+    old.treasuries
+        .iter()
+        .all(|(name, old)| new.treasuries.get(name).is_some_and(|new| new.wallets == old.wallets))
 }

@@ -101,15 +101,15 @@ pub async fn serve(
         connections.spawn_on(serving, &on_lane);
     }
     drop(listener);
-    drain(&gates.now(), connections).await;
+    drain(&gates, connections).await;
     Ok(())
 }
 
 /// Lets what runs end: connections for a while, calls until the longest deadline of a tool is over,
 /// also those whose client has gone.
-async fn drain(gate: &Gate, mut connections: JoinSet<()>) {
-    let deadlines = gate.config.servers.values().map(|server| server.longest_deadline_ms());
-    let longest = Duration::from_millis(deadlines.max().unwrap_or(0)) + AROUND_A_TOOL;
+async fn drain(gates: &Gates, mut connections: JoinSet<()>) {
+    let longest = Duration::from_millis(gates.longest_deadline_ms()) + AROUND_A_TOOL;
+    let gate = gates.now();
     let drained = async {
         let _late = timeout(DRAIN, emptied(&mut connections)).await;
         gate.calling.closed().await;

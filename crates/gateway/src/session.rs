@@ -1,6 +1,7 @@
 //! Sessions of the legacy era: our session id outside, the upstream's inside.
 //!
-//! INVARIANT: a session belongs to one principal of one server; anybody else finds nothing.
+//! INVARIANT: a session belongs to one principal of one server; anybody else finds nothing. It
+//! lives with the way to its server: behind another address nobody knows it.
 //! The `initialize` message is kept, so that a session the upstream has forgotten is renewed
 //! unseen. Bounded: the longest idle one makes room.
 
@@ -14,8 +15,6 @@ use std::{
 /// One session.
 #[derive(Debug)]
 pub struct Session {
-    /// The server it is of.
-    pub server: Arc<str>,
     /// Its owner.
     pub principal: Digest,
     /// The client's `initialize` message.
@@ -42,7 +41,7 @@ impl Session {
 /// The most sessions of one principal; its own longest idle one makes room.
 const EACH_MOST: usize = 256;
 
-/// All open sessions.
+/// The open sessions of one server.
 #[derive(Debug)]
 pub struct Sessions {
     world: World,
@@ -60,13 +59,12 @@ impl Sessions {
     /// Opens one; returns our id for it.
     pub fn open(
         &self,
-        server: Arc<str>,
         principal: Digest,
         initialize: bytes::Bytes,
         upstream: HeaderValue,
     ) -> String {
         let id = hex::encode(self.world.random::<16>());
-        self.open_as(id.clone(), server, principal, (initialize, upstream));
+        self.open_as(id.clone(), principal, (initialize, upstream));
         id
     }
 
@@ -74,12 +72,10 @@ impl Sessions {
     pub fn open_as(
         &self,
         id: String,
-        server: Arc<str>,
         principal: Digest,
         (initialize, upstream): (bytes::Bytes, HeaderValue),
     ) -> Arc<Session> {
         let session = Arc::new(Session {
-            server,
             principal,
             initialize,
             upstream: Mutex::new(upstream),
@@ -106,20 +102,14 @@ impl Sessions {
 
     /// The owner's session of this id.
     #[must_use]
-    pub fn find(&self, id: &str, server: &str, principal: Digest) -> Option<Arc<Session>> {
+    pub fn find(&self, id: &str, principal: Digest) -> Option<Arc<Session>> {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         let (at, session) = open.get_mut(id)?;
-        if &*session.server != server || session.principal != principal {
+        if session.principal != principal {
             return None;
         }
         *at = self.world.now();
         Some(Arc::clone(session))
-    }
-
-    /// Forgets all of a server.
-    pub fn forget(&self, server: &str) {
-        let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.retain(|_, (_, session)| &*session.server != server);
     }
 
     /// Forgets it.

@@ -31,7 +31,6 @@ use crate::{
     recover,
     reload::Gates,
     server,
-    session::Sessions,
     upstream::Upstream,
 };
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -52,9 +51,6 @@ use tokio::{
     task::JoinHandle,
 };
 
-/// Legacy sessions kept.
-const SESSIONS_MAX: usize = 10_000;
-
 /// Opens everything that a call needs.
 ///
 /// # Errors
@@ -70,7 +66,8 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
     let rails = Arc::new(open_rails(&config, &keys, &world)?);
     let upstreams = upstreams(&config, &world, &HashMap::new());
     let buyers = buyers(&config, &world);
-    let programs = programs(&config, &world)?;
+    let programs = programs(&config).map(|issuer| Verifier::new(vec![issuer], world.clone()));
+    let programs = programs.transpose().map_err(unusable)?;
     let unread = |refusal| anyhow!("the store cannot be read: {refusal}");
     let gate = Arc::new(Gate {
         pdp: config.pdp.as_ref().map(Pdp::new),
@@ -79,7 +76,6 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         patience: Arc::new(Patience::new(&config.limits)),
         standing: Arc::new(Standing::load(&store, world.now()).map_err(unread)?),
         definitions: Arc::new(Definitions::load(&store).map_err(unread)?),
-        sessions: Arc::new(Sessions::new(world.clone(), SESSIONS_MAX)),
         streams: Arc::default(),
         calling: watch::Sender::new(()),
         receipts: Arc::new(ReceiptSigner::of(&keys.log)?),
@@ -108,10 +104,12 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
 pub(crate) fn reopen(gate: &Gate, config: Config) -> Result<Gate> {
     let world = &gate.world;
     let verifier = gate.verifier.with(issuers(&config)).map_err(unusable)?;
+    let programs = gate.programs.as_ref().zip(programs(&config));
+    let programs = programs.map(|(known, issuer)| known.with(vec![issuer]));
     Ok(Gate {
         pdp: config.pdp.as_ref().map(Pdp::new),
         risk_provider: config.risk_provider.as_ref().map(Provider::new),
-        programs: programs(&config, world)?,
+        programs: programs.transpose().map_err(unusable)?,
         upstreams: upstreams(&config, world, &gate.upstreams),
         buyers: buyers(&config, world),
         config,
@@ -124,7 +122,6 @@ pub(crate) fn reopen(gate: &Gate, config: Config) -> Result<Gate> {
         standing: Arc::clone(&gate.standing),
         definitions: Arc::clone(&gate.definitions),
         rails: Arc::clone(&gate.rails),
-        sessions: Arc::clone(&gate.sessions),
         streams: Arc::clone(&gate.streams),
         calling: gate.calling.clone(),
         state_key: Arc::clone(&gate.state_key),
@@ -162,7 +159,7 @@ pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bo
         tokio::spawn(async move { recover::run(&gates, stop).await })
     };
     let holding = tokio::spawn(hold::run(gates.clone(), stop.clone()));
-    let shadowing = {
+    let mut shadowing = {
         let (gates, stop) = (gates.clone(), stop.clone());
         tokio::spawn(async move { shadow::run(&gates, stop).await })
     };
@@ -185,7 +182,9 @@ pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bo
         let _late = tokio::time::timeout(Duration::from_secs(2), &mut administering).await;
         administering.abort();
     }
-    let _late = tokio::time::timeout(Duration::from_secs(2), shadowing).await;
+    if tokio::time::timeout(Duration::from_secs(2), &mut shadowing).await.is_err() {
+        shadowing.abort();
+    }
     for task in [holding, recovering, telling] {
         task.abort();
         let _cancelled = task.await;
@@ -199,7 +198,9 @@ pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bo
 async fn close(mut gates: Gates) {
     for _ in 0..500 {
         gates = match gates.last() {
-            Ok(gate) => return gate.store.close().await,
+            Ok(gate) if gate.store.is_last() => return gate.store.close().await,
+            // A gate that was replaced still serves something.
+            Ok(gate) => Gates::new(Arc::new(gate)),
             Err(shared) => shared,
         };
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -296,11 +297,9 @@ fn unusable(problem: IssuerProblem) -> anyhow::Error {
     anyhow!("the issuers cannot be used: {problem}")
 }
 
-/// Who verifies the tokens of programs that use the admin API.
-fn programs(config: &Config, world: &World) -> Result<Option<Verifier>> {
-    let console = config.console.as_ref();
-    let programs = console.map(|it| console::api::verifier(it, &config.issuers, world));
-    Ok(programs.transpose().map_err(unusable)?.flatten())
+/// Whose tokens programs use the admin API with.
+fn programs(config: &Config) -> Option<IssuerConfig> {
+    console::api::issuer(config.console.as_ref()?, &config.issuers)
 }
 
 /// The ways to all servers; one that is there already is kept with its connections.

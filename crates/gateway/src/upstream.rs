@@ -122,7 +122,8 @@ pub type Progress = mpsc::Sender<Bytes>;
 /// One configured server.
 #[derive(Debug)]
 pub struct Upstream {
-    name: Arc<str>,
+    /// Sessions of its callers.
+    pub sessions: Sessions,
     /// Sessions of our own, for callers that bring none to a server that wants one: payment
     /// clients over plain HTTP know no sessions. One a principal.
     own: Sessions,
@@ -154,10 +155,9 @@ impl Upstream {
                 .pool_idle_timeout(Duration::from_secs(30))
                 .build(https.clone())
         });
-        let own = Sessions::new(world, OWN_SESSIONS_MAX);
         Self {
-            name: Arc::clone(&server.name),
-            own,
+            sessions: Sessions::new(world.clone(), SESSIONS_MAX),
+            own: Sessions::new(world, OWN_SESSIONS_MAX),
             clients,
             uri: server.upstream.clone(),
             allow_private,
@@ -375,7 +375,7 @@ impl Upstream {
         own_headers: &HeaderMap,
     ) -> Result<Response<Body>, Failure> {
         let own = match (relay.session, relay.caller) {
-            (None, Some(caller)) => self.own.find(&own_id(caller), &self.name, caller),
+            (None, Some(caller)) => self.own.find(&own_id(caller), caller),
             (Some(_), _) | (None, None) => None,
         };
         let session = relay.session.or(own.as_ref());
@@ -404,8 +404,7 @@ impl Upstream {
     async fn open(&self, caller: Digest, relay: &Relay<'_>) -> Result<HeaderValue, Failure> {
         let initialize = Bytes::from_static(INITIALIZE.as_bytes());
         let id = self.begin(&initialize, relay).await?;
-        let (name, opened) = (Arc::clone(&self.name), (initialize, id.clone()));
-        self.own.open_as(own_id(caller), name, caller, opened);
+        self.own.open_as(own_id(caller), caller, (initialize, id.clone()));
         Ok(id)
     }
 
@@ -472,6 +471,8 @@ impl Upstream {
 /// What we can read, whatever the client can.
 const BOTH: &str = "application/json, text/event-stream";
 const EVENTS: &str = "text/event-stream";
+/// Sessions of callers, a server.
+const SESSIONS_MAX: usize = 10_000;
 /// Sessions of our own, a server.
 const OWN_SESSIONS_MAX: usize = 1_000;
 const INITIALIZE: &str = concat!(

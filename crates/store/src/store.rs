@@ -200,6 +200,12 @@ impl Store {
         let _ = ended.await;
     }
 
+    /// Whether nobody else has a handle.
+    #[must_use]
+    pub fn is_last(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
+
     /// Waits until everything that memory shows now is on disk, for a read of the disk that must
     /// not be behind it.
     ///

@@ -37,6 +37,15 @@ pub(super) struct Lnd {
     http: Http,
 }
 
+/// The same node, opened with the same macaroon.
+impl PartialEq for Lnd {
+    fn eq(&self, other: &Self) -> bool {
+        self.url == other.url && self.macaroon == other.macaroon
+    }
+}
+
+impl Eq for Lnd {}
+
 /// A line of an answer. gRPC's gateway puts an error into `error`, or at the top.
 #[derive(Deserialize)]
 struct Line {

@@ -41,7 +41,7 @@ const MESSAGE_BYTES_MAX: usize = 256 << 10;
 type Socket = WebSocketStream<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
 
 /// A wallet behind a relay.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Nwc {
     wallet: [u8; 32],
     secret: Secret,

@@ -15,7 +15,7 @@ use http::{HeaderMap, Method, Uri, header};
 use serde::Deserialize;
 
 /// The wallet.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub(super) struct Plain {
     pub(super) pay: Uri,
     token: Option<Secret>,

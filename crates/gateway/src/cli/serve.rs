@@ -1,16 +1,20 @@
 //! `serve`, `demo`: what runs until it is stopped.
 
-use super::{out::note, stop::Stop};
-use crate::{config::Config, reload::Gates, start, world};
+use super::{Shared, out::note, stop::Stop};
+use crate::{
+    reload::{Gates, WeakGates},
+    start, world,
+};
 use tokio::{
     signal::unix::{Signal, SignalKind, signal},
     sync::watch,
 };
 
 /// Runs the gateway until SIGINT or SIGTERM, or until its store can no longer be trusted.
-pub(super) async fn run(config: Config) -> Result<(), Stop> {
+pub(super) async fn run(shared: &Shared) -> Result<(), Stop> {
     let Signals { stop, at_once } = signals()?;
     let hangup = signal(SignalKind::hangup()).map_err(Stop::internal)?;
+    let config = shared.load()?;
     let gate = start::open(config, world::system())?;
     let config = &gate.config;
     let listener = start::listen(config.listen).await.map_err(|error| Stop::serving(&error))?;
@@ -22,17 +26,15 @@ pub(super) async fn run(config: Config) -> Result<(), Stop> {
         if config.sandbox { " (sandbox: play money)" } else { "" },
     ));
     let gates = Gates::new(gate);
-    tokio::spawn(reload_on(hangup, gates.clone(), stop.clone()));
+    tokio::spawn(reload_on(hangup, gates.downgrade()));
     ended(start::serve(gates, listener, stop), at_once).await
 }
 
-/// Reads the configuration again at each signal, until `stop`.
-async fn reload_on(mut hangup: Signal, gates: Gates, mut stop: watch::Receiver<bool>) {
-    loop {
-        tokio::select! {
-            Some(()) = hangup.recv() => reload(&gates).await,
-            _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => return,
-        }
+/// Reads the configuration again at each signal, while there is a gate.
+async fn reload_on(mut hangup: Signal, gates: WeakGates) {
+    while hangup.recv().await.is_some() {
+        let Some(gates) = gates.upgrade() else { return };
+        reload(&gates).await;
     }
 }
 

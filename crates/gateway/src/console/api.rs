@@ -9,7 +9,7 @@ use super::Console;
 use crate::{
     admin::{self, actor::Actor, denied::Denied},
     config,
-    prove::identity::{IssuerConfig, IssuerProblem, Verifier, bearer_of},
+    prove::identity::{IssuerConfig, bearer_of},
 };
 use axum::{
     Json, Router,
@@ -17,38 +17,33 @@ use axum::{
     middleware::{self, Next},
     response::{IntoResponse, Response},
 };
-use countersign_core::{refusal::Code, world::World};
+use countersign_core::refusal::Code;
 use http::{HeaderMap, HeaderValue, header};
 use std::sync::Arc;
 
 /// The claim of an access token that a person signed in (RFC 9068 section 2.2.1).
 const SIGNED_IN: &str = "auth_time";
 
-/// Who verifies the tokens of programs; nobody where no client is listed. What tells a person from
+/// Whose tokens programs come with; nobody's where no client is listed. What tells a person from
 /// a program is the claim that the issuer is configured with, or else that a sign-in is spoken of.
-///
-/// # Errors
-/// The issuer is configured in a way that could not be safe.
-pub(crate) fn verifier(
+pub(crate) fn issuer(
     config: &config::Console,
     issuers: &[Arc<config::Issuer>],
-    world: &World,
-) -> Result<Option<Verifier>, IssuerProblem> {
+) -> Option<IssuerConfig> {
     if config.api_clients.is_empty() {
-        return Ok(None);
+        return None;
     }
     let sign_in = &config.sign_in;
     let known = issuers.iter().find(|known| known.issuer == sign_in.issuer);
     let human_claim = known.and_then(|known| known.human_claim.as_deref()).unwrap_or(SIGNED_IN);
-    let issuer = IssuerConfig {
+    Some(IssuerConfig {
         clients: config.api_clients.iter().map(ToString::to_string).collect(),
         tenant: sign_in.tenant.clone(),
         human_claim: Some(human_claim.to_owned()),
         roles_claim: Some(sign_in.roles_claim.to_string()),
         allow_private_network: sign_in.allow_private_network,
         ..IssuerConfig::new(&*sign_in.issuer)
-    };
-    Verifier::new(vec![issuer], world.clone()).map(Some)
+    })
 }
 
 /// The routes, each behind a token.

@@ -591,7 +591,8 @@ async fn answer(
     if grant.is_some() {
         may_grant(&posted.visitor, &approval)?;
     }
-    if said == Said::Yes && !is_signed_in_for(console, &posted.visitor, &approval, grant.as_ref())?
+    if said == Said::Yes
+        && !is_signed_in_for((console, gate), &posted.visitor, &approval, grant.as_ref())?
     {
         actor.may_answer(&approval)?;
         let to = step_up_to(&format!("/approvals/{}", approval.id));
@@ -607,15 +608,15 @@ async fn answer(
 
 /// Whether the visitor's sign-in is fresh and strong enough for this yes.
 fn is_signed_in_for(
-    console: &Console,
+    (console, gate): (&Console, &Gate),
     visitor: &Visitor,
     approval: &Approval,
     grant: Option<&Caps>,
 ) -> Result<bool, Failed> {
     let Some(step_up) = &console.config.step_up else { return Ok(true) };
     let entry = &visitor.session.entry;
-    let is_small = allowed(&console.gate(), approval, grant)? <= step_up.above;
-    Ok(is_small || entry.meets(step_up, console.gate().world.now()))
+    let is_small = allowed(gate, approval, grant)? <= step_up.above;
+    Ok(is_small || entry.meets(step_up, gate.world.now()))
 }
 
 /// The most that a yes lets the agent spend.

@@ -124,7 +124,7 @@ fn attempt_of(
         params,
     };
     let message = jsonrpc::request(&call.request_id, "tools/call", Some(&call.params));
-    let client = Client::of(gate, head, &tool.meta)?;
+    let client = Client::of(gate, server, head, &tool.meta)?;
     Ok(Attempt {
         call,
         evidence,
@@ -208,7 +208,7 @@ struct Client {
 }
 
 impl Client {
-    fn of(gate: &Gate, head: &Parts, meta: &Meta<'_>) -> Result<Self, Refusal> {
+    fn of(gate: &Gate, server: &Server, head: &Parts, meta: &Meta<'_>) -> Result<Self, Refusal> {
         let modern = Modern::of(meta)
             .map_err(|error| Refusal::new(Code::MissingModernMeta).with("detail", error))?;
         if let Some(Modern { capabilities, .. }) = modern {
@@ -218,7 +218,9 @@ impl Client {
             });
         }
         let Some(id) = single(&head.headers, SESSION.as_str())? else { return Ok(Self::default()) };
-        let opens_links = gate.sessions.initialize_of(id).is_some_and(|initialize| {
+        let sessions = gate.upstream(&server.name).map(|upstream| &upstream.sessions);
+        let initialize = sessions.ok().and_then(|sessions| sessions.initialize_of(id));
+        let opens_links = initialize.is_some_and(|initialize| {
             let message = Message::parse(&initialize, &gate.json_limits());
             let Ok(Message::Request(request)) = message else { return false };
             request.params.is_some_and(opens_links)

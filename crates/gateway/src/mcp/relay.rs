@@ -50,7 +50,7 @@ pub(super) async fn relay_bodiless(
     if method == Method::DELETE
         && let Some(id) = single(&head.headers, SESSION.as_str())?
     {
-        gate.sessions.close(id);
+        gate.upstream(&server.name)?.sessions.close(id);
     }
     let relay = Relay {
         method,
@@ -159,7 +159,7 @@ fn session(
     principal: &Principal,
 ) -> Result<Option<Arc<Session>>, Refusal> {
     let Some(id) = single(headers, SESSION.as_str())? else { return Ok(None) };
-    let found = gate.sessions.find(id, &server.name, principal.key());
+    let found = gate.upstream(&server.name)?.sessions.find(id, principal.key());
     found.map(Some).ok_or_else(|| Code::UnknownSession.into())
 }
 
@@ -173,9 +173,8 @@ fn opened(
 ) -> Response<Body> {
     let inside = answer.headers().get(SESSION).cloned();
     let mut answer = passed(answer);
-    if let Some(inside) = inside {
-        let name = Arc::clone(&server.name);
-        let id = gate.sessions.open(name, principal.key(), initialize.clone(), inside);
+    if let (Some(inside), Ok(upstream)) = (inside, gate.upstream(&server.name)) {
+        let id = upstream.sessions.open(principal.key(), initialize.clone(), inside);
         if let Ok(id) = HeaderValue::from_str(&id) {
             answer.headers_mut().insert(SESSION, id);
         }
