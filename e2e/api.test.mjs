@@ -237,9 +237,10 @@ const ALSO = [
     [404],
   ],
   // What the form cannot say: a time zone, a budget that the configuration declares, a point of a
-  // curve, a chain that is paid on, the wallet's signature under a fresh message, a bundle's own tests.
+  // curve, a chain that is paid on, the wallet's signature under a fresh message, a bundle's own
+  // tests, a name with its tenant.
   [['setBudget'], [409, 422]],
-  [['askWallet', 'linkWallet', 'activatePolicy', 'rollBackPolicy', 'setShadow'], [422]],
+  [['askWallet', 'linkWallet', 'activatePolicy', 'rollBackPolicy', 'setShadow', 'setTier'], [422]],
   // No node and no limits are configured here.
   [['quoteRoom', 'rebalance'], [409]],
   // A token of another search is a string like any other; AuthZEN knows 400 alone for it.

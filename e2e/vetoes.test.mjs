@@ -281,6 +281,15 @@ describe('consent', () => {
     await refused(() => thing(fred, { n: 1 }), noConsent('CNS-007'));
   });
 
+  test('of several grants the one that is nearest says why not', async () => {
+    const nils = await person('nils');
+    await gateway.cli('grant', 'revoke', nils.grant);
+    await grant(gateway, issuer, { server: 'own', subject: 'nils', 'per-call': '0.009 USD' });
+    const ended = await grant(gateway, issuer, { server: 'own', subject: 'nils' });
+    await gateway.cli('grant', 'revoke', ended.grant.id);
+    await refused(() => thing(nils, { n: 1 }), noConsent('CNS-005'));
+  });
+
   test('the total is used up', async () => {
     const gina = await person('gina', { total: '0.01 USD' });
     const first = await thing(gina, { n: 1 });

@@ -44,7 +44,7 @@ const AFTER_HELP: &str = "\
 Exit codes: 0 done; 1 done, and the answer is bad (the tool failed, a check found something);
 2 usage or configuration; 10 payment, 11 identity, 12 consent, 13 policy, 14 budget,
 15 the far side, 16 money may have moved: do not pay again, 17 the request was refused,
-18 the data directory cannot be used.";
+18 the data directory cannot be used; 19 the gateway cannot serve.";
 
 /// What was typed.
 #[derive(Debug, Parser)]
@@ -200,7 +200,7 @@ impl Cli {
             Command::Receipt(receipt) => receipt.run(shared, out),
             Command::Keys(keys) => keys.run(shared, out),
             Command::Status => about::status(&shared.link()?, out).await,
-            Command::Reload => reload::run(&shared.link()?, out).await,
+            Command::Reload => reload::run(shared, out).await,
             Command::Doctor => doctor::run(shared, out).await,
             Command::Schema { api } => about::schema(api),
             Command::Refusals { code } => about::refusals(code.as_deref(), out),

@@ -58,6 +58,24 @@ impl fmt::Debug for ReceiptSigner {
     }
 }
 
+/// The keys of a data directory belong to another log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OtherOrigin {
+    /// Whose they are.
+    pub of: String,
+    /// Whose were wanted.
+    pub origin: String,
+}
+
+impl fmt::Display for OtherOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { of, origin } = self;
+        write!(f, "the log key is for `{of}`, but `audit.origin` is `{origin}`")
+    }
+}
+
+impl std::error::Error for OtherOrigin {}
+
 /// Where the public key lies.
 #[must_use]
 pub fn public_path(data_dir: &Path) -> PathBuf {
@@ -84,7 +102,8 @@ pub fn open(data_dir: &Path, origin: &str, world: &World) -> Result<Keys> {
         .parse()
         .with_context(|| format!("`{}` holds no log key", dir.join("log.key").display()))?;
     if log.verifier().name() != origin {
-        bail!("the log key is for `{}`, but `audit.origin` is `{origin}`", log.verifier().name());
+        let of = log.verifier().name();
+        return Err(OtherOrigin { of: of.to_owned(), origin: origin.to_owned() }.into());
     }
     publish(&public_path(data_dir), log.verifier())?;
     let random = || Ok(hex::encode(world.random::<32>()));

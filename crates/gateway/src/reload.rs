@@ -160,10 +160,13 @@ fn longest_deadline_ms(config: &Config) -> u64 {
 /// The members that differ and cannot change while the process runs.
 fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
     let tokens = |config: &Config| config.rails.x402.as_ref().map(|x402| x402.tokens.clone());
+    let has_moved = old.public_url != new.public_url;
+    let follows = |leader, member| if has_moved { leader } else { member };
     let members = [
         ("admin_socket", old.admin_socket == new.admin_socket),
         ("assets", tokens(old) == tokens(new) && has_same_units(&old.assets, &new.assets)),
-        ("audit", old.audit == new.audit),
+        // What is not written down of the log follows the address that clients use.
+        (follows("public_url", "audit"), old.audit == new.audit),
         ("console", old.console == new.console),
         ("credit", old.credit == new.credit),
         ("data_dir", old.data_dir == new.data_dir),

@@ -177,12 +177,13 @@ pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bo
         failed = metrics_failure(gates.clone(), stop.clone()) => Err(failed),
         why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
+    // They end by themselves at `stop`, the one with its socket; nobody stopped what failed.
+    let patience = Duration::from_secs(if served.is_ok() { 2 } else { 0 });
     if !administering.is_finished() {
-        // It ends by itself at `stop`, and takes its socket along.
-        let _late = tokio::time::timeout(Duration::from_secs(2), &mut administering).await;
+        let _late = tokio::time::timeout(patience, &mut administering).await;
         administering.abort();
     }
-    if tokio::time::timeout(Duration::from_secs(2), &mut shadowing).await.is_err() {
+    if tokio::time::timeout(patience, &mut shadowing).await.is_err() {
         shadowing.abort();
     }
     for task in [holding, recovering, telling] {

@@ -207,6 +207,21 @@ fn budget(gate: &Gate, request: BudgetRequest) -> Result<Budget, Denied> {
     if intent.is_some_and(|intent| Intent::from_text(intent).is_none()) {
         return Err(Denied::invalid("scope", "`intent` is none of the vocabulary"));
     }
+    let named = |value: &Option<Arc<str>>| value.clone().filter(|value| **value != *"*");
+    if named(&request.scope.server).is_some_and(|server| gate.server(&server).is_none()) {
+        return Err(Denied::invalid("scope", "`server`: no such server is configured"));
+    }
+    let is_tool = |tool: &str| {
+        let (server, tool) = tool.split_once('/')?;
+        gate.server(server)?.terms(tool)
+    };
+    if named(&request.scope.tool).is_some_and(|tool| is_tool(&tool).is_none()) {
+        return Err(Denied::invalid("scope", "`tool`: no such `server/tool` is configured"));
+    }
+    let is_person = |who: &str| who == "anonymous" || who.contains('|');
+    if named(&request.scope.delegator).is_some_and(|who| !is_person(&who)) {
+        return Err(Denied::invalid("scope", "`delegator`: expected an issuer, `|` and a subject"));
+    }
     let limit = grants::money(gate, "limit", &request.limit)?;
     if request.warn.is_some_and(|percent| !(1..=99).contains(&percent)) {
         return Err(Denied::invalid("warn", "expected a percentage from 1 to 99"));

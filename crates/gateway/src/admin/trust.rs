@@ -59,6 +59,14 @@ pub(super) async fn set(
     if word.name.is_empty() || word.name.len() > 512 {
         return Err(Denied::invalid("name", "from 1 to 512 bytes"));
     }
+    let (is_one, reason) = match word.party {
+        Party::Agent => (word.name.contains('/'), "an agent is `tenant/agent`"),
+        Party::Human => (word.name.contains('|'), "a person is `issuer|subject`"),
+        Party::Server => (gate.server(&word.name).is_some(), "no such server is configured"),
+    };
+    if !is_one {
+        return Err(Denied::invalid("name", reason));
+    }
     let by = actor.text();
     let said = (&*gate.config.tenant, by.as_str());
     gate.standing.set(&gate.store, (word.party, &word.name), word.tier, said).await?;

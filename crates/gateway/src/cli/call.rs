@@ -13,7 +13,7 @@ use countersign_client::{
     Solver, ToolCall, Wallet, show_amount,
 };
 use countersign_core::{
-    audit::receipt::Receipt,
+    audit::{checkpoint::VerifierKey, receipt::Receipt},
     money::{AssetCode, parse_decimal, parse_micros},
     quote::Rail,
     refusal::Charged,
@@ -181,37 +181,34 @@ impl Call {
         options.credentials = self.purse.cache(options.world.now())?;
         options.solver = self.purse.solver();
         let call = self.target.call()?;
+        // Before anything is paid: what is wrong with it is known now.
+        let key = self.key.as_deref().map(|key| public_key(shared, Some(key))).transpose()?;
         let client = Client::connect(&self.target.url, options).await?;
         let outcome = client.call_tool(&call).await?;
-        let receipt = self.check_receipt(shared, &outcome);
         out.show(&as_json(&outcome), |_| as_text(&outcome))?;
-        if let Some(checked) = receipt {
-            note(&checked?);
-        }
         match outcome.exit_code() {
-            0 => Ok(()),
+            0 => match key.and_then(|key| receipt_checked(&key, &outcome)) {
+                Some(checked) => checked.map(|said| note(&said)),
+                None => Ok(()),
+            },
             exit => Err(Stop::silent(exit)),
         }
     }
+}
 
-    /// What the key says of the receipt; `None` when no key was given.
-    fn check_receipt(&self, shared: &Shared, outcome: &Outcome) -> Option<Result<String, Stop>> {
-        let key = match public_key(shared, Some(self.key.as_deref()?)) {
-            Ok(key) => key,
-            Err(stop) => return Some(Err(stop)),
-        };
-        let (Outcome::Ok(done) | Outcome::InputNeeded(done)) = outcome else { return None };
-        let token = done.receipt.as_deref().map(RawValue::get);
-        let token = token.and_then(|raw| serde_json::from_str::<String>(raw).ok());
-        Some(match token.map(|token| Receipt::verify(&token, &key)) {
-            Some(Ok(receipt)) => Ok(format!("the receipt of {} is verified", receipt.call)),
-            Some(Err(error)) => Err(Stop::new(countersign_client::exit::TOOL_ERROR, error)),
-            None => Err(Stop::new(
-                countersign_client::exit::TOOL_ERROR,
-                "the result came without a receipt",
-            )),
-        })
-    }
+/// What the key says of a result's receipt; `None` where there is no result.
+fn receipt_checked(key: &VerifierKey, outcome: &Outcome) -> Option<Result<String, Stop>> {
+    let (Outcome::Ok(done) | Outcome::InputNeeded(done)) = outcome else { return None };
+    let token = done.receipt.as_deref().map(RawValue::get);
+    let token = token.and_then(|raw| serde_json::from_str::<String>(raw).ok());
+    Some(match token.map(|token| Receipt::verify(&token, key)) {
+        Some(Ok(receipt)) => Ok(format!("the receipt of {} is verified", receipt.call)),
+        Some(Err(error)) => Err(Stop::new(countersign_client::exit::TOOL_ERROR, error)),
+        None => Err(Stop::new(
+            countersign_client::exit::TOOL_ERROR,
+            "the result came without a receipt",
+        )),
+    })
 }
 
 impl Purse {
@@ -359,10 +356,16 @@ pub(super) fn as_json(outcome: &Outcome) -> Value {
         }),
     };
     if let Some(members) = value.as_object_mut() {
-        members.insert("paid".to_owned(), outcome.paid().map_or(Value::Null, paid_json));
+        members.insert("paid".to_owned(), paid(outcome).map_or(Value::Null, paid_json));
         members.insert("exit".to_owned(), outcome.exit_code().into());
     }
     value
+}
+
+/// What was paid, or may have been: not what was signed and then not taken.
+fn paid(outcome: &Outcome) -> Option<&Paid> {
+    let is_untaken = matches!(outcome, Outcome::Refused(no) if no.charged == Some(Charged::No));
+    outcome.paid().filter(|_| !is_untaken)
 }
 
 /// An outcome for people.
@@ -394,7 +397,7 @@ fn as_text(outcome: &Outcome) -> String {
         }
         Outcome::Failed(failed) => vec![format!("failed: {} {}", failed.code, failed.message)],
     };
-    lines.extend(outcome.paid().map(|paid| format!("paid: {}", paid_text(paid))));
+    lines.extend(paid(outcome).map(|paid| format!("paid: {}", paid_text(paid))));
     if let Outcome::Ok(done) = outcome
         && let Some(receipt) = done.receipt.as_deref()
     {

@@ -248,6 +248,12 @@ fn lines(grants: &[GrantView]) -> String {
 
 pub(super) fn full(grant: &GrantView) -> String {
     let intents: Vec<&str> = grant.intents.iter().map(|intent| intent.text()).collect();
+    let bounds = &grant.bounds;
+    let rule = |rule: &ArgumentRule| {
+        let values: Vec<String> = rule.one_of.iter().map(ToString::to_string).collect();
+        format!("{} is {}", rule.pointer, values.join(" or "))
+    };
+    let arguments: Vec<String> = bounds.arguments.iter().map(rule).collect();
     let some = |text: String| Some(text).filter(|text| !text.is_empty());
     facts(&[
         ("grant", Some(grant.id.to_string())),
@@ -258,6 +264,13 @@ pub(super) fn full(grant: &GrantView) -> String {
         ("tools", Some(format!("{}/{}", grant.server, grant.tools.join(", ")))),
         ("intents", Some(intents.join(", "))),
         ("purpose", some(grant.purpose.clone())),
+        ("declared as", bounds.purpose_code.as_deref().map(str::to_owned)),
+        ("payees", some(bounds.payees.join(", "))),
+        ("payers", some(bounds.payers.join(", "))),
+        ("arguments", some(arguments.join("; "))),
+        ("agents between", bounds.max_depth.map(|most| format!("at most {most}"))),
+        ("session", bounds.session.as_deref().map(str::to_owned)),
+        ("part of", bounds.parent.map(|parent| parent.to_string())),
         ("per call", Some(grant.per_call.clone())),
         ("windows", some(grant.windows.join(", "))),
         ("total", grant.total.clone()),
@@ -310,20 +323,20 @@ pub(super) mod tests {
     #[test]
     fn a_grant_for_people() {
         expect![[r#"
-            grant        grant_01010101010101010101010101010101
-            state        active
-            tenant       default
-            for          ada (https://issuer.example)
-            agent        planner
-            tools        weather/get_forecast, get_status
-            intents      read, search
-            per call     0.05 USD
-            windows      1 USD/24h
-            total        5 USD
-            used         0.15 USD in 3 calls
-            from         2026-11-23T00:00:00.000Z
-            until        2026-11-24T00:00:00.000Z
-            approved by  os:1000:ada at 2026-11-23T00:00:00.000Z"#]]
+            grant           grant_01010101010101010101010101010101
+            state           active
+            tenant          default
+            for             ada (https://issuer.example)
+            agent           planner
+            tools           weather/get_forecast, get_status
+            intents         read, search
+            per call        0.05 USD
+            windows         1 USD/24h
+            total           5 USD
+            used            0.15 USD in 3 calls
+            from            2026-11-23T00:00:00.000Z
+            until           2026-11-24T00:00:00.000Z
+            approved by     os:1000:ada at 2026-11-23T00:00:00.000Z"#]]
         .assert_eq(&full(&grant()));
         expect![[r#"
             GRANT                                   STATE    AGENT    FOR  TOOLS                            PER CALL  USED               EXPIRES

@@ -1,6 +1,7 @@
 //! Why a command ends before its work is done: an exit code, a sentence, and what to do next.
 
 use super::out::{Out, note};
+use crate::keys::OtherOrigin;
 use countersign_client::{ClientError, Problem, exit, family_exit_code};
 use countersign_core::refusal::Charged;
 use countersign_store::OpenError;
@@ -146,6 +147,10 @@ impl From<anyhow::Error> for Stop {
     fn from(error: anyhow::Error) -> Self {
         // The causes, from the outermost in.
         let said = format!("{error:#}");
+        if let Some(OtherOrigin { of, .. }) = error.downcast_ref() {
+            let next = format!("write `audit: {{ origin: {of} }}`, or choose a new `data_dir`");
+            return Self::new(DATA, said).coded("DATA-OTHER-KEY").next(next);
+        }
         match error.downcast_ref::<OpenError>() {
             Some(why) => Self::new(DATA, said).coded(why.code()).next(why.next()),
             None => Self::usage(said),

@@ -15,6 +15,20 @@ use countersign_core::{
 use countersign_store::CallView;
 use std::sync::Arc;
 
+/// Of two grants that do not cover a call, why not by the one that is nearer to it: one that is
+/// over says nothing about one that is there.
+pub(super) fn nearer(known: Option<Refusal>, next: Refusal) -> Refusal {
+    let distance = |refusal: &Refusal| {
+        let code = refusal.code();
+        if code == Code::GrantRevoked || code == Code::GrantExpired {
+            2
+        } else {
+            u8::from(code == Code::GrantSuspended)
+        }
+    };
+    known.filter(|known| distance(known) <= distance(&next)).unwrap_or(next)
+}
+
 impl Gate {
     /// A grant that covers the quote, people's yes to this very call, or the operator's word that
     /// neither is needed. A call that was begun may use what it holds already; nobody is asked
@@ -60,7 +74,7 @@ impl Gate {
             let wants_link = grant.terms.bounds.wants_link();
             match consent.and_then(|c| self.has_payer(wants_link, identity, quote).map(|()| c)) {
                 Ok(consent) => return Ok(consent),
-                Err(refusal) => nearest = Some(refusal),
+                Err(refusal) => nearest = Some(nearer(nearest, refusal)),
             }
         }
         let refusal = nearest.unwrap_or_else(|| Code::NoGrant.into());

@@ -9,6 +9,7 @@
 use crate::{config::Server, gate::Gate};
 use countersign_core::{
     digest::Digest,
+    money::Assets,
     policy::{Annotations, Pin},
     refusal::{Code, Refusal},
     terms::{Terms, ToolRef},
@@ -219,7 +220,9 @@ impl Gate {
         let Ok(list) = serde_json::from_str::<List<'_>>(result.get()) else { return Ok(()) };
         let now = self.world.now();
         for raw in list.tools {
-            let Some((tool, version)) = version(server, raw, now) else { continue };
+            let Some((tool, version)) = version((server, &self.config.assets), raw, now) else {
+                continue;
+            };
             let is_listed = server.tools.contains_key(&tool.tool);
             if self.definitions.news(&tool, &version, is_listed).is_some() {
                 self.keep(&tool, &version, is_listed).await?;
@@ -266,7 +269,11 @@ impl Gate {
 }
 
 /// What is pinned of a tool that is offered.
-fn version(server: &Server, raw: &RawValue, now: UnixMs) -> Option<(ToolRef, Version)> {
+fn version(
+    (server, assets): (&Server, &Assets),
+    raw: &RawValue,
+    now: UnixMs,
+) -> Option<(ToolRef, Version)> {
     let canonical = json::canonical(raw.get().as_bytes(), &READ).ok()?;
     let mut said: Value = serde_json::from_slice(&canonical).ok()?;
     let members = said.as_object_mut()?;
@@ -275,7 +282,7 @@ fn version(server: &Server, raw: &RawValue, now: UnixMs) -> Option<(ToolRef, Ver
     let annotations = members.get("annotations").cloned().unwrap_or_default();
     let annotations = Annotations::deserialize(annotations).unwrap_or_default();
     let mirrored = members.get("inputSchema").map(headers::mirrored).unwrap_or_default();
-    members.insert("price".to_owned(), price(&terms).into());
+    members.insert("price".to_owned(), price(&terms, assets).into());
     let mut text = said.to_string();
     let digest = Digest::of_parts(&[b"tool-definition/1", text.as_bytes()]);
     text.truncate(text.floor_char_boundary(SHOWN_MAX));
@@ -283,10 +290,9 @@ fn version(server: &Server, raw: &RawValue, now: UnixMs) -> Option<(ToolRef, Ver
 }
 
 /// The price terms, as text.
-fn price(terms: &Terms) -> String {
+fn price(terms: &Terms, assets: &Assets) -> String {
     let rules = terms.prices.iter().map(|rule| {
-        let amounts =
-            rule.amounts.iter().map(|amount| format!("{} {}", amount.minor, amount.asset.0));
+        let amounts = rule.amounts.iter().map(|amount| assets.show(amount));
         let amounts = amounts.chain(rule.work.then(|| "work".to_owned()));
         let who = [rule.tenant.as_deref(), rule.agent.as_deref()].map(|who| who.unwrap_or("*"));
         format!("{}: {}", who.join("/"), amounts.collect::<Vec<_>>().join(" or "))

@@ -7,6 +7,7 @@
 //! says only for whom the agent acts and what it would send.
 
 use super::{
+    consent::nearer,
     policy::Engine,
     signals::{Caller, Picture},
 };
@@ -159,7 +160,9 @@ impl Gate {
             }
             match grant.covers(quote, &asked, now) {
                 Ok(()) => return Ok(Some(grant.id)),
-                Err(code) => nearest = Some(Refusal::new(code).with("grant", grant.id)),
+                Err(code) => {
+                    nearest = Some(nearer(nearest, Refusal::new(code).with("grant", grant.id)));
+                }
             }
         }
         let refusal = nearest.unwrap_or_else(|| Code::NoGrant.into());

@@ -29,8 +29,12 @@ pub(super) fn tool(terms: &Terms, config: &Config) -> String {
     });
     if is_priced(terms) {
         parts.push(match terms.doubt {
-            DoubtRule::Refund => "in doubt, the money goes back to the caller".to_owned(),
-            DoubtRule::Capture => "in doubt, you keep the money".to_owned(),
+            DoubtRule::Refund => {
+                "in doubt, a person decides, and is told to give the money back".to_owned()
+            }
+            DoubtRule::Capture => {
+                "in doubt, a person decides, and is told to keep the money".to_owned()
+            }
         });
         let name = terms.tool.to_string();
         let about = |budget: &&Budget| {
