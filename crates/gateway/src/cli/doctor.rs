@@ -108,7 +108,8 @@ pub(super) async fn run(shared: &Shared, out: Out) -> Result<(), Stop> {
 
 async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
     let now = world::system().now();
-    let mut lines = vec![data_dir(&config.data_dir), key_files(&config.data_dir)];
+    let mut lines =
+        vec![data_dir(&config.data_dir), key_files(&config.data_dir, &config.audit.origin)];
     lines.push(log(config, now));
     lines.push(socket(shared, config).await);
     lines.push(clock(now));
@@ -155,6 +156,10 @@ fn mode(path: &Path) -> Option<u32> {
 fn data_dir(dir: &Path) -> Line {
     let what = "data directory";
     match mode(dir) {
+        Some(_) if !dir.is_dir() => {
+            let found = format!("{} is no directory", dir.display());
+            Line::fail(what, found, "name another `data_dir`")
+        }
         None => Line::warn(what, "not there yet", "it is made by `countersign serve`"),
         Some(mode) if mode & 0o077 != 0 => {
             let found = format!("{} has mode {mode:03o}", dir.display());
@@ -164,7 +169,7 @@ fn data_dir(dir: &Path) -> Line {
     }
 }
 
-fn key_files(data_dir: &Path) -> Line {
+fn key_files(data_dir: &Path, origin: &str) -> Line {
     let dir = data_dir.join("keys");
     let secrets = ["log.key", "challenge.key", "pseudonym.key"].map(|name| dir.join(name));
     let open = secrets.iter().find(|path| mode(path).is_some_and(|mode| mode & 0o077 != 0));
@@ -178,6 +183,11 @@ fn key_files(data_dir: &Path) -> Line {
         return Line::warn("keys", format!("{missing} are not there yet"), next);
     }
     match public_key(data_dir) {
+        Some(key) if key.name() != origin => {
+            let found = format!("the log key is for {}, audit.origin is {origin}", key.name());
+            let next = format!("write `audit: {{ origin: {} }}`, or a new `data_dir`", key.name());
+            Line::fail("keys", found, &next)
+        }
         Some(key) => Line::ok("keys", format!("log key {}", key.kid())),
         None => Line::fail("keys", "log.pub holds no key", "remove it; `keys init` makes it anew"),
     }
@@ -435,7 +445,10 @@ mod tests {
         assert!(line.next.unwrap().starts_with("chmod 700"));
         fs::set_permissions(&dir, fs::Permissions::from_mode(0o700)).unwrap();
         assert_eq!(data_dir(&dir).health, Health::Ok);
-        assert_eq!(key_files(&dir).health, Health::Warn);
+        assert_eq!(key_files(&dir, "log.example").health, Health::Warn);
+        keys::open(&dir, "log.example", &world::system()).unwrap();
+        assert_eq!(key_files(&dir, "log.example").health, Health::Ok);
+        assert_eq!(key_files(&dir, "other.example").health, Health::Fail);
         fs::remove_dir_all(dir).unwrap();
     }
 }
