@@ -102,6 +102,8 @@ impl Default for Means {
 pub enum DeclineReason {
     /// No wallet is configured, or none for these offers.
     NoWallet,
+    /// Another rail was chosen.
+    OtherRail,
     /// The offer's asset is not among the known ones.
     UnknownAsset,
     /// A cap does not hold, or none applies.
@@ -128,6 +130,7 @@ impl fmt::Display for DeclineReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::NoWallet => f.write_str("no wallet can pay this offer"),
+            Self::OtherRail => f.write_str("another rail was chosen"),
             Self::UnknownAsset => f.write_str("the asset is not one that may be spent"),
             Self::OverCap => f.write_str("the price is above the cap, or no cap is set for it"),
             Self::OverCeiling => f.write_str("too much was spent in this hour, or on this host"),
@@ -233,10 +236,15 @@ impl Means {
         choices.into_iter().min_by_key(Choice::rank).ok_or(declined)
     }
 
+    /// Whether another rail was chosen.
+    fn excludes(&self, rail: Rail) -> bool {
+        self.rail.is_some_and(|chosen| chosen != rail)
+    }
+
     /// Whether an offer of work is within what may be computed.
     pub(crate) fn work(&self, offer: &WorkOffer) -> Result<(), OfferSummary> {
-        let reason = if self.rail.is_some_and(|rail| rail != Rail::Pow) {
-            DeclineReason::Unsupported
+        let reason = if self.excludes(Rail::Pow) {
+            DeclineReason::OtherRail
         } else if work::expected(offer.target) > self.caps.work {
             DeclineReason::OverCap
         } else {
@@ -254,6 +262,9 @@ impl Means {
         let named = Amount { asset: AssetCode::from(&*offer.asset), minor: offer.amount };
         let declined =
             |reason| OfferSummary { rail: Rail::X402, amount: Some(named.clone()), reason };
+        if self.excludes(Rail::X402) {
+            return Err(declined(DeclineReason::OtherRail));
+        }
         let terms = offer.evm().map_err(|_| declined(DeclineReason::Unsupported))?;
         let extra = offer.extra.as_deref().map(|raw| serde_json::from_str::<Extra>(raw.get()));
         let Some(Ok(extra)) = extra else { return Err(declined(DeclineReason::Unsupported)) };
@@ -264,8 +275,8 @@ impl Means {
         let asset = self.assets.iter().find(|asset| asset.caip.eq_ignore_ascii_case(&caip));
         let asset = asset.ok_or_else(|| declined(DeclineReason::UnknownAsset))?;
         let wallet = self.wallets.iter().find_map(|wallet| match wallet {
-            Wallet::Evm(wallet) if self.rail.is_none_or(|rail| rail == Rail::X402) => Some(wallet),
-            Wallet::Evm(_) | Wallet::Lightning(_) => None,
+            Wallet::Evm(wallet) => Some(wallet),
+            Wallet::Lightning(_) => None,
         });
         let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
         let price = self.price(asset, offer.amount).map_err(declined)?;
@@ -288,14 +299,16 @@ impl Means {
         let named =
             offered_msat.map(|msat| Amount { asset: bitcoin.clone(), minor: u128::from(msat) });
         let declined = |reason| OfferSummary { rail: Rail::L402, amount: named.clone(), reason };
+        if self.excludes(Rail::L402) {
+            return Err(declined(DeclineReason::OtherRail));
+        }
         if offer.amount_sat.is_some() && offered_msat.is_none() {
             return Err(declined(DeclineReason::BadOffer(OfferFault::Amount)));
         }
         let payable = Payable::check(&offer.token, &offer.invoice, offered_msat, now)
             .map_err(|fault| declined(DeclineReason::BadOffer(fault)))?;
         let asset = self.bitcoin().map_err(&declined)?;
-        let is_wanted = self.rail.is_none_or(|rail| rail == Rail::L402);
-        let wallet = self.lightning().filter(|_| is_wanted);
+        let wallet = self.lightning();
         let wallet = wallet.ok_or_else(|| declined(DeclineReason::NoWallet))?;
         let price = self.price(asset, u128::from(payable.amount_msat)).map_err(declined)?;
         Ok(Choice::L402(Box::new(L402Choice { wallet, offer, payable, channel, price })))

@@ -153,7 +153,9 @@ async fn decide(
     let decided: ApprovalView = link.post(&path, &reply).await?;
     out.show(&decided, |decided| {
         let then = match (decided.status, decided.grant) {
-            (ApprovalStatus::Approved, Some(grant)) => format!("; {grant} covers it from now on"),
+            (ApprovalStatus::Approved, Some(grant)) => {
+                format!("; {grant} lets such calls run, within its limits")
+            }
             (ApprovalStatus::Approved, None) => {
                 format!("; the same call may run once, until {}", decided.expires_at)
             }
