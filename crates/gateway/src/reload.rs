@@ -1,7 +1,8 @@
 //! The gate as it is now: one configuration, replaced whole while the gateway runs.
 //!
-//! INVARIANT: whoever begins something takes the gate once and keeps to it: no request sees half
-//! of a change, and a call ends under the terms that it began with.
+//! INVARIANT: a request and a change take the gate once and keep to it: none sees half of another
+//! configuration, and a call ends under the terms that it began with. A page that is only looked at
+//! may take it more than once.
 //! INVARIANT: a configuration takes effect whole, or nothing of it does. What is bound to the
 //! process (its listeners, its files, its rails) takes a new start, and is refused here by name.
 
@@ -160,13 +161,12 @@ fn longest_deadline_ms(config: &Config) -> u64 {
 /// The members that differ and cannot change while the process runs.
 fn needs_start(old: &Config, new: &Config) -> Vec<&'static str> {
     let tokens = |config: &Config| config.rails.x402.as_ref().map(|x402| x402.tokens.clone());
-    let has_moved = old.public_url != new.public_url;
-    let follows = |leader, member| if has_moved { leader } else { member };
+    // What is not written down of the log follows the address that clients use.
+    let audit = if old.public_url == new.public_url { "audit" } else { "public_url" };
     let members = [
         ("admin_socket", old.admin_socket == new.admin_socket),
         ("assets", tokens(old) == tokens(new) && has_same_units(&old.assets, &new.assets)),
-        // What is not written down of the log follows the address that clients use.
-        (follows("public_url", "audit"), old.audit == new.audit),
+        (audit, old.audit == new.audit),
         ("console", old.console == new.console),
         ("credit", old.credit == new.credit),
         ("data_dir", old.data_dir == new.data_dir),

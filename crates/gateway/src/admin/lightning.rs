@@ -1,7 +1,7 @@
 //! Lightning: how nodes stand, what room to receive costs, and buying it.
 
 use super::{
-    actor::{Actor, Need},
+    actor::Actor,
     ask::Sent,
     denied::Denied,
     form::{Items, LightningView, RoomAsked},
@@ -20,7 +20,7 @@ pub(super) async fn show(
     State(gate): State<Arc<Gate>>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Json<LightningView>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     let standing = log::standing(&gate);
     let rebalances = super::read(&gate, Gate::rebalances).await?;
     Ok(Json(LightningView { nodes: standing.nodes, held: standing.held, rebalances }))
@@ -32,7 +32,7 @@ pub(super) async fn quote(
     Extension(actor): Extension<Actor>,
     Sent(asked): Sent<RoomAsked>,
 ) -> Result<Json<Offer>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     Ok(Json(gate.room_quote(asked.via, asked.amount_sat, asked.max_fee_sat).await?))
 }
 
@@ -41,7 +41,7 @@ pub(super) async fn advise(
     State(gate): State<Arc<Gate>>,
     Extension(actor): Extension<Actor>,
 ) -> Result<Json<Items<Advice>>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     Ok(Json(Items { items: gate.room_advice().await?, next: None }))
 }
 
@@ -51,18 +51,9 @@ pub(super) async fn rebalance(
     Extension(actor): Extension<Actor>,
     Sent(asked): Sent<RoomAsked>,
 ) -> Result<Json<Rebalance>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     let by = actor.text();
     let wanted = (asked.via, asked.amount_sat, asked.max_fee_sat);
     let bought = tokio::spawn(async move { gate.rebalance(wanted, &by).await }).await;
     Ok(Json(bought.map_err(|_panicked| Refusal::new(Code::InternalFault))??))
-}
-
-/// The node is the deployment's: it is acted on from its own machine.
-fn local(actor: &Actor) -> Result<(), Denied> {
-    actor.may(Need::Settle)?;
-    if actor.is_local() {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::RoleMissing).with("needs", "the admin socket").into())
 }

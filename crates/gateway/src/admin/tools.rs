@@ -12,10 +12,7 @@ use crate::{
     prove::definitions::{Definition, diff},
 };
 use axum::{Extension, Json, extract::State};
-use countersign_core::{
-    refusal::{Code, Refusal},
-    terms::ToolRef,
-};
+use countersign_core::terms::ToolRef;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -54,10 +51,7 @@ pub(super) async fn approve(
     Extension(actor): Extension<Actor>,
     Sent(ToolName { tool, digest }): Sent<ToolName>,
 ) -> Result<Json<ToolView>, Denied> {
-    actor.may(Need::Administer)?;
-    if !actor.is_local() {
-        return Err(Refusal::new(Code::RoleMissing).with("needs", "the admin socket").into());
-    }
+    actor.may_here()?;
     let Some((server, name)) = tool.split_once('/') else {
         return Err(Denied::invalid("tool", "write `server/tool`"));
     };

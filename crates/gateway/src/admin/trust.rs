@@ -1,7 +1,7 @@
 //! How far everybody is trusted, and what the rules did lately.
 
 use super::{
-    actor::{Actor, Need},
+    actor::Actor,
     ask::Sent,
     denied::Denied,
     form::{Items, RuleView, SetTier, TierView},
@@ -9,7 +9,6 @@ use super::{
 };
 use crate::{gate::Gate, prove::standing::Party};
 use axum::{Extension, Json, extract::State};
-use countersign_core::refusal::{Code, Refusal};
 use serde_json::Value;
 use std::sync::Arc;
 
@@ -23,7 +22,7 @@ pub(super) async fn list(
     Extension(actor): Extension<Actor>,
     Listed(Unfiltered {}, page): Listed<Unfiltered>,
 ) -> Result<Json<Items<TierView>>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     let (set, fallen) = gate.standing.list(gate.world.now());
     let set = set.into_iter().filter_map(|(key, tier)| {
         let (party, name) = party_of(&key)?;
@@ -55,7 +54,7 @@ pub(super) async fn set(
     Extension(actor): Extension<Actor>,
     Sent(word): Sent<SetTier>,
 ) -> Result<Json<SetTier>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     if word.name.is_empty() || word.name.len() > 512 {
         return Err(Denied::invalid("name", "from 1 to 512 bytes"));
     }
@@ -79,7 +78,7 @@ pub(super) async fn report(
     Extension(actor): Extension<Actor>,
     Listed(Unfiltered {}, page): Listed<Unfiltered>,
 ) -> Result<Json<Items<RuleView>>, Denied> {
-    local(&actor)?;
+    actor.may_here()?;
     let rules = gate.standing.refusals().into_iter();
     let (decisions, since) = gate.standing.decisions();
     let since = since.rfc3339();
@@ -90,13 +89,4 @@ pub(super) async fn report(
         (key, RuleView { policy, refused, decisions, percent, too_often, since })
     });
     Ok(Json(page.cut(Order::Rising, keyed, |view| view)))
-}
-
-/// Tiers and rules are the deployment's: they are looked at from its own machine.
-fn local(actor: &Actor) -> Result<(), Denied> {
-    actor.may(Need::Administer)?;
-    if actor.is_local() {
-        return Ok(());
-    }
-    Err(Refusal::new(Code::RoleMissing).with("needs", "the admin socket").into())
 }
