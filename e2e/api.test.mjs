@@ -233,7 +233,7 @@ const ALSO = [
   // There is nothing of that name, or, of a key, there is already.
   [['removeBudget', 'addKey'], [404, 409, 422]],
   [
-    ['reinstateApprover', 'revokeKey', 'unlinkWallet', 'revokeCredential', 'stopShadow', 'approveTool', 'getQuote'],
+    ['reinstateApprover', 'revokeKey', 'unlinkWallet', 'revokeCredential', 'bookUnclaimed', 'stopShadow', 'approveTool', 'getQuote'],
     [404],
   ],
   // What the form cannot say: a time zone, a budget that the configuration declares, a point of a

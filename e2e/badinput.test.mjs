@@ -568,6 +568,9 @@ describe('the admin API', () => {
       ...[{ server: 'nosuch' }, { tool: 'noslash' }, { tool: 'open/nosuch' }, { delegator: 'ada' }].map((scope) =>
         ['a budget that could count nothing', '/v1/budgets', { body: { name: 'x', limit: '1 USD', window: '24h', scope } }, 422, 'ADM-001']),
       ['a refund of nobody', `/v1/ledger/refunds/${call}`, { body: { reference: 'x' } }, 409, 'ADM-003'],
+      ['an unclaimed refund that is none', '/v1/ledger/unclaimed/zz', { body: { reference: 'x' } }, 422, 'ADM-001'],
+      ['an unclaimed refund of nobody', `/v1/ledger/unclaimed/${'0'.repeat(64)}`, { body: { reference: 'x' } }, 404, 'ADM-002'],
+      ['an unclaimed refund without a reference', `/v1/ledger/unclaimed/${'0'.repeat(64)}`, { body: { reference: '' } }, 422, 'ADM-001'],
       ['a credential that is none', '/v1/credentials/zz/revoke', { raw: '{}' }, 422, 'ADM-001'],
       ['nowhere', '/v1/nowhere', { raw: '{}' }, 404, 'ADM-002'],
     ]) {
@@ -716,6 +719,7 @@ describe('the command line', () => {
       [[...at(), 'calls', 'list', '--limit', '-1'], 2], [[...at(), 'calls', 'list', '--limit', '1e9'], 2],
       [[...at(), 'ledger', 'resolve', call, 'burn'], 2], [[...at(), 'ledger', 'resolve', call, 'refund'], 2],
       [[...at(), 'ledger', 'refunded', call, '--reference', ''], 2],
+      [[...at(), 'ledger', 'claimed', 'x', '--reference', 'x'], 2],
       [[...at(), 'credential', 'revoke', 'x'], 2],
       [[...at(), 'grant', 'show', 'x'], 2], [[...at(), 'approvals', 'approve', 'x'], 2],
       [[...at(), 'grant', 'create', '--subject', 'a', '--issuer', 'i', '--agent', 'a', '--server', 'open', '--tool', 'nothing', '--intent', 'read', '--per-call', '1 USD', '--expires', '1h'], 2],

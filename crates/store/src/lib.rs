@@ -77,7 +77,7 @@ pub use purchase::{Outlay, Purchase};
 pub use quotes::{Challenge, OpenQuote};
 pub use reads::Salts;
 pub use recover::{Doubt, Due, Interrupted, Recovered, Unfinished, Unsettled};
-pub use refunds::Refund;
+pub use refunds::{HandPaid, Refund};
 pub use reserve::{Hold, Reserved, rates};
 pub use settle::Settling;
 pub use shadow::KeptShadow;

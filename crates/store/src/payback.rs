@@ -310,7 +310,7 @@ fn take(batch: &Batch<'_>, most: usize) -> Vec<Payback> {
 
 fn made(batch: &mut Batch<'_>, debt: Debt, transaction: &str) -> Result<(), Fault> {
     match debt {
-        Debt::Refund(key) => refunds::paid(batch, key, transaction),
+        Debt::Refund(key) => refunds::paid(batch, key, transaction, refunds::GATEWAY),
         // Whoever booked it in between has closed it, too.
         Debt::Call(call) => refunded(batch, call, transaction, AccountName::Funding).map(drop),
     }

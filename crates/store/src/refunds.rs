@@ -11,11 +11,11 @@ use crate::{
     fault::Fault,
     grants::admin,
     payback::{self, Debt},
-    schema::{int, minor_blob},
+    schema::{int, minor_blob, uint},
     store::Store,
     writer::Batch,
 };
-use countersign_core::{digest::Digest, money::Amount, refusal::Refusal};
+use countersign_core::{digest::Digest, money::Amount, refusal::Refusal, time::UnixMs};
 use rusqlite::{OptionalExtension as _, Row};
 use std::sync::Arc;
 
@@ -32,10 +32,23 @@ pub struct Refund {
     pub amount: Amount,
     /// The node that offers it, once one does.
     pub node: Option<String>,
+    /// When it came to be owed.
+    pub since: UnixMs,
+}
+
+/// What became of a refund that a person wants to book.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum HandPaid {
+    /// It is booked.
+    Booked,
+    /// Nothing is owed under this key, any more.
+    NotOwed,
+    /// A node offers it, or a treasury is paying it.
+    UnderWay,
 }
 
 const SELECT: &str =
-    "SELECT key, credential, tenant, asset, minor, node FROM refunds WHERE paid = 0";
+    "SELECT key, credential, tenant, asset, minor, node, at FROM refunds WHERE paid = 0";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Refund> {
     let asset: String = row.get(3)?;
@@ -45,6 +58,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Refund> {
         tenant: row.get::<_, String>(2)?.into(),
         amount: Amount { asset: asset.as_str().into(), minor: u128::from_be_bytes(row.get(4)?) },
         node: row.get(5)?,
+        since: UnixMs(uint(row, 6)?),
     })
 }
 
@@ -86,8 +100,13 @@ pub(crate) fn withdraw(batch: &Batch<'_>, key: Digest) -> Result<(), Fault> {
     Ok(())
 }
 
-/// Books that it was paid, once.
-pub(crate) fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Result<(), Fault> {
+/// Books that it was paid, once, as `by` says.
+pub(crate) fn paid(
+    batch: &mut Batch<'_>,
+    key: Digest,
+    reference: &str,
+    by: &str,
+) -> Result<(), Fault> {
     let Some(refund) = find(batch, key)? else { return Ok(()) };
     let transfer = Transfer {
         subject: key.as_bytes(),
@@ -104,7 +123,7 @@ pub(crate) fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Resul
         ("minor", refund.amount.minor.to_string()),
         ("reference", reference.chars().take(128).collect()),
     ];
-    admin(batch, &refund.tenant, "credential.refund", "countersign", &details)?;
+    admin(batch, &refund.tenant, "credential.refund", by, &details)?;
     batch
         .conn
         .prepare_cached("UPDATE refunds SET paid = 1 WHERE key = ?")?
@@ -112,7 +131,44 @@ pub(crate) fn paid(batch: &mut Batch<'_>, key: Digest, reference: &str) -> Resul
     payback::close(batch, Debt::Refund(key))
 }
 
+/// Who books what nodes and treasuries paid.
+pub(crate) const GATEWAY: &str = "countersign";
+
 impl Store {
+    /// All that is owed back for credentials, the oldest first.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn unclaimed(&self) -> Result<Vec<Refund>, Refusal> {
+        self.read(|conn| {
+            let mut statement = conn.prepare_cached(&format!("{SELECT} ORDER BY at, key"))?;
+            let rows = statement.query_map([], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// A person paid a refund in their own way: books it, unless another may still pay it.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub async fn refund_paid_by_hand(
+        &self,
+        key: Digest,
+        reference: &str,
+        by: &str,
+    ) -> Result<HandPaid, Refusal> {
+        let (reference, by) = (reference.to_owned(), by.to_owned());
+        let book = move |batch: &mut Batch<'_>| {
+            let Some(refund) = find(batch, key)? else { return Ok(HandPaid::NotOwed) };
+            if refund.node.is_some() || batch.state().paybacks.has(Debt::Refund(key)) {
+                return Ok(HandPaid::UnderWay);
+            }
+            paid(batch, key, &reference, &by)?;
+            Ok(HandPaid::Booked)
+        };
+        self.carry_on(book, |_| None).await
+    }
+
     /// What is owed back for a credential and was not taken yet.
     ///
     /// # Errors
@@ -165,6 +221,6 @@ impl Store {
     /// `StoreFault`.
     pub async fn refund_paid(&self, key: Digest, reference: &str) -> Result<(), Refusal> {
         let reference = reference.to_owned();
-        self.carry_on(move |batch| paid(batch, key, &reference), |()| None).await
+        self.carry_on(move |batch| paid(batch, key, &reference, GATEWAY), |()| None).await
     }
 }

@@ -12,7 +12,7 @@ use countersign_core::{
     refusal::Code,
     terms::{Flow, IdentityRule, Uses},
 };
-use countersign_store::{Debt, FailCause, Intent, Payback, Store};
+use countersign_store::{Debt, FailCause, HandPaid, Intent, Payback, Store};
 use support::*;
 
 const DAY_LIMIT: u64 = 25_000;
@@ -170,6 +170,34 @@ async fn a_refund_is_offered_by_a_node_or_paid_never_both() {
     store.payback_made(debt, "h1").await.unwrap();
     assert_eq!(store.refunds_of(credential).unwrap(), []);
     assert_eq!(posted(&store, "refunds_due"), 0);
+    assert_sound(&store);
+}
+
+#[tokio::test]
+async fn a_refund_paid_by_hand_is_booked_once_unless_another_may_pay_it() {
+    let (dir, clock) = (Dir::new("by-hand"), Clock::new());
+    let store = open(&dir, &clock);
+    let credential = revoked(&store, &clock).await;
+    let refund = store.unclaimed().unwrap().pop().unwrap();
+    assert_eq!(refund, store.refunds_of(credential).unwrap().pop().unwrap());
+    let by_hand = async || store.refund_paid_by_hand(refund.key, "tx", "ada").await.unwrap();
+    let debt = Debt::Refund(refund.key);
+    assert_eq!(begin(&store, debt, "h1").await, Ok(Intent::Written));
+    assert_eq!(by_hand().await, HandPaid::UnderWay);
+    store.payback_failed(debt).await.unwrap();
+    assert_eq!(by_hand().await, HandPaid::Booked);
+    assert_eq!(by_hand().await, HandPaid::NotOwed);
+    assert_eq!(store.offer_refund(refund.key, "node").await.unwrap(), None);
+    assert_eq!(begin(&store, debt, "h2").await, Ok(Intent::Barred));
+    assert_eq!(store.unclaimed().unwrap(), []);
+    assert_eq!(posted(&store, "refunds_due"), 0);
+    assert_sound(&store);
+
+    let credential = revoked(&store, &clock).await;
+    let offered = store.refunds_of(credential).unwrap().pop().unwrap().key;
+    store.offer_refund(offered, "node").await.unwrap();
+    let by_hand = store.refund_paid_by_hand(offered, "tx", "ada").await.unwrap();
+    assert_eq!(by_hand, HandPaid::UnderWay);
     assert_sound(&store);
 }
 

@@ -8,9 +8,9 @@ mod reload;
 mod tools;
 
 pub use money::{
-    BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, CredentialState,
-    CredentialView, DoubtView, DueView, FoundOut, OfferView, OpenView, PaidBack, QuoteView,
-    Removed, Repayer, Resolution, Revoked, Rule, Standing,
+    BalanceView, BudgetRequest, BudgetState, BudgetView, CallFull, CallLine, Claimed,
+    CredentialState, CredentialView, DoubtView, DueView, FoundOut, OfferView, OpenView, PaidBack,
+    QuoteView, Removed, Repayer, Resolution, Revoked, Rule, Standing, UnclaimedView,
 };
 pub use people::{Jwk, KeyRequest, LinkView, WalletAsk, WalletMessage, WalletProof};
 pub use policy::{BundleFiles, ChangeView, GoBack, KeptView, PolicyView, ShadowBundle, ShadowView};

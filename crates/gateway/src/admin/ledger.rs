@@ -5,8 +5,9 @@ use super::{
     ask::{Named, Sent},
     denied::Denied,
     form::{
-        BalanceView, CallFull, CallLine, CredentialState, CredentialView, DoubtView, DueView,
-        Items, OfferView, PaidBack, QuoteView, Repayer, Resolution, Revoked, Rule, Standing,
+        BalanceView, CallFull, CallLine, Claimed, CredentialState, CredentialView, DoubtView,
+        DueView, Items, OfferView, PaidBack, QuoteView, Repayer, Resolution, Revoked, Rule,
+        Standing, UnclaimedView,
     },
     log::raw,
     page::{Listed, Order, Unfiltered},
@@ -23,7 +24,9 @@ use countersign_core::{
     money::{Amount, Assets},
     terms::DoubtRule,
 };
-use countersign_store::{Balance, CallView, Credential, Doubt, Due, SettlementReceipt};
+use countersign_store::{
+    Balance, CallView, Credential, Doubt, Due, HandPaid, Refund, SettlementReceipt,
+};
 use schemars::JsonSchema;
 use serde::Deserialize;
 use std::sync::Arc;
@@ -166,9 +169,7 @@ pub(crate) async fn book_refund(
     reference: String,
 ) -> Result<Standing, Denied> {
     actor.may(Need::Settle)?;
-    if reference.is_empty() || reference.len() > REFERENCE_BYTES_MAX {
-        return Err(Denied::invalid("reference", "expected 1 to 256 bytes"));
-    }
+    check_reference(&reference)?;
     let is_it = |due: &Due| due.call == call && actor.sees(&due.tenant);
     let dues = gate.store.refunds_due();
     let Some(due) = dues.iter().find(|due| is_it(due)) else {
@@ -181,6 +182,59 @@ pub(crate) async fn book_refund(
     let receipt = SettlementReceipt { transaction: reference, payer: None, raw };
     gate.store.refunded(call, receipt).await?;
     Ok(Standing { call, state: CallState::Refunded })
+}
+
+/// What credentials left when they ended, and nobody claimed yet.
+pub(super) async fn unclaimed(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Listed(Unfiltered {}, page): Listed<Unfiltered>,
+) -> Result<Json<Items<UnclaimedView>>, Denied> {
+    actor.may(Need::See)?;
+    let all = read(&gate, |gate| gate.store.unclaimed()).await?.into_iter();
+    let seen = all.filter(|refund| actor.sees(&refund.tenant));
+    let keyed = seen.map(|refund| (format!("{:016x}{}", refund.since.0, refund.key), refund));
+    let view = |refund: Refund| UnclaimedView {
+        refund: refund.key.to_hex(),
+        credential: refund.credential.to_hex(),
+        tenant: refund.tenant,
+        amount: gate.config.assets.show(&refund.amount),
+        since: refund.since.rfc3339(),
+        offered_by: refund.node,
+    };
+    Ok(Json(page.cut(Order::Rising, keyed, view)))
+}
+
+/// Records that a credential's holder was paid, outside of the gateway.
+pub(super) async fn claimed(
+    State(gate): State<Arc<Gate>>,
+    Extension(actor): Extension<Actor>,
+    Named(id): Named<String>,
+    Sent(PaidBack { reference }): Sent<PaidBack>,
+) -> Result<Json<Claimed>, Denied> {
+    actor.may(Need::Settle)?;
+    check_reference(&reference)?;
+    let key = digest(&id, "a refund is named by 64 hex digits")?;
+    let all = read(&gate, |gate| gate.store.unclaimed()).await?;
+    if !all.iter().any(|refund| refund.key == key && actor.sees(&refund.tenant)) {
+        return Err(Denied::not_found("refund"));
+    }
+    match gate.store.refund_paid_by_hand(key, &reference, &actor.text()).await? {
+        HandPaid::Booked => Ok(Json(Claimed { refund: key.to_hex() })),
+        HandPaid::NotOwed => Err(Denied::not_found("refund")),
+        HandPaid::UnderWay => {
+            Err(Denied::conflict("a Lightning node offers it, or the treasury is paying it"))
+        }
+    }
+}
+
+fn check_reference(reference: &str) -> Result<(), Denied> {
+    let is_good = (1..=REFERENCE_BYTES_MAX).contains(&reference.len());
+    is_good.then_some(()).ok_or(Denied::invalid("reference", "expected 1 to 256 bytes"))
+}
+
+fn digest(id: &str, expected: &'static str) -> Result<Digest, Denied> {
+    Digest::from_hex(id).map_err(|_| Denied::invalid("", expected))
 }
 
 /// Which calls.
@@ -321,8 +375,7 @@ pub(super) async fn revoke_credential(
     Named(id): Named<String>,
 ) -> Result<Json<Revoked>, Denied> {
     actor.may(Need::Administer)?;
-    let key = Digest::from_hex(&id)
-        .map_err(|_| Denied::invalid("", "a credential is named by 64 hex digits"))?;
+    let key = digest(&id, "a credential is named by 64 hex digits")?;
     let found = read(&gate, move |gate| gate.store.credential(key)).await?;
     if !found.is_some_and(|credential| is_seen(&actor, &credential)) {
         return Err(Denied::not_found("credential"));

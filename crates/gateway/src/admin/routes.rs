@@ -363,6 +363,22 @@ fn of_money(table: Table) -> Table {
             stands("bookRefund", "Record that it was paid back")
                 .takes::<form::PaidBack>(json!({ "reference": "0xabc" })),
         )
+        .look(
+            "/v1/ledger/unclaimed",
+            ledger::unclaimed,
+            answers::<form::Items<form::UnclaimedView>>(
+                "listUnclaimed",
+                "Money that ended credentials left for their holders",
+            )
+            .in_pages(),
+        )
+        .change(
+            "/v1/ledger/unclaimed/{id}",
+            ledger::claimed,
+            answers::<form::Claimed>("bookUnclaimed", "Record that the holder was paid")
+                .of::<Hex>()
+                .takes::<form::PaidBack>(json!({ "reference": "0xabc" })),
+        )
 }
 
 fn of_lightning(table: Table) -> Table {

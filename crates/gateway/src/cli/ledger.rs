@@ -6,8 +6,8 @@ use super::{
     stop::Stop,
 };
 use crate::admin::form::{
-    BalanceView, CallFull, CallLine, DoubtView, DueView, FoundOut, Items, OpenView, PaidBack,
-    Resolution, Rule, Standing,
+    BalanceView, CallFull, CallLine, Claimed, DoubtView, DueView, FoundOut, Items, OpenView,
+    PaidBack, Resolution, Rule, Standing, UnclaimedView,
 };
 use countersign_core::ids::CallId;
 
@@ -39,12 +39,22 @@ pub(super) enum Ledger {
         #[arg(long)]
         unpaid: bool,
     },
-    /// Money that is owed back.
+    /// Money of calls that is owed back.
     Refunds,
     /// Record that you paid a call's money back.
     Refunded {
         /// The call.
         call: CallId,
+        /// The payment's reference on its rail.
+        #[arg(long)]
+        reference: String,
+    },
+    /// Money that ended credentials left for whoever holds them.
+    Unclaimed,
+    /// Record that you paid the holder.
+    Claimed {
+        /// Which, as `ledger unclaimed` names it.
+        refund: String,
         /// The payment's reference on its rail.
         #[arg(long)]
         reference: String,
@@ -109,6 +119,15 @@ impl Ledger {
             Self::Refunded { call, reference } => {
                 let path = format!("/v1/ledger/refunds/{call}");
                 stands(out, &link.post(&path, &PaidBack { reference }).await?)
+            }
+            Self::Unclaimed => {
+                let found: Items<UnclaimedView> = link.list("/v1/ledger/unclaimed", None).await?;
+                out.show(&found, |found| unclaimed(&found.items))
+            }
+            Self::Claimed { refund, reference } => {
+                let path = format!("/v1/ledger/unclaimed/{refund}");
+                let booked: Claimed = link.post(&path, &PaidBack { reference }).await?;
+                out.show(&booked, |booked| format!("{} is booked as paid", booked.refund))
             }
         }
     }
@@ -199,6 +218,21 @@ fn dues(items: &[DueView]) -> String {
     };
     let rows: Vec<_> = items.iter().map(row).collect();
     table(&["call", "owed", "rail", "to", "taken by", "paid back by", "tenant"], &rows)
+}
+
+fn unclaimed(items: &[UnclaimedView]) -> String {
+    let row = |item: &UnclaimedView| {
+        vec![
+            item.refund.clone(),
+            item.amount.clone(),
+            item.since.clone(),
+            item.offered_by.clone().unwrap_or_default(),
+            item.credential.clone(),
+            item.tenant.to_string(),
+        ]
+    };
+    let rows: Vec<_> = items.iter().map(row).collect();
+    table(&["refund", "owed", "since", "offered by", "credential", "tenant"], &rows)
 }
 
 fn calls(items: &[CallLine]) -> String {

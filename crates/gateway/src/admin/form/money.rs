@@ -1,7 +1,7 @@
 //! The forms of money and calls: accounts, budgets, doubts, refunds, calls, quotes.
 
 use super::super::object::object;
-use super::super::schema::{Id, Money, ScopeForm, Word};
+use super::super::schema::{Hex, Id, Money, ScopeForm, Word};
 use countersign_core::{
     ids::{CallId, GrantId, QuoteId},
     ledger::{BudgetScope, CallState, OnExceed},
@@ -247,6 +247,26 @@ impl Repayer {
     }
 }
 
+/// Money that a credential left when it ended, for whoever holds it.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct UnclaimedView {
+    /// Names it.
+    #[schemars(with = "Hex")]
+    pub refund: String,
+    /// SHA-256 of the credential's identifier.
+    #[schemars(with = "Hex")]
+    pub credential: String,
+    /// Tenant.
+    pub tenant: Arc<str>,
+    /// How much.
+    pub amount: String,
+    /// When it came to be owed.
+    pub since: String,
+    /// The Lightning node that offers it to the holder, once one does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub offered_by: Option<String>,
+}
+
 /// Money that went back outside of the gateway.
 #[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
@@ -254,6 +274,14 @@ pub struct PaidBack {
     /// The rail's reference of the payment.
     #[schemars(length(min = 1, max = 256))]
     pub reference: String,
+}
+
+/// A refund that is booked as paid.
+#[derive(Clone, Debug, Serialize, Deserialize, JsonSchema)]
+pub struct Claimed {
+    /// Which one.
+    #[schemars(with = "Hex")]
+    pub refund: String,
 }
 
 /// A call.
