@@ -180,6 +180,28 @@ pub(crate) fn reader(dir: &Path) -> Result<Connection, Fault> {
     Ok(conn)
 }
 
+/// Whether the database of a data directory can be read, and is of this version or an older one;
+/// nothing where there is none. Reads its schema alone, and needs no claim on the directory.
+///
+/// # Errors
+/// [`OpenError::Database`], [`OpenError::NewerSchema`].
+pub fn look_at(dir: &Path) -> Result<Option<()>, OpenError> {
+    if !dir.join(DATABASE).exists() {
+        return Ok(None);
+    }
+    let conn = reader(dir)?;
+    steps_from(&conn)?;
+    conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
+    Ok(Some(()))
+}
+
+/// The steps that lead from the database's version to this program's.
+fn steps_from(conn: &Connection) -> Result<&'static [&'static str], OpenError> {
+    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
+    let steps = usize::try_from(version).ok().and_then(|version| schema::STEPS.get(version..));
+    steps.ok_or(OpenError::NewerSchema(version))
+}
+
 /// A statement is planned once, not again for the values that it is given.
 fn settle_plans(conn: &Connection) -> rusqlite::Result<()> {
     conn.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
@@ -205,9 +227,7 @@ fn writer_connection(path: &Path, durability: Durability) -> Result<Connection, 
          PRAGMA journal_size_limit = 67108864;"
     ))?;
     check_durability(&conn, durability)?;
-    let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
-    let steps = usize::try_from(version).ok().and_then(|version| schema::STEPS.get(version..));
-    let steps = steps.ok_or(OpenError::NewerSchema(version))?;
+    let steps = steps_from(&conn)?;
     conn.execute_batch(&format!("BEGIN IMMEDIATE;{}COMMIT;", steps.concat()))?;
     Ok(conn)
 }

@@ -110,6 +110,7 @@ async fn look(shared: &Shared, config: &Config) -> Vec<Line> {
     let now = world::system().now();
     let mut lines =
         vec![data_dir(&config.data_dir), key_files(&config.data_dir, &config.audit.origin)];
+    lines.push(database(&config.data_dir));
     lines.push(log(config, now));
     lines.push(socket(shared, config).await);
     lines.push(clock(now));
@@ -166,6 +167,15 @@ fn data_dir(dir: &Path) -> Line {
             Line::fail(what, found, &format!("chmod 700 {}", dir.display()))
         }
         Some(_) => Line::ok(what, format!("{} is private", dir.display())),
+    }
+}
+
+/// Only what can be said of it in no time; `serve` looks at all of it.
+fn database(dir: &Path) -> Line {
+    match countersign_store::look_at(dir) {
+        Ok(Some(())) => Line::ok("database", "can be read"),
+        Ok(None) => Line::warn("database", "not there yet", "it is made by `countersign serve`"),
+        Err(why) => Line::fail("database", format!("{}: {why}", why.code()), why.next()),
     }
 }
 

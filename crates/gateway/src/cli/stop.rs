@@ -80,10 +80,13 @@ impl Stop {
         Self { exit, code: None, message: String::new(), next: None }
     }
 
-    /// An end with a sentence.
+    /// An end with a sentence. It has its exit code's word, and what to do of that, until it is
+    /// given others.
     #[must_use]
     pub fn new(exit: u8, message: impl fmt::Display) -> Self {
-        Self { exit, code: None, message: message.to_string(), next: None }
+        let (code, next) = said_of(exit);
+        let [code, next] = [code, next].map(|text| text.map(str::to_owned));
+        Self { exit, code, message: message.to_string(), next }
     }
 
     /// Adds a word for programs.
@@ -124,6 +127,27 @@ impl Stop {
                 note(&json!({ "error": said, "exit": self.exit }).to_string());
             }
         }
+    }
+}
+
+/// The word and the advice of an exit code.
+const fn said_of(code: u8) -> (Option<&'static str>, Option<&'static str>) {
+    match code {
+        exit::TOOL_ERROR => (Some("FAILED"), None),
+        exit::USAGE => (Some("USAGE"), Some("see --help")),
+        exit::PAYMENT => (Some("PAYMENT"), None),
+        exit::IDENTITY => (Some("IDENTITY"), Some("give a token with --bearer")),
+        exit::CONSENT => (Some("CONSENT"), None),
+        exit::POLICY => (Some("POLICY"), None),
+        exit::BUDGET => (Some("BUDGET"), None),
+        exit::UPSTREAM => {
+            (Some("UPSTREAM"), Some("check the address, and that an MCP server answers there"))
+        }
+        exit::UNKNOWN_SETTLEMENT => {
+            (Some("UNKNOWN-SETTLEMENT"), Some("do not pay again: repeat the very same call"))
+        }
+        exit::REQUEST => (Some("REQUEST"), Some("see --help")),
+        _ => (None, None),
     }
 }
 
@@ -170,8 +194,9 @@ impl From<&Problem> for Stop {
             (Some(next), Some(url)) => Some(format!("{next} ({url})")),
             (next, url) => next.clone().or_else(|| url.clone()),
         };
+        let stop = Self::new(exit, &problem.title);
         let code = Some(problem.code.clone()).filter(|code| !code.is_empty());
-        Self { exit, code, message: problem.title.clone(), next }
+        Self { code: code.or(stop.code), next: next.or(stop.next), ..stop }
     }
 }
 

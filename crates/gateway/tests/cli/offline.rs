@@ -163,21 +163,21 @@ fn what_cannot_be_understood_is_a_usage_error() {
         &["call", "http://127.0.0.1:9/mcp", "t", "[1]"],
         &expect![[r#"
             2
-            {"error":{"message":"the arguments are not a JSON object with each member once","next":"write them as '{\"city\":\"Oslo\"}'"},"exit":2}
+            {"error":{"code":"USAGE","message":"the arguments are not a JSON object with each member once","next":"write them as '{\"city\":\"Oslo\"}'"},"exit":2}
         "#]],
     );
     said(
         &["call", "http://192.0.2.1/mcp", "t"],
         &expect![[r#"
             2
-            {"error":{"message":"plain http to another machine is refused: use https","next":"use https, or allow it with --allow-plain-http"},"exit":2}
+            {"error":{"code":"USAGE","message":"plain http to another machine is refused: use https","next":"use https, or allow it with --allow-plain-http"},"exit":2}
         "#]],
     );
     said(
         &["call", "http://127.0.0.1:9/mcp", "t", "--wallet", "none.json"],
         &expect![[r#"
             2
-            {"error":{"message":"wallet: the file cannot be read: entity not found"},"exit":2}
+            {"error":{"code":"USAGE","message":"wallet: the file cannot be read: entity not found","next":"see --help"},"exit":2}
         "#]],
     );
 }
@@ -188,21 +188,21 @@ fn what_is_not_there_is_said_with_what_to_do() {
         &["audit", "verify", "--log", "log", "--key", "key"],
         &expect![[r#"
             2
-            {"error":{"message":"there is no log at `log`","next":"name its directory with --log, or run the gateway first"},"exit":2}
+            {"error":{"code":"USAGE","message":"there is no log at `log`","next":"name its directory with --log, or run the gateway first"},"exit":2}
         "#]],
     );
     said(
         &["call", "http://127.0.0.1:9/mcp", "t"],
         &expect![[r#"
             15
-            {"error":{"message":"the server cannot be reached"},"exit":15}
+            {"error":{"code":"UPSTREAM","message":"the server cannot be reached","next":"check the address, and that an MCP server answers there"},"exit":15}
         "#]],
     );
     said(
         &["approvals", "list", "--socket", "admin.sock"],
         &expect![[r#"
             15
-            {"error":{"message":"no gateway answers at `admin.sock`: No such file or directory (os error 2)","next":"start it with `countersign serve`, as the same user"},"exit":15}
+            {"error":{"code":"UPSTREAM","message":"no gateway answers at `admin.sock`: No such file or directory (os error 2)","next":"start it with `countersign serve`, as the same user"},"exit":15}
         "#]],
     );
 }
@@ -242,6 +242,17 @@ fn a_doctor_says_what_to_do_about_each_thing() {
     for line in lines {
         assert!(line["health"] == "ok" || line["next"].is_string(), "{line}");
     }
+    fs::create_dir(site.path("data")).unwrap();
+    site.write(
+        "data/countersign.db",
+        &"no database, and longer than the header of one".repeat(9),
+        0o600,
+    );
+    let ran = site.run(&["doctor"]);
+    let lines = ran.json();
+    let database = lines.as_array().unwrap().iter().find(|line| line["what"] == "database");
+    let found = database.unwrap()["found"].as_str().unwrap();
+    assert!(found.starts_with("DATA-UNUSABLE"), "{found}");
 }
 
 #[test]
