@@ -13,11 +13,11 @@ import { promisify } from 'node:util';
 import { privateKeyToAccount } from 'viem/accounts';
 
 import { atIssuer, shot, signIn, startBrowser, tabTo, violations } from './lib/browser.mjs';
-import { Parts } from './lib/gate.mjs';
+import { Parts, l402Meta } from './lib/gate.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient } from './lib/mcpclients.mjs';
 import { freePort, until } from './lib/process.mjs';
-import { startBefore, startParts } from './lib/rig.mjs';
+import { MCP_ACCEPT, callTool, lightningOffer, startBefore, startParts } from './lib/rig.mjs';
 import { callPaid } from './lib/x402http.mjs';
 
 const KEY = `0x${'11'.repeat(32)}`;
@@ -83,7 +83,12 @@ before(() =>
             send_email: { price: [{ tenant: 'elsewhere', price: '0.05 USDC' }] },
           },
         },
-        archive: { tools: { delete_report: { price: '0.02 USDC' } } },
+        archive: {
+          tools: {
+            delete_report: { price: '0.02 USDC' },
+            get_report: { price: '30 sat', uses: 3, consent: 'none' },
+          },
+        },
       },
       policy: { dir: bundle },
       budgets: [
@@ -640,6 +645,32 @@ describe('watching and stopping', () => {
     await page.getByText('Nothing needs a person').waitFor();
     assert.deepEqual((await gateway.cli('calls', 'show', call)).call.state, 'refunded');
     await agent.close();
+  });
+
+  test('settlements: what an ended credential left is listed until it is booked', async () => {
+    const token = await issuer.userToken('lena', mcp('archive'));
+    const as = { headers: { ...MCP_ACCEPT, authorization: `Bearer ${token}` } };
+    const offer = lightningOffer(await callTool(gateway, 'archive', 'get_report', {}, as));
+    const meta = l402Meta(`${offer.token}:${await sandbox.pay(offer.invoice)}`);
+    const used = await callTool(gateway, 'archive', 'get_report', {}, { ...as, meta });
+    assert.equal(used.status, 200, used.text);
+    const { items } = await gateway.cli('credential', 'list');
+    const sold = items.find(({ state, tenant }) => state === 'paid' && tenant === 'default');
+    await gateway.cli('credential', 'revoke', sold.credential);
+    const page = await person('ops');
+    await page.goto(`${at}/settlements`);
+    const row = page.getByRole('region', { name: 'Unclaimed refunds' }).getByRole('row').filter({ hasText: sold.credential });
+    await row.getByText('20 sat').waitFor();
+    await isSound(page, 'settlements-unclaimed');
+    const far = await person('far');
+    await far.goto(`${at}/settlements`);
+    await far.getByText('Nothing needs a person').waitFor();
+    assert.equal(await far.getByText(sold.credential).count(), 0, 'another tenant does not see it');
+    const refund = await row.locator('code').first().innerText();
+    await gateway.cli('ledger', 'claimed', refund, '--reference', 'by hand');
+    await page.reload();
+    await page.getByText('Nothing needs a person').waitFor();
+    assert.equal(await row.count(), 0);
   });
 
   test('a payment in doubt: the same call goes on by the yes that it used, and asks nobody again', async () => {

@@ -218,6 +218,7 @@ test('a bundle explains itself and what changed', async () => {
   assert.equal(bare.nearest.policy, 'call.within-limits');
   assert.equal((await explain({ price: 2_000_000 })).answer, 'challenge for human_confirm');
   assert.match(await refused('', ['policy', 'explain', stop, '{"pryce": 1}']), /unknown field/);
+  assert.match(await refused('', ['policy', 'explain', stop, '{"price": "1", "price": "2"}']), /same key twice/);
   const covered = await gateway.cliRaw('policy', 'test', stop, '--cov');
   assert.equal(covered.code, 1);
   const { decided_no_test } = JSON.parse(covered.stdout.trim().split('\n').at(-1));

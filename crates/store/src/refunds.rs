@@ -121,7 +121,7 @@ pub(crate) fn paid(
     let details = [
         ("credential", refund.credential.to_hex()),
         ("minor", refund.amount.minor.to_string()),
-        ("reference", reference.chars().take(128).collect()),
+        ("reference", reference.chars().take(256).collect()),
     ];
     admin(batch, &refund.tenant, "credential.refund", by, &details)?;
     batch

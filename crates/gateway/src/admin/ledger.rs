@@ -190,10 +190,21 @@ pub(super) async fn unclaimed(
     Extension(actor): Extension<Actor>,
     Listed(Unfiltered {}, page): Listed<Unfiltered>,
 ) -> Result<Json<Items<UnclaimedView>>, Denied> {
+    let all = left_unclaimed(&gate, &actor).await?.into_iter();
+    let keyed = all.map(|left| (format!("{} {}", left.since, left.refund), left));
+    Ok(Json(page.cut(Order::Rising, keyed, |left| left)))
+}
+
+/// What credentials of the actor's tenant left, the oldest first.
+///
+/// # Errors
+/// A role that is missing; `StoreFault`.
+pub(crate) async fn left_unclaimed(
+    gate: &Arc<Gate>,
+    actor: &Actor,
+) -> Result<Vec<UnclaimedView>, Denied> {
     actor.may(Need::See)?;
-    let all = read(&gate, |gate| gate.store.unclaimed()).await?.into_iter();
-    let seen = all.filter(|refund| actor.sees(&refund.tenant));
-    let keyed = seen.map(|refund| (format!("{:016x}{}", refund.since.0, refund.key), refund));
+    let all = read(gate, |gate| gate.store.unclaimed()).await?.into_iter();
     let view = |refund: Refund| UnclaimedView {
         refund: refund.key.to_hex(),
         credential: refund.credential.to_hex(),
@@ -202,7 +213,7 @@ pub(super) async fn unclaimed(
         since: refund.since.rfc3339(),
         offered_by: refund.node,
     };
-    Ok(Json(page.cut(Order::Rising, keyed, view)))
+    Ok(all.filter(|refund| actor.sees(&refund.tenant)).map(view).collect())
 }
 
 /// Records that a credential's holder was paid, outside of the gateway.

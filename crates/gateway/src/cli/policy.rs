@@ -28,6 +28,7 @@ use countersign_core::{
     audit::checkpoint::{SignerKey, VerifierKey},
     policy::Reason,
     time::UnixMs,
+    wire::json::{self, Limits},
 };
 use serde::Serialize;
 use std::{
@@ -271,6 +272,8 @@ fn explain(dir: &Path, question: &str, out: Out) -> Result<(), Stop> {
             .map_err(|error| Stop::usage(format_args!("cannot read `{file}`: {error}")))?,
         None => question.to_owned(),
     };
+    json::check(text.as_bytes(), &Limits::REQUEST)
+        .map_err(|error| Stop::usage(format_args!("the question: {error}")))?;
     let patch = serde_json::from_str(&text)
         .map_err(|error| Stop::usage(format_args!("the question is no JSON: {error}")))?;
     let question = Engine::patched_question(&patch).map_err(Stop::usage)?;

@@ -9,7 +9,7 @@ use super::{
 use crate::admin::{
     actor::Need,
     denied::Denied,
-    form::{OpenView, Repayer, Rule},
+    form::{OpenView, Repayer, Rule, UnclaimedView},
     ledger,
     settlements::{end_open, open},
 };
@@ -22,7 +22,7 @@ use countersign_store::{Doubt, Due};
 use maud::{Markup, html};
 use std::sync::Arc;
 
-/// Payments that nobody knows of, doubts and refunds.
+/// Payments that nobody knows of, doubts, refunds, and what ended credentials left.
 pub(super) async fn list(
     State(console): State<Arc<Console>>,
     visitor: Visitor,
@@ -33,6 +33,7 @@ pub(super) async fn list(
     let dues = console.gate().store.refunds_due().into_iter().filter(|due| sees(&due.tenant));
     let (doubts, dues): (Vec<_>, Vec<_>) = (doubts.collect(), dues.collect());
     let unsettled = open(&console.gate(), visitor.actor())?;
+    let unclaimed = ledger::left_unclaimed(&console.gate(), visitor.actor()).await?;
     let content = html! {
         div.head {
             h1 { "Settlements" }
@@ -56,12 +57,38 @@ pub(super) async fn list(
             h2 { "To be paid back" }
             (due_table(&console, &visitor, &dues))
         }
+        @if !unclaimed.is_empty() {
+            h2 { "Unclaimed" }
+            p { "What credentials left when they ended. Whoever shows one with its preimage is paid by a node or a treasury that can. What you paid in another way, " code { "countersign ledger claimed REFUND --reference …" } " records." }
+            (unclaimed_table(&unclaimed))
+        }
     };
     Ok(framed(&visitor, "/settlements", "Settlements", &content))
 }
 
 fn amount(console: &Console, amount: Option<&Amount>) -> String {
     amount.map_or_else(|| "–".to_owned(), |amount| console.gate().config.assets.show(amount))
+}
+
+fn unclaimed_table(items: &[UnclaimedView]) -> Markup {
+    html! {
+        div.scroll tabindex="0" role="region" aria-label="Unclaimed refunds" {
+            table {
+                (heads(&["Refund", "#Money", "Since", "Offered by", "Credential"]))
+                tbody {
+                    @for item in items {
+                        tr {
+                            td { code.wrap { (item.refund) } }
+                            td.num { (item.amount) }
+                            td { time datetime=(item.since) { (item.since) } }
+                            td { (item.offered_by.as_deref().unwrap_or("–")) }
+                            td { code.wrap { (item.credential) } }
+                        }
+                    }
+                }
+            }
+        }
+    }
 }
 
 fn unsettled_table(visitor: &Visitor, items: &[OpenView]) -> Markup {
