@@ -69,7 +69,7 @@ pub use invoices::OpenInvoice;
 pub use log::{Inclusion, LoggedRecord};
 pub use notes::Note;
 pub use once::{Begun, Given, Named};
-pub use open::{Claim, look_at};
+pub use open::{Claim, has_database};
 pub use options::{Durability, Limits, LogOptions, Options};
 pub use payback::{Debt, Intent, Payback};
 pub use policies::{KeptPolicy, NewPolicy};

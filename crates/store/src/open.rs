@@ -180,19 +180,19 @@ pub(crate) fn reader(dir: &Path) -> Result<Connection, Fault> {
     Ok(conn)
 }
 
-/// Whether the database of a data directory can be read, and is of this version or an older one;
-/// nothing where there is none. Reads its schema alone, and needs no claim on the directory.
+/// Whether a data directory has a database: one that can be read, and is of this version or an
+/// older one. Reads its schema alone, and needs no claim on the directory.
 ///
 /// # Errors
 /// [`OpenError::Database`], [`OpenError::NewerSchema`].
-pub fn look_at(dir: &Path) -> Result<Option<()>, OpenError> {
+pub fn has_database(dir: &Path) -> Result<bool, OpenError> {
     if !dir.join(DATABASE).exists() {
-        return Ok(None);
+        return Ok(false);
     }
     let conn = reader(dir)?;
     steps_from(&conn)?;
     conn.query_row("SELECT count(*) FROM sqlite_schema", [], |_| Ok(()))?;
-    Ok(Some(()))
+    Ok(true)
 }
 
 /// The steps that lead from the database's version to this program's.

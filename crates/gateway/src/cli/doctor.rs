@@ -172,9 +172,9 @@ fn data_dir(dir: &Path) -> Line {
 
 /// Only what can be said of it in no time; `serve` looks at all of it.
 fn database(dir: &Path) -> Line {
-    match countersign_store::look_at(dir) {
-        Ok(Some(())) => Line::ok("database", "can be read"),
-        Ok(None) => Line::warn("database", "not there yet", "it is made by `countersign serve`"),
+    match countersign_store::has_database(dir) {
+        Ok(true) => Line::ok("database", "can be read"),
+        Ok(false) => Line::warn("database", "not there yet", "it is made by `countersign serve`"),
         Err(why) => Line::fail("database", format!("{}: {why}", why.code()), why.next()),
     }
 }
