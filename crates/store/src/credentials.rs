@@ -312,7 +312,7 @@ fn close(batch: &mut Batch<'_>, credential: &Credential) -> Result<(), Fault> {
             ("minor", minor.to_string()),
             ("credit", is_credit.to_owned()),
         ];
-        admin(batch, &tenant, "credential.expire", "countersign", &details)?;
+        admin(batch, &tenant, "credential.expire", refunds::GATEWAY, &details)?;
     }
     Ok(())
 }

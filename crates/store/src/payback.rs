@@ -281,7 +281,7 @@ fn begin(
 fn is_free(batch: &Batch<'_>, debt: Debt, lapsed: Option<&str>) -> Result<bool, Fault> {
     match debt {
         Debt::Refund(key) => {
-            let refund = refunds::find(batch, key)?;
+            let refund = refunds::find(batch.conn, key)?;
             Ok(refund.is_some_and(|it| it.node.is_none() || it.node.as_deref() == lapsed))
         }
         Debt::Call(call) => {

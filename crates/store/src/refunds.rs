@@ -16,7 +16,7 @@ use crate::{
     writer::Batch,
 };
 use countersign_core::{digest::Digest, money::Amount, refusal::Refusal, time::UnixMs};
-use rusqlite::{OptionalExtension as _, Row};
+use rusqlite::{Connection, OptionalExtension as _, Row};
 use std::sync::Arc;
 
 /// Money that is owed back for a credential.
@@ -86,8 +86,8 @@ pub(crate) fn owe(
 }
 
 /// What is owed under a key.
-pub(crate) fn find(batch: &Batch<'_>, key: Digest) -> Result<Option<Refund>, Fault> {
-    let mut statement = batch.conn.prepare_cached(&format!("{SELECT} AND key = ?"))?;
+pub(crate) fn find(conn: &Connection, key: Digest) -> Result<Option<Refund>, Fault> {
+    let mut statement = conn.prepare_cached(&format!("{SELECT} AND key = ?"))?;
     Ok(statement.query_row([key.as_bytes()], read).optional()?)
 }
 
@@ -107,7 +107,7 @@ pub(crate) fn paid(
     reference: &str,
     by: &str,
 ) -> Result<(), Fault> {
-    let Some(refund) = find(batch, key)? else { return Ok(()) };
+    let Some(refund) = find(batch.conn, key)? else { return Ok(()) };
     let transfer = Transfer {
         subject: key.as_bytes(),
         stage: "refund",
@@ -147,6 +147,14 @@ impl Store {
         })
     }
 
+    /// What is owed under a key.
+    ///
+    /// # Errors
+    /// `StoreFault`.
+    pub fn refund(&self, key: Digest) -> Result<Option<Refund>, Refusal> {
+        self.read(|conn| find(conn, key))
+    }
+
     /// A person paid a refund in their own way: books it, unless another may still pay it.
     ///
     /// # Errors
@@ -159,7 +167,7 @@ impl Store {
     ) -> Result<HandPaid, Refusal> {
         let (reference, by) = (reference.to_owned(), by.to_owned());
         let book = move |batch: &mut Batch<'_>| {
-            let Some(refund) = find(batch, key)? else { return Ok(HandPaid::NotOwed) };
+            let Some(refund) = find(batch.conn, key)? else { return Ok(HandPaid::NotOwed) };
             if refund.node.is_some() || batch.state().paybacks.has(Debt::Refund(key)) {
                 return Ok(HandPaid::UnderWay);
             }
@@ -210,7 +218,7 @@ impl Store {
                 .conn
                 .prepare_cached("UPDATE refunds SET node = ? WHERE key = ? AND node IS NULL")?
                 .execute((&node, key.as_bytes()))?;
-            Ok(find(batch, key)?.and_then(|refund| refund.node))
+            Ok(find(batch.conn, key)?.and_then(|refund| refund.node))
         };
         self.carry_on(offer, |_| None).await
     }

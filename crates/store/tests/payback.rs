@@ -190,6 +190,7 @@ async fn a_refund_paid_by_hand_is_booked_once_unless_another_may_pay_it() {
     assert_eq!(store.offer_refund(refund.key, "node").await.unwrap(), None);
     assert_eq!(begin(&store, debt, "h2").await, Ok(Intent::Barred));
     assert_eq!(store.unclaimed().unwrap(), []);
+    assert_eq!(store.refund(refund.key).unwrap(), None);
     assert_eq!(posted(&store, "refunds_due"), 0);
     assert_sound(&store);
 

@@ -13,7 +13,7 @@ use super::{
     page::{Listed, Order, Unfiltered},
     read,
     schema::Id,
-    settlements::REFERENCE_BYTES_MAX,
+    settlements::check_reference,
 };
 use crate::gate::Gate;
 use axum::{Extension, Json, extract::State};
@@ -226,8 +226,8 @@ pub(super) async fn claimed(
     actor.may(Need::Settle)?;
     check_reference(&reference)?;
     let key = digest(&id, "a refund is named by 64 hex digits")?;
-    let all = read(&gate, |gate| gate.store.unclaimed()).await?;
-    if !all.iter().any(|refund| refund.key == key && actor.sees(&refund.tenant)) {
+    let owed = read(&gate, move |gate| gate.store.refund(key)).await?;
+    if !owed.is_some_and(|refund| actor.sees(&refund.tenant)) {
         return Err(Denied::not_found("refund"));
     }
     match gate.store.refund_paid_by_hand(key, &reference, &actor.text()).await? {
@@ -237,11 +237,6 @@ pub(super) async fn claimed(
             Err(Denied::conflict("a Lightning node offers it, or the treasury is paying it"))
         }
     }
-}
-
-fn check_reference(reference: &str) -> Result<(), Denied> {
-    let is_good = (1..=REFERENCE_BYTES_MAX).contains(&reference.len());
-    is_good.then_some(()).ok_or(Denied::invalid("reference", "expected 1 to 256 bytes"))
 }
 
 fn digest(id: &str, expected: &'static str) -> Result<Digest, Denied> {

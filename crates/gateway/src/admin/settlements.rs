@@ -18,7 +18,7 @@ use countersign_store::{OpenSettlement, SettlementEvidence, SettlementReceipt};
 use std::sync::Arc;
 
 /// The longest reference of a payment, in bytes.
-pub(super) const REFERENCE_BYTES_MAX: usize = 256;
+const REFERENCE_BYTES_MAX: usize = 256;
 
 pub(super) async fn list(
     State(gate): State<Arc<Gate>>,
@@ -112,10 +112,17 @@ fn evidence(
         }
         return Ok(SettlementEvidence::Unpaid);
     };
-    if transaction.is_empty() || transaction.len() > REFERENCE_BYTES_MAX {
-        return Err(Denied::invalid("reference", "expected 1 to 256 bytes"));
-    }
+    check_reference(&transaction)?;
     let raw = serde_json::json!({ "recorded_by": by }).to_string();
     let payer = signed.map(|signed| signed.payer().to_string());
     Ok(SettlementEvidence::Paid(SettlementReceipt { transaction, payer, raw }))
+}
+
+/// A payment's reference, as a person wrote it down.
+///
+/// # Errors
+/// It is empty or too long.
+pub(super) fn check_reference(reference: &str) -> Result<(), Denied> {
+    let is_good = (1..=REFERENCE_BYTES_MAX).contains(&reference.len());
+    is_good.then_some(()).ok_or(Denied::invalid("reference", "expected 1 to 256 bytes"))
 }
