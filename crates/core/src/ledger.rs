@@ -112,6 +112,9 @@ impl CallState {
     }
 }
 
+/// The longest value of a budget's scope, in bytes.
+const SCOPE_BYTES_MAX: usize = 512;
+
 /// The calls that a budget counts. A value counts that one, `*` each one by itself, nothing all
 /// together.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,6 +161,34 @@ impl BudgetScope {
             ("grant", &self.grant),
         ]
     }
+
+    /// The values that can name nothing: the dimension of each, and what is expected there.
+    pub fn unreadable(&self) -> impl Iterator<Item = (&'static str, &'static str)> {
+        self.parts().into_iter().filter_map(|(dimension, value)| {
+            let value = value.as_deref().filter(|value| *value != "*")?;
+            expected_of(dimension, value).map(|expected| (dimension, expected))
+        })
+    }
+}
+
+/// What is expected of a dimension where its value cannot be read.
+fn expected_of(dimension: &str, value: &str) -> Option<&'static str> {
+    // A control character separates the parts of a counter's key.
+    if value.is_empty() || value.len() > SCOPE_BYTES_MAX || value.contains(char::is_control) {
+        return Some("1 to 512 bytes without control characters");
+    }
+    let (is_good, expected) = match dimension {
+        "delegator" => (
+            value == "anonymous" || value.contains('|'),
+            "an issuer, `|` and a subject, as in `https://idp.example.com|alice`",
+        ),
+        "intent" => {
+            (Intent::from_text(value).is_some(), "a word of the vocabulary, such as `write`")
+        }
+        "grant" => (value.parse::<GrantId>().is_ok(), "a grant's identifier"),
+        _ => return None,
+    };
+    (!is_good).then_some(expected)
 }
 
 /// How often a fixed window begins anew, at the start of the day in its zone.

@@ -206,7 +206,7 @@ fn meanings_are_checked_all_at_once() {
               line 23: servers.Other_One.upstream: this is the gateway itself; write the MCP server's own port
               line 25: budgets[0].limit: a budget of zero refuses everything; raise it, or remove the tools' prices
               line 25: budgets[0].name: `X y` is not a name; use `a` to `z`, `0` to `9` and `-`, at most 63 characters
-              line 25: budgets[0].scope.delegator: expected an issuer, `|` and a subject; write `https://idp.example.com|alice`, or `*` for each person by itself
+              line 25: budgets[0].scope.delegator: expected an issuer, `|` and a subject, as in `https://idp.example.com|alice`; write one, or `*` for each by itself
               line 25: budgets[0].scope.tool: no tool `weather/aa` is configured; did you mean `weather/a`?
               line 26: policy.dir: `nope` is not a directory; give the bundle's directory, or leave `policy` out for the built-in one
               line 27: audit.origin: the log's name has blanks, `+` or is empty; write it like a host and a path: `gateway.example.com/log`

@@ -1,6 +1,6 @@
 //! Budgets: whose spending they limit, over which window.
 
-use super::{name, plain, span};
+use super::{name, span};
 use crate::config::{
     finding::nearest,
     raw::{
@@ -11,12 +11,11 @@ use crate::config::{
     scalar::Span,
     tree::printable,
 };
-use countersign_core::{
-    ids::GrantId,
-    ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window},
-    policy::Intent,
+use countersign_core::ledger::{Budget, BudgetScope, Calendar, Every, OnExceed, Window};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
 };
-use std::collections::{BTreeMap, BTreeSet};
 
 pub(super) fn budgets(
     raw: &[RawBudget],
@@ -86,33 +85,26 @@ fn budget_scope(
     servers: &BTreeMap<String, RawServer>,
     report: &mut Report,
 ) -> BudgetScope {
-    let mut part = |name: &str, value: &Option<String>| {
-        let value = value.as_deref()?;
-        plain(value, &at.key(name), report)
+    let named = |value: &Option<String>| value.as_deref().map(Arc::from);
+    let scope = BudgetScope {
+        tenant: named(&raw.tenant),
+        team: named(&raw.team),
+        delegator: named(&raw.delegator),
+        agent: named(&raw.agent),
+        server: named(&raw.server),
+        tool: named(&raw.tool),
+        intent: named(&raw.intent),
+        grant: named(&raw.grant),
     };
-    let tenant = part("tenant", &raw.tenant);
-    let delegator = part("delegator", &raw.delegator);
-    let agent = part("agent", &raw.agent);
-    let tool = part("tool", &raw.tool);
-    let (team, grant) = (part("team", &raw.team), part("grant", &raw.grant));
-    let (server, intent) = (part("server", &raw.server), part("intent", &raw.intent));
-    if server.as_deref().is_some_and(|name| name != "*" && !servers.contains_key(name)) {
+    for (dimension, expected) in scope.unreadable() {
+        let message = format!("expected {expected}");
+        report.problem(&at.key(dimension), message, "write one, or `*` for each by itself");
+    }
+    if scope.server.as_deref().is_some_and(|name| name != "*" && !servers.contains_key(name)) {
         let hint = "write the name of a configured server, or `*` for each by itself";
         report.problem(&at.key("server"), "no such server is configured", hint);
     }
-    if intent.as_deref().is_some_and(|i| i != "*" && Intent::from_text(i).is_none()) {
-        let hint = "write a word of the vocabulary, such as `write`, or `*`";
-        report.problem(&at.key("intent"), "unknown intent", hint);
-    }
-    if grant.as_deref().is_some_and(|g| g != "*" && g.parse::<GrantId>().is_err()) {
-        let hint = "write a grant's identifier, or `*` for each grant by itself";
-        report.problem(&at.key("grant"), "no identifier of a grant", hint);
-    }
-    if delegator.as_deref().is_some_and(|d| d != "*" && d != "anonymous" && !d.contains('|')) {
-        let hint = "write `https://idp.example.com|alice`, or `*` for each person by itself";
-        report.problem(&at.key("delegator"), "expected an issuer, `|` and a subject", hint);
-    }
-    if let Some(tool) = tool.as_deref().filter(|tool| *tool != "*") {
+    if let Some(tool) = scope.tool.as_deref().filter(|tool| *tool != "*") {
         let all: Vec<String> = servers
             .iter()
             .flat_map(|(name, server)| server.tools.keys().map(move |t| format!("{name}/{t}")))
@@ -132,5 +124,5 @@ fn budget_scope(
             report.problem(&at.key("tool"), message, hint);
         }
     }
-    BudgetScope { tenant, team, delegator, agent, server, tool, intent, grant }
+    scope
 }
