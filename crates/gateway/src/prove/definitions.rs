@@ -30,6 +30,8 @@ use std::{
 /// Notes of definitions, and of when servers were first seen.
 const DEFINITION: &str = "definition";
 const SERVER: &str = "server";
+/// When the servers of the first start were first seen.
+const ALWAYS: UnixMs = UnixMs(0);
 /// The most that is kept of a definition to be shown, in bytes.
 const SHOWN_MAX: usize = 48 << 10;
 /// The largest definition that is read, in bytes.
@@ -120,12 +122,13 @@ impl Definitions {
         Ok(Self { tools, servers, writing: tokio::sync::Mutex::default() })
     }
 
-    /// How long a server has been known, in seconds; one that was never noted is new.
+    /// How long a server has been known, in seconds; one that was never noted is new. `None` for
+    /// those of the first start.
     #[must_use]
     pub fn server_age_s(&self, name: &str, now: UnixMs) -> Option<u64> {
         let servers = self.servers.lock().unwrap_or_else(PoisonError::into_inner);
         let since = servers.get(name).copied().unwrap_or(now);
-        Some(now.since_ms(since) / 1000)
+        (since != ALWAYS).then(|| now.since_ms(since) / 1000)
     }
 
     /// What is known of a tool.
@@ -196,7 +199,7 @@ impl Gate {
     /// `StoreFault`.
     pub async fn meet_servers(&self) -> Result<(), Refusal> {
         let servers = || self.definitions.servers.lock().unwrap_or_else(PoisonError::into_inner);
-        let at = if servers().is_empty() { UnixMs(0) } else { self.world.now() };
+        let at = if servers().is_empty() { ALWAYS } else { self.world.now() };
         for name in self.config.servers.keys() {
             let is_known = servers().contains_key(&**name);
             if !is_known {
