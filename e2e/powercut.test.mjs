@@ -5,6 +5,8 @@
 // The control is the same gateway without syncing each commit: it must lose, else this test shows
 // nothing. The same at every named point between two states of a call, as in crash.test.mjs. Needs
 // root and loop devices, and fails without them.
+//
+// And a disk that is full: the gateway ends, and what was answered is there when it starts again.
 
 import assert from 'node:assert/strict';
 import { execFileSync } from 'node:child_process';
@@ -70,6 +72,13 @@ function mounted(image, dir) {
     cut() {
       run('cp', '--sparse=always', image, `${image}.cut`);
       return mounted(`${image}.cut`, `${dir}-cut`);
+    },
+    /** Somebody else fills it, but for so many bytes; gives it back when told. */
+    fill(left) {
+      const file = path.join(dir, 'filler');
+      const { bavail, bsize } = statfsSync(dir);
+      run('fallocate', '-l', String(bavail * bsize - left), file);
+      return () => rmSync(file);
     },
     remove() {
       run('umount', dir);
@@ -209,4 +218,49 @@ describe('a power cut at each point', { concurrency: 2 }, () => {
     const gateway = await live(parts).catch(isBehind);
     if (gateway) assert.deepEqual(await recovered(gateway), []);
   }));
+});
+
+describe('a full disk', () => {
+  test('ends the gateway with the truth, and loses nothing that was answered', async () => {
+    const disk = newDisk();
+    const gateway = await startGateway({ config: configBefore(parts, config), dir: disk.dir });
+    try {
+      const answered = [];
+      const refused = [];
+      const giveBack = disk.fill(2 << 20);
+      await Promise.all(Array.from({ length: 6 }, async (_, worker) => {
+        for (let turn = 0; gateway.isRunning(); turn++) {
+          const call = callTool(gateway, 'open', 'get_forecast', { city: `${worker}/${turn}` });
+          const answer = await call.catch(() => undefined);
+          if (!answer) return;
+          if (answer.result?._meta?.['countersign/receipt']) answered.push(receiptOf(answer.result).call);
+          else refused.push(answer);
+        }
+      }));
+      assert.ok(answered.length > 50, `it was full too soon: ${answered.length} answers`);
+      assert.ok(refused.length > 0, 'nobody was told');
+      for (const { problem, text } of refused) {
+        assert.deepEqual([problem?.code, problem?.retry], ['SYS-001', 'later'], text);
+        assert.ok(['no', 'unknown'].includes(problem.charged), text);
+      }
+      await until('it has ended', () => !gateway.isRunning());
+      assert.match(gateway.stderr(), /database or disk is full.*start again to recover/s);
+      assert.doesNotMatch(gateway.stderr(), /panicked/);
+
+      giveBack();
+      await gateway.restart();
+      const states = new Map((await calls(gateway)).map(({ call, state }) => [call, state]));
+      assert.deepEqual(answered.filter((call) => states.get(call) !== 'captured'), []);
+      for (const { problem } of refused.filter(({ problem }) => problem.charged === 'no')) {
+        assert.notEqual(states.get(problem.call_id), 'captured');
+      }
+      assert.deepEqual(await unbalanced(gateway), []);
+      await gateway.stop();
+      const { code, findings } = await verifyLog(gateway);
+      assert.deepEqual([code, findings], [0, []], 'the log verifies');
+    } finally {
+      await gateway.stop();
+      disk.remove();
+    }
+  });
 });

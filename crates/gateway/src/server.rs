@@ -7,6 +7,7 @@ use crate::{
     ask_quote, body::Body, config::Config, gate::Gate, lanes::Lanes, mcp, places::Places, problem,
     push, reload::Gates, work,
 };
+use anyhow::{Context as _, Result, anyhow};
 use countersign_core::refusal::{Code, Refusal};
 use http::{Method, Request, Response, StatusCode, Uri, header, request::Parts, uri::Authority};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -39,28 +40,32 @@ const AROUND_A_TOOL: Duration = Duration::from_secs(90);
 /// How long the last answers have to leave.
 const LAST_ANSWERS: Duration = Duration::from_secs(2);
 
-/// Serves until `stop` becomes true, then lets calls end, for as long as a tool may take.
+/// Serves until `stop` becomes true, then lets calls end, for as long as a tool may take; or until
+/// the store fails, then says so to whoever waits for it.
 ///
 /// # Errors
-/// The listener broke, or the system gives no threads.
+/// The store failed, or the system gives no threads.
 pub async fn serve(
     gates: Gates,
     listener: TcpListener,
     mut stop: watch::Receiver<bool>,
-) -> std::io::Result<()> {
+) -> Result<()> {
     let gate = gates.now();
+    let store = gate.store.clone();
+    let (ending, ends) = watch::channel(false);
     let limits = &gate.config.limits;
     let header_timeout = Duration::from_millis(limits.header_timeout_ms);
     let header_bytes = limits.header_bytes;
     let places = Arc::new(Semaphore::new(limits.connections));
     let (mut peers, each_most) = (Places::default(), limits.connections_per_address);
     drop(gate);
-    let lanes = Lanes::start()?;
+    let lanes = Lanes::start().context("starting the threads of the path")?;
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             _stop = async { stop.wait_for(|stop| *stop).await.map(drop) } => break,
+            _why = store.poisoned() => break,
             Some(_) = connections.join_next() => continue,
         };
         // A failed accept (too many open files, a peer gone) must not end the server.
@@ -72,7 +77,7 @@ pub async fn serve(
         let Some(own_place) = peers.take(network(peer.ip()), each_most) else { continue };
         let _best_effort = stream.set_nodelay(true);
         let Some((lane, stream)) = lanes.freest().zip(stream.into_std().ok()) else { continue };
-        let (gates, mut stop) = (gates.clone(), stop.clone());
+        let (gates, mut ends) = (gates.clone(), ends.clone());
         let on_lane = lane.handle.clone();
         let serving = async move {
             let Ok(stream) = TcpStream::from_std(stream) else { return };
@@ -88,10 +93,10 @@ pub async fn serve(
                 .serve_connection(TokioIo::new(stream), service);
             let mut connection = std::pin::pin!(connection);
             // A connection's own errors concern only its peer.
-            let stopping = async { stop.wait_for(|stop| *stop).await.map(drop) };
+            let ending = async { ends.wait_for(|is_over| *is_over).await.map(drop) };
             let _ended = tokio::select! {
                 ended = connection.as_mut() => ended,
-                _stop = stopping => {
+                _over = ending => {
                     connection.as_mut().graceful_shutdown();
                     connection.await
                 }
@@ -101,19 +106,25 @@ pub async fn serve(
         connections.spawn_on(serving, &on_lane);
     }
     drop(listener);
-    drain(&gates, connections).await;
-    Ok(())
+    ending.send_replace(true);
+    let why = tokio::select! {
+        biased;
+        why = store.poisoned() => why,
+        () = drain(&gates, &mut connections) => return Ok(()),
+    };
+    let _late = timeout(LAST_ANSWERS, emptied(&mut connections)).await;
+    Err(anyhow!("the store failed ({why}): start again to recover"))
 }
 
 /// Lets what runs end: connections for a while, calls until the longest deadline of a tool is over,
 /// also those whose client has gone.
-async fn drain(gates: &Gates, mut connections: JoinSet<()>) {
+async fn drain(gates: &Gates, connections: &mut JoinSet<()>) {
     let longest = Duration::from_millis(gates.longest_deadline_ms()) + AROUND_A_TOOL;
     let gate = gates.now();
     let drained = async {
-        let _late = timeout(DRAIN, emptied(&mut connections)).await;
+        let _late = timeout(DRAIN, emptied(connections)).await;
         gate.calling.closed().await;
-        let _late = timeout(LAST_ANSWERS, emptied(&mut connections)).await;
+        let _late = timeout(LAST_ANSWERS, emptied(connections)).await;
     };
     let _late = timeout(longest, drained).await;
 }

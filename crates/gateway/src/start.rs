@@ -163,19 +163,14 @@ pub async fn serve(gates: Gates, listener: TcpListener, stop: watch::Receiver<bo
         let (gates, stop) = (gates.clone(), stop.clone());
         tokio::spawn(async move { shadow::run(&gates, stop).await })
     };
-    let poisoned = {
-        let store = gate.store.clone();
-        async move { store.poisoned().await }
-    };
     let mut administering = tokio::spawn(admin::serve(gates.clone(), stop.clone()));
     wait_for(&gate.config.admin_socket, &administering).await;
     drop(gate);
     let served = tokio::select! {
-        served = server::serve(gates.clone(), listener, stop.clone()) => served.context("serving"),
+        served = server::serve(gates.clone(), listener, stop.clone()) => served,
         failed = admin_failure(&mut administering) => Err(failed),
         failed = console_failure(gates.clone(), stop.clone()) => Err(failed),
         failed = metrics_failure(gates.clone(), stop.clone()) => Err(failed),
-        why = poisoned => Err(anyhow!("the store failed ({why}): start again to recover")),
     };
     // They end by themselves at `stop`, the one with its socket; nobody stopped what failed.
     let patience = Duration::from_secs(if served.is_ok() { 2 } else { 0 });

@@ -11,7 +11,7 @@ use crate::{
     writer::{Answer, Batch, Job},
 };
 use countersign_core::{
-    refusal::{Code, Refusal},
+    refusal::{Charged, Code, Refusal},
     world::World,
 };
 use rusqlite::Connection;
@@ -235,7 +235,7 @@ impl Store {
             Err(mpsc::error::TrySendError::Full(_)) => return Err(Code::Overloaded.into()),
             Err(mpsc::error::TrySendError::Closed(_)) => return Err(Code::StoreFault.into()),
         }
-        answer.await.map_err(|_| Code::StoreFault.into())
+        answer.await.map_err(|_| unanswered())
     }
 
     /// A verb that carries on what was begun: waits for room in the queue.
@@ -248,7 +248,7 @@ impl Store {
         if self.0.queue.send(job).await.is_err() {
             return Err(Code::StoreFault.into());
         }
-        answer.await.map_err(|_| Code::StoreFault.into())
+        answer.await.map_err(|_| unanswered())
     }
 
     /// A read of the disk.
@@ -267,6 +267,12 @@ impl Store {
     pub fn published_size(&self) -> u64 {
         self.0.shared.published.size.load(Ordering::Acquire)
     }
+}
+
+/// The writer broke with this verb in its hands: what an error left on the disk may turn out to
+/// be durable at the next start.
+fn unanswered() -> Refusal {
+    Refusal::new(Code::StoreFault).charged(Charged::Unknown)
 }
 
 fn job<T: Send + 'static>(

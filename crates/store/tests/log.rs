@@ -8,7 +8,7 @@ use countersign_core::{
         checkpoint::Checkpoint,
         verify::{Options as VerifyOptions, verify_log},
     },
-    refusal::Code,
+    refusal::{Charged, Code},
 };
 use countersign_store::{OpenError, Store};
 use rusqlite::Connection;
@@ -216,8 +216,12 @@ async fn the_first_error_ends_all() {
     edit(&dir.0, "DROP TABLE records");
     let permit = any_permit(&kind(Pay::Free), "{}", clock.now());
     let refused = store.reserve(permit, Vec::new(), &evidence("{}")).await.unwrap_err();
-    assert_eq!(refused.code(), Code::StoreFault);
+    // It was in hand when the disk broke.
+    assert_eq!((refused.code(), refused.is_charged()), (Code::StoreFault, Charged::Unknown));
     assert!(waiting.await.unwrap().contains("records"));
+    let later = any_permit(&kind(Pay::Free), "{}", clock.now());
+    let refused = store.reserve(later, Vec::new(), &evidence("{}")).await.unwrap_err();
+    assert_eq!((refused.code(), refused.is_charged()), (Code::StoreFault, Charged::No));
     let new = new_grant(grant_terms("alice", clock.now()), clock.now());
     assert_eq!(store.grant_create(new).await.unwrap_err().code(), Code::StoreFault);
     assert_eq!(store.record(0).unwrap_err().code(), Code::StoreFault);
