@@ -97,6 +97,13 @@ impl Gate {
         self.purse(name).ok_or_else(|| Code::InternalFault.into())
     }
 
+    /// The treasury whose limit has this counter. A payment that was begun is carried on by the
+    /// wallet that began it, whoever pays the server by now.
+    fn purse_of(&self, limit: Option<&str>) -> Option<Purse<'_>> {
+        let mut purses = self.config.treasuries.keys().filter_map(|name| self.purse(name));
+        purses.find(|purse| Some(&*purse.charge().key) == limit)
+    }
+
     /// The treasury of a name.
     pub(crate) fn purse<'a>(&'a self, name: &'a str) -> Option<Purse<'a>> {
         let (limits, buyer) = (self.config.treasuries.get(name)?, self.buyers.get(name)?);
@@ -221,12 +228,15 @@ impl Gate {
         asked: Option<Inquired>,
     ) -> Result<(Hold, Voucher), Refusal> {
         failpoint("settling");
-        let purse = self.treasury(&attempt.call.terms.tool.server)?;
         // What was begun is carried on, whatever is asked by now.
         if let Some(order) = settling.payload().and_then(Order::from_stored) {
-            let paid = purse.buyer.pay_again(&order).await;
+            let paid = match self.purse_of(settling.limit()) {
+                Some(purse) => purse.buyer.pay_again(&order).await,
+                None => Err(Unpaid::Unknown),
+            };
             return self.once_paid(settling, &order, paid).await;
         }
+        let purse = self.treasury(&attempt.call.terms.tool.server)?;
         let order = match self.order(&settling, attempt, asked, &purse).await {
             Ok(order) => order,
             Err(refusal) => {
@@ -319,8 +329,11 @@ impl Gate {
         let Some(order) = hold.payload().and_then(Order::from_stored) else {
             return Ok((hold, None));
         };
-        let purse = self.treasury(&hold.permit().terms().tool.server)?;
-        match Box::pin(purse.buyer.pay_again(&order)).await {
+        let paid = match self.purse_of(hold.limit()) {
+            Some(purse) => Box::pin(purse.buyer.pay_again(&order)).await,
+            None => Err(Unpaid::Unknown),
+        };
+        match paid {
             Ok(voucher) => Ok((hold, Some(voucher))),
             Err(_) => {
                 let call = hold.call();
@@ -389,9 +402,7 @@ impl Gate {
         let Some(order) = item.payload().and_then(Order::from_stored) else {
             return self.store.recover_failed(item, Code::TreasuryUnpaid).await;
         };
-        let call = self.store.call(item.call())?;
-        let purse = call.as_ref().and_then(|call| self.treasury(&call.server).ok());
-        let standing = match purse {
+        let standing = match self.purse_of(item.limit()) {
             Some(purse) if !is_callers => purse.buyer.standing(&order).await,
             Some(_) | None => Standing::Unknown,
         };

@@ -239,7 +239,8 @@ impl Gate {
         let (Some(order), Some(purse)) = (order, purse) else {
             return self.store.payback_unknown(debt).await;
         };
-        let paid = match self.world.now() < order.expires_at() {
+        let may_pay = self.is_refunder(&payback) && self.world.now() < order.expires_at();
+        let paid = match may_pay {
             true => purse.buyer.pay_again(&order).await.map(drop),
             false => Err(Unpaid::Refused),
         };
@@ -253,6 +254,12 @@ impl Gate {
             known => known,
         };
         self.invoice_ended(debt, &order, paid).await.map(drop)
+    }
+
+    /// Whether the treasury that began it still pays back. What another began is only looked up:
+    /// a person may have taken it over.
+    fn is_refunder(&self, payback: &Payback) -> bool {
+        self.refunder().is_some_and(|purse| *purse.name == *payback.treasury)
     }
 
     /// The payment that took what is owed, and its value, where the treasury may send it back.
@@ -349,6 +356,7 @@ impl Gate {
                 self.store.payback_failed(payback.debt).await
             }
             Some(AuthorizationState::Dead(_)) => self.store.payback_unknown(payback.debt).await,
+            _ if !self.is_refunder(&payback) => self.store.payback_unknown(payback.debt).await,
             None if is_over(&back, self.world.now()) => self.renew(call, &payback, &back).await,
             Some(AuthorizationState::Unused | AuthorizationState::Unknown) | None => {
                 self.settle_back(call, &back, Attempt::Again).await

@@ -195,6 +195,11 @@ impl Reservation {
         matches!(self.course, Course::Prepaid | Course::Credit)
     }
 
+    /// The counter of the limit of the treasury that pays.
+    pub(crate) fn limit(&self) -> Option<Arc<str>> {
+        self.outward.as_ref().map(|outward| outward.key.as_str().into())
+    }
+
     /// The account of its principal's credit.
     pub(crate) fn credit(&self) -> Option<AccountName> {
         self.principal.map(AccountName::credit_of)

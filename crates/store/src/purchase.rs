@@ -154,6 +154,12 @@ impl Hold {
     pub fn payload(&self) -> Option<&str> {
         self.payload.as_deref()
     }
+
+    /// The counter of the limit of the treasury that pays: it tells which one it is.
+    #[must_use]
+    pub fn limit(&self) -> Option<&str> {
+        self.limit.as_deref()
+    }
 }
 
 /// The quote of a call that may be carried on: its payment as it is intended.
@@ -215,6 +221,7 @@ fn intend(
     write_facts(batch, &mut live)?;
     hold.price.clone_from(&live.money.price);
     hold.payload.clone_from(&live.money.payload);
+    hold.limit = live.money.limit();
     let key = slice::from_ref(&outward.key);
     batch.state().counters.watch(slice::from_ref(&purchase.limit));
     if step == Next::Starts {

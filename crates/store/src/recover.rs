@@ -53,6 +53,7 @@ pub struct Unsettled {
     amount: Option<Amount>,
     payee: Option<String>,
     payload: Option<Arc<str>>,
+    limit: Option<Arc<str>>,
 }
 
 impl Unsettled {
@@ -84,6 +85,12 @@ impl Unsettled {
     #[must_use]
     pub fn payload(&self) -> Option<&str> {
         self.payload.as_deref()
+    }
+
+    /// The counter of the limit of the treasury that was paying.
+    #[must_use]
+    pub fn limit(&self) -> Option<&str> {
+        self.limit.as_deref()
     }
 }
 
@@ -175,6 +182,7 @@ impl Live {
             amount: self.amount(),
             payee: price.map(|price| price.payee.clone()),
             payload: self.money.payload.clone(),
+            limit: self.money.limit(),
         }
     }
 

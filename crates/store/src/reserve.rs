@@ -57,6 +57,8 @@ pub struct Hold {
     pub(crate) call: CallId,
     pub(crate) price: Option<Price>,
     pub(crate) payload: Option<Arc<str>>,
+    /// The counter of the limit of the treasury that pays.
+    pub(crate) limit: Option<Arc<str>>,
 }
 
 impl Hold {
@@ -425,7 +427,8 @@ fn count_nonce(
         .conn
         .prepare_cached(
             "INSERT INTO nonces VALUES (?1, 1, ?2, ?3, ?4)
-             ON CONFLICT DO UPDATE SET uses = uses + 1, call = ?3, call_digest = ?4",
+             ON CONFLICT DO UPDATE SET uses = uses + 1, max_uses = max(max_uses, ?2),
+               call = ?3, call_digest = ?4",
         )?
         .execute((key.as_bytes(), max_uses, call.as_bytes(), call_digest.as_bytes()))?;
     batch.state().credentials.begin_use(key);
@@ -470,6 +473,7 @@ fn token(permit: Box<Permit>, live: &Live) -> Reserved {
         call: live.call(),
         price: live.money.price.clone(),
         payload: live.money.payload.clone(),
+        limit: live.money.limit(),
     };
     match live.state {
         CallState::Settling => Reserved::Settle(Settling::new(hold)),

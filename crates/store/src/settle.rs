@@ -56,6 +56,12 @@ impl Settling {
         self.hold.payload.as_deref()
     }
 
+    /// The counter of the limit of the treasury that is paying, once its payment is intended.
+    #[must_use]
+    pub fn limit(&self) -> Option<&str> {
+        self.hold.limit.as_deref()
+    }
+
     /// What is to be settled.
     #[must_use]
     pub fn amount(&self) -> Option<&Amount> {
