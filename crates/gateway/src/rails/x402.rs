@@ -36,6 +36,11 @@ const CONFIRM_TRIES: u32 = 20;
 /// The pause between two such questions, in milliseconds.
 const CONFIRM_PAUSE_MS: u64 = 250;
 
+/// How a facilitator's word begins that a payment is no good.
+const REFUSALS: [&str; 3] = ["invalid_", "unsupported_", "missing_"];
+/// Stems of what it then says of a payment that is not what was asked for.
+const TERMS: [&str; 6] = ["network", "scheme", "recipient", "value", "requirements", "token_"];
+
 /// The account that signed a digest: `r ‖ s ‖ recovery id`.
 #[must_use]
 pub fn recover(digest: &[u8; 32], signature: &[u8; 65]) -> Option<[u8; 20]> {
@@ -248,6 +253,8 @@ impl Decline {
     fn of_reason(reason: Option<&str>) -> Self {
         let reason = reason.unwrap_or_default();
         let says = |stems: &[&str]| stems.iter().any(|stem| reason.contains(stem));
+        // An error on the way may name the network, too.
+        let is_refusal = REFUSALS.iter().any(|word| reason.starts_with(word));
         if says(&["pending", "timeout", "timed_out", "unexpected", "facilitator"]) {
             Self::Other
         } else if says(&["nonce", "already_used", "duplicate"]) {
@@ -258,7 +265,7 @@ impl Decline {
             Self::Window
         } else if says(&["signature"]) {
             Self::Signature
-        } else if says(&["network", "scheme", "recipient", "value", "requirements", "token_"]) {
+        } else if is_refusal && says(&TERMS) {
             Self::Terms
         } else if says(&["transaction_state", "simulation_failed"]) {
             Self::Reverted
@@ -268,16 +275,12 @@ impl Decline {
     }
 
     /// Whether a facilitator that says so has surely moved nothing. A used nonce may be its own
-    /// earlier work; what we do not know may be anything.
+    /// earlier work; a transaction that failed may have come behind another of the same transfer,
+    /// which anybody can send (EIP-3009); what we do not know may be anything.
     const fn is_final(self) -> bool {
         match self {
-            Self::Signature
-            | Self::Terms
-            | Self::Window
-            | Self::Funds
-            | Self::Reverted
-            | Self::OperatorGas => true,
-            Self::Used | Self::Cancelled | Self::Other => false,
+            Self::Signature | Self::Terms | Self::Window | Self::Funds | Self::OperatorGas => true,
+            Self::Used | Self::Cancelled | Self::Reverted | Self::Other => false,
         }
     }
 }
@@ -439,12 +442,12 @@ impl Remote {
             None => SettleOutcome::Unknown,
         };
         match (told, &self.chain) {
-            (told, None) | (told @ SettleOutcome::Failed(_), Some(_)) => told,
+            (told, None) => told,
             (SettleOutcome::Settled { .. }, Some(chain)) => confirm(chain, payment).await,
-            (SettleOutcome::Unknown, Some(chain)) => match chain.lookup(payment.transfer()).await {
+            (told, Some(chain)) => match chain.lookup(payment.transfer()).await {
                 AuthorizationState::Used { transaction } => SettleOutcome::Settled { transaction },
                 AuthorizationState::Dead(decline) => SettleOutcome::Failed(decline),
-                AuthorizationState::Unused | AuthorizationState::Unknown => SettleOutcome::Unknown,
+                AuthorizationState::Unused | AuthorizationState::Unknown => told,
             },
         }
     }
@@ -480,7 +483,10 @@ fn told(body: &[u8], payment: &SignedPayment, attempt: Attempt) -> SettleOutcome
             }
             SettleOutcome::Settled { transaction: answer.transaction }
         }
-        (false, Attempt::First) if decline.is_final() => SettleOutcome::Failed(decline),
+        // Whoever names a transaction has sent one.
+        (false, Attempt::First) if decline.is_final() && answer.transaction.is_empty() => {
+            SettleOutcome::Failed(decline)
+        }
         (false, Attempt::First | Attempt::Again) => SettleOutcome::Unknown,
     }
 }
@@ -534,8 +540,16 @@ mod tests {
 
     #[test]
     fn only_what_a_facilitator_checks_before_it_sends_is_final() {
-        for decline in [Decline::Used, Decline::Cancelled, Decline::Other] {
+        for decline in [Decline::Used, Decline::Cancelled, Decline::Reverted, Decline::Other] {
             assert!(!decline.is_final(), "{decline:?}");
+        }
+        for reason in [
+            "network_error",
+            "failed to get receipt: network is unreachable",
+            "invalid_transaction_state",
+            "value",
+        ] {
+            assert!(!Decline::of_reason(Some(reason)).is_final(), "{reason}");
         }
         assert!(Decline::Funds.is_final() && Decline::Window.is_final());
     }
