@@ -387,7 +387,7 @@ impl Upstream {
         }
         let (head, body) = answer.into_parts();
         let bytes = self.read_whole(Body::Relay(body)).await?;
-        if !is_forgotten(head.status, &bytes, session.is_some()) {
+        if !is_forgotten(head.status, (&relay.body, &bytes), session.is_some()) {
             return Ok(Response::from_parts(head, Body::full(bytes)));
         }
         // Without a session the message itself was not taken: nothing ran.
@@ -489,9 +489,15 @@ fn may_mean_forgotten(status: StatusCode) -> bool {
 
 /// 404 is the protocol's word for a session that has ended; a 400 that speaks of the session is
 /// what widespread servers say, also to a caller that has none.
-/// An answer to our own request is the tool's, whatever it speaks of: that call has run.
-fn is_forgotten(status: StatusCode, body: &[u8], has_session: bool) -> bool {
-    if matches!(answer_of(body), Ok(Some(_))) {
+/// An answer to our own request is the tool's, whatever it speaks of: that call has run. Under
+/// another id than its own (`server-error`), it is the server's word of the session.
+fn is_forgotten(status: StatusCode, (sent, body): (&[u8], &[u8]), has_session: bool) -> bool {
+    let asked = Message::parse_relayed(sent, usize::MAX);
+    let is_answer = match &asked {
+        Ok(Message::Request(request)) => answer_in(body, request.id.get()),
+        _ => answer_of(body),
+    };
+    if matches!(is_answer, Ok(Some(_))) {
         return false;
     }
     let text = String::from_utf8_lossy(body).to_lowercase();
