@@ -44,7 +44,8 @@ export const config = {
 export const flows = {
   free: {
     tool: 'get_forecast',
-    leaves: { permitted: [], started: ['in_doubt'], ran: ['in_doubt'], captured: ['captured'] },
+    // Nothing of it is left to decide.
+    leaves: { permitted: [], started: ['released'], ran: ['released'], captured: ['captured'] },
   },
   l402: {
     tool: 'get_report',

@@ -381,6 +381,12 @@ pub(crate) fn post_finished(
         ..Change::to(CallState::Captured)
     };
     live.receipt = Some(Arc::new(receipt.clone()));
+    // It is paid for now: who repeats the request has as long as ever to fetch it.
+    let until = batch.now.plus_ms(batch.shared().limits.outcome_keep_ms);
+    batch
+        .conn
+        .prepare_cached("UPDATE outcomes SET expires_at = max(expires_at, ?2) WHERE n = ?1")?
+        .execute((live.n, int(until.0)))?;
     post(batch, live, facts, transfers, &change)
 }
 
@@ -496,9 +502,16 @@ pub(crate) fn refund_due(
     Ok(())
 }
 
-/// Nobody knows whether the tool ran: what was taken waits in suspense, the hold stays.
+/// Nobody knows whether the tool ran: what was taken waits in suspense, the hold stays. A call that
+/// costs nothing leaves nothing to decide: it ends, and its record says that it is in doubt.
 pub(crate) fn doubt(batch: &mut Batch<'_>, mut live: Live) -> Result<Charged, Fault> {
     let mut result = result_record(&live, Ended::InDoubt, None);
+    if live.money.course == Course::Free {
+        live.record(batch, result)?;
+        live.give_back(batch)?;
+        close(batch, live, (CallState::Released, Ended::Released), Vec::new())?;
+        return Ok(Charged::No);
+    }
     if live.is_settled() {
         let names = (AccountName::Held, AccountName::Suspense);
         result.transfers = live.transfer(batch, "doubt", names, None, Step::Post)?;

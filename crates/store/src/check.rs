@@ -161,7 +161,10 @@ fn usable_credential(
     Ok(match credentials::find(batch, key)? {
         None => Err(Code::CredentialInvalid),
         Some(found) if found.revoked => Err(Code::CredentialInvalid),
-        Some(found) if batch.now >= found.minted.expires_at => Err(Code::QuoteExpired),
+        // What it left is owed back, even if the clock was set back since.
+        Some(found) if found.closed || batch.now >= found.minted.expires_at => {
+            Err(Code::QuoteExpired)
+        }
         Some(found) => Ok(found),
     })
 }

@@ -47,8 +47,10 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
             now,
         ),
         (
+            // Of a call that is not settled yet, the outcome is what will have been paid for.
             "DELETE FROM outcomes WHERE expires_at < ?2
-               AND n IN (SELECT n FROM outcomes ORDER BY n LIMIT ?1)",
+               AND n IN (SELECT n FROM outcomes ORDER BY n LIMIT ?1)
+               AND NOT EXISTS (SELECT 1 FROM calls WHERE calls.n = outcomes.n AND state = 5)",
             now,
         ),
         (

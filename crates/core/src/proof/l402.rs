@@ -290,7 +290,8 @@ impl VerifiedCredential {
         self.restriction.grant
     }
 
-    /// Whether it pays for this call: same principal where it names one, same tool, same arguments
+    /// Whether it pays for this call: same principal, or nobody in particular as when it was
+    /// bought, same tool, same arguments
     /// and grant where it names them, same call where it pays for one, and the price it was sold
     /// at, within its cap. A sensitive tool takes none that pays for more than one call.
     ///
@@ -303,7 +304,12 @@ impl VerifiedCredential {
         }
         let (only, principal, tool) = (&self.restriction, call.principal, &call.terms.tool);
         let delegator = principal.delegator.as_ref();
-        let fits = self.principal().is_none_or(|bearer| bearer.key() == principal.key())
+        // What nobody in particular bought is in the books of nobody in particular.
+        let is_bearers = match self.principal() {
+            Some(bearer) => bearer.key() == principal.key(),
+            None => principal.is_anonymous(),
+        };
+        let fits = is_bearers
             && is_text(&only.tenant, Some(&*principal.tenant))
             && is_text(&only.issuer, delegator.map(|d| &*d.issuer))
             && is_text(&only.subject, delegator.map(|d| &*d.subject))
