@@ -60,7 +60,10 @@ pub(crate) fn entry_of(
     evidence: &Evidence,
     (pseudonym_key, salt): (&[u8; 32], &[u8; 32]),
 ) -> Result<Arc<CallEntry>, Refusal> {
-    let trace = evidence.trace.clone().filter(|trace| trace.len() <= 128);
+    // What is no `traceparent` (W3C Trace Context section 3.2) is none.
+    let is_trace = |byte: u8| byte.is_ascii_hexdigit() || byte == b'-';
+    let trace = evidence.trace.clone();
+    let trace = trace.filter(|trace| trace.len() <= 128 && trace.bytes().all(is_trace));
     let names = [&principal.tenant, &principal.agent, &tool.server, &tool.tool];
     if names.iter().map(|name| json_bytes(name)).sum::<usize>() > NAMES_BYTES_MAX {
         return Err(Refusal::new(Code::TooLarge).call(call));

@@ -21,7 +21,7 @@ use super::{
 use crate::{audit::record::Details, digest::Digest};
 use std::{borrow::Cow, fmt::Write as _};
 
-/// What one detail may hold, in bytes; all of them together leave room for the rest of a record.
+/// What one detail may hold, in bytes as JSON has them; all of them together leave room for the rest of a record.
 const DETAIL_BYTES_MAX: usize = 400;
 /// Digests of roles that fit.
 const ROLES_MAX: usize = 22;
@@ -64,8 +64,7 @@ pub fn recorded(question: &Question, decision: &Decision) -> Details {
     .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
     .map(|(name, value)| (Cow::Borrowed(name), value))
     .collect();
-    let is_whole =
-        |name| details.get(name).is_none_or(|text: &String| text.len() <= DETAIL_BYTES_MAX);
+    let is_whole = |name| details.get(name).is_none_or(|text: &String| fitting(text) == text.len());
     if !["acr", "fulfilled", "price", "resource", "tightest"].into_iter().all(is_whole)
         && let Some(facts) = details.get_mut("facts")
     {
@@ -79,8 +78,23 @@ pub fn recorded(question: &Question, decision: &Decision) -> Details {
 /// Cuts what is too long for a record.
 pub fn shorten(details: &mut Details) {
     for value in details.values_mut() {
-        value.truncate(value.floor_char_boundary(DETAIL_BYTES_MAX));
+        value.truncate(fitting(value));
     }
+}
+
+/// How much of a text fits: a control character takes six bytes in a record.
+fn fitting(text: &str) -> usize {
+    let mut left = DETAIL_BYTES_MAX;
+    for (at, char) in text.char_indices() {
+        let bytes = match char {
+            '\0'..='\x1f' => 6,
+            '"' | '\\' => 2,
+            _ => char.len_utf8(),
+        };
+        let Some(rest) = left.checked_sub(bytes) else { return at };
+        left = rest;
+    }
+    text.len()
 }
 
 fn words<'a>(words: impl Iterator<Item = &'a str>) -> Option<String> {

@@ -242,3 +242,14 @@ fn other_numbers_count_anew() {
     assert!(!two.points.iter().any(|point| point.code == Signal::ToolFirst));
     assert_ne!(one.model, two.model);
 }
+
+#[test]
+fn a_detail_is_cut_by_what_it_takes_in_a_record() {
+    let cases = [("a", 400), ("ä", 400), ("\u{1}", 66), ("\"", 200)];
+    for (text, bytes) in cases {
+        let mut details = Details::from([("x".into(), text.repeat(500))]);
+        shorten(&mut details);
+        assert_eq!(details["x"].len(), bytes, "{text:?}");
+    }
+    assert_eq!(fitting("as it is"), 8);
+}
