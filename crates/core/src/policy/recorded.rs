@@ -21,7 +21,8 @@ use super::{
 use crate::{audit::record::Details, digest::Digest};
 use std::{borrow::Cow, fmt::Write as _};
 
-/// What one detail may hold, in bytes as JSON has them; all of them together leave room for the rest of a record.
+/// What one detail may take as JSON, in bytes; all of them together leave room for the rest of a
+/// record.
 const DETAIL_BYTES_MAX: usize = 400;
 /// Digests of roles that fit.
 const ROLES_MAX: usize = 22;

@@ -291,9 +291,9 @@ impl VerifiedCredential {
     }
 
     /// Whether it pays for this call: same principal, or nobody in particular as when it was
-    /// bought, same tool, same arguments
-    /// and grant where it names them, same call where it pays for one, and the price it was sold
-    /// at, within its cap. A sensitive tool takes none that pays for more than one call.
+    /// bought, same tool, same arguments and grant where it names them, same call where it pays for
+    /// one, and the price it was sold at, within its cap. A sensitive tool takes none that pays for
+    /// more than one call.
     ///
     /// # Errors
     /// [`Code::QuoteExpired`]; [`Code::CredentialExhausted`] when it was paid for something else
