@@ -4,7 +4,7 @@ use countersign_core::{ids::CallId, proof::Permit};
 use countersign_store::{Hold, Settling};
 
 fn forge(permit: Box<Permit>, call: CallId) -> Hold {
-    Hold { permit, call, price: None, payload: None }
+    Hold { permit, call, price: None, payload: None, limit: None }
 }
 
 fn settle(hold: Hold) -> Settling {
