@@ -19,7 +19,7 @@ pub use self::{
     obligation::Obligation,
     question::{Covered, History, Pin, ProofState, Question, Resource, Session, Trust},
     reasons::Reasons,
-    recorded::{Names, NotRecorded, Recorded, recorded, shorten},
+    recorded::{Names, NotRecorded, Recorded, add as add_details, recorded},
     risk::{Point, Risk, RiskModel, SCORE_MAX, Signal, Signals},
     trust::{Behaviour, Fall, Start, Tier, TierRule, Tiers},
 };

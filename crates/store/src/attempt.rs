@@ -14,6 +14,7 @@ use countersign_core::{
     refusal::{Code, Light, Lights, Refusal},
     terms::ToolRef,
     time::UnixMs,
+    wire::json::escaped_bytes,
 };
 use hmac::{Hmac, Mac as _};
 use sha2::Sha256;
@@ -65,7 +66,7 @@ pub(crate) fn entry_of(
     let trace = evidence.trace.clone();
     let trace = trace.filter(|trace| trace.len() <= 128 && trace.bytes().all(is_trace));
     let names = [&principal.tenant, &principal.agent, &tool.server, &tool.tool];
-    if names.iter().map(|name| json_bytes(name)).sum::<usize>() > NAMES_BYTES_MAX {
+    if names.iter().map(|name| escaped_bytes(name)).sum::<usize>() > NAMES_BYTES_MAX {
         return Err(Refusal::new(Code::TooLarge).call(call));
     }
     let has_delegator = principal.delegator.is_some();
@@ -122,14 +123,4 @@ pub(crate) fn proofs_of(lights: Lights) -> ProofEntries {
         identity: entry(lights.identity),
         payment: entry(lights.payment),
     }
-}
-
-/// Bytes of a text within JSON quotes.
-fn json_bytes(text: &str) -> usize {
-    let escaped = |byte: u8| match byte {
-        0..=0x1f => 6,
-        b'"' | b'\\' => 2,
-        _ => 1,
-    };
-    text.bytes().map(escaped).sum()
 }

@@ -183,6 +183,40 @@ async fn in_finished_the_outcome_waits_for_the_rail() {
 }
 
 #[tokio::test]
+async fn the_outcome_waits_for_its_settlement_however_long_that_takes() {
+    let (dir, clock) = (Dir::new("waits"), Clock::new());
+    let store = open(&dir, &clock);
+    let hold = store.settled(upfront(&store, &clock).await, receipt("0x1")).await.unwrap();
+    store.capture(hold, outcome("swept")).await.unwrap();
+    let later = kind(Pay::X402(Flow::Authorization));
+    let hold = run(&store, any_permit(&later, "{}", clock.now()), "{}").await;
+    store.finish(hold, outcome("sunny")).await.unwrap();
+    let (copy, after) = reopen(&dir, &clock);
+    let outcomes = || {
+        let conn = rusqlite::Connection::open(copy.0.join("countersign.db")).unwrap();
+        conn.query_row("SELECT count(*) FROM outcomes", [], |row| row.get::<_, i64>(0)).unwrap()
+    };
+    assert_eq!(outcomes(), 2);
+    clock.pass(25 * 3_600_000);
+    let mut rounds = 0;
+    while outcomes() == 2 {
+        rounds += 1;
+        assert!(rounds < 200, "no sweep");
+        // New records wake whoever sweeps.
+        after.grant_create(new_grant(grant_terms("zoe", clock.now()), clock.now())).await.unwrap();
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+    assert_eq!(outcomes(), 1);
+    let Some(Unfinished::Finished(item)) = after.unfinished().await.unwrap().pop() else {
+        panic!("it was to be settled")
+    };
+    let recovered = after.recover_settled(item, receipt("0x2")).await.unwrap();
+    let Recovered::Captured(captured) = recovered else { panic!("{recovered:?}") };
+    assert_eq!(captured.result.as_deref(), Some(b"sunny".as_slice()));
+    assert_sound(&after);
+}
+
+#[tokio::test]
 async fn after_capture_the_answer_can_be_had_again() {
     let (dir, clock) = (Dir::new("captured"), Clock::new());
     let store = open(&dir, &clock);

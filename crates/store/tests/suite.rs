@@ -6,16 +6,20 @@ mod support;
 use countersign_core::{
     audit::{
         merkle,
-        record::{Kind as RecordKind, Record},
+        record::{Details, Kind as RecordKind, Record},
     },
+    digest::Digest,
     grant::GrantStatus,
+    ids::DecisionId,
     ledger::{CallState, Window},
+    policy::{Decided, add_details},
     quote::Quote,
     refusal::{Charged, Code, Light, Lights, Refusal},
     terms::{ConsentRule, DoubtRule, Flow, Uses},
     time::UnixMs,
 };
 use countersign_store::{FailCause, Outcome, Reserved, SettlementEvidence, Take};
+use std::sync::Arc;
 use support::*;
 
 fn kinds(store: &countersign_store::Store, call: countersign_core::ids::CallId) -> Vec<RecordKind> {
@@ -82,12 +86,7 @@ async fn an_upfront_call_settles_then_runs_then_posts() {
     assert_eq!(kept.unwrap().unwrap().result.unwrap(), b"sunny");
 }
 
-fn nonce_of(
-    kind: &Kind,
-    quote: &Quote,
-    nonce: [u8; 32],
-    now: UnixMs,
-) -> countersign_core::digest::Digest {
+fn nonce_of(kind: &Kind, quote: &Quote, nonce: [u8; 32], now: UnixMs) -> Digest {
     pay_x402(kind, quote, nonce, now).nonce().unwrap().key
 }
 
@@ -280,6 +279,38 @@ async fn a_credential_pays_for_its_uses_and_gives_one_back() {
     assert_eq!((posted(&store, "available"), posted(&store, "refunds_due")), (0, 6_666));
     assert_eq!(posted(&store, "fees"), 2, "what does not divide");
     assert_sound(&store);
+    clock.0.store(now.0, std::sync::atomic::Ordering::SeqCst);
+    let late = store.reserve(next(), Vec::new(), &evidence("{}")).await.unwrap_err();
+    assert_eq!(late.code(), Code::QuoteExpired, "what it left is owed back");
+    assert_eq!(posted(&store, "available"), 0);
+}
+
+#[tokio::test]
+async fn a_narrowed_copy_counts_with_the_credential_it_was_made_of() {
+    let (dir, clock) = (Dir::new("narrowed"), Clock::new());
+    let store = open(&dir, &clock);
+    let kind = kind(Pay::L402).with(|terms| terms.uses = Uses(3));
+    let now = clock.now();
+    let quote = kind.quote("{}", now);
+    let wide = buy_l402(&kind, &quote, now);
+    store.challenge(challenge(&kind, &quote, "{}", Some(wide.new.clone()), now)).await.unwrap();
+    let narrow = wide.narrowed();
+    let show = async |bought: &Bought| {
+        let quote = kind.quote("{}", now);
+        let permit = permit(&kind, &quote, bought.payment(&kind, &quote, now), now);
+        store.reserve(permit, Vec::new(), &evidence("{}")).await
+    };
+    let hold = running(show(&narrow).await);
+    let first = store.capture(hold, outcome("x")).await.unwrap();
+    assert_sound(&store);
+    let again = show(&narrow).await.unwrap();
+    assert!(matches!(again, Reserved::Replay(stored) if stored.call == first.call), "one call");
+    for _ in 0..2 {
+        let hold = running(show(&wide).await);
+        store.capture(hold, outcome("x")).await.unwrap();
+        assert_sound(&store);
+    }
+    assert_eq!(show(&wide).await.unwrap_err().code(), Code::CredentialExhausted);
 }
 
 /// Makes the store sweep: opening it does.
@@ -356,6 +387,12 @@ async fn open_quotes_are_bounded() {
     assert_sound(&store);
 }
 
+/// As many details as a decision has.
+const DETAILS: [&str; 26] = [
+    "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s",
+    "t", "u", "v", "w", "x", "y", "z",
+];
+
 #[tokio::test]
 async fn refused_calls_have_records_once() {
     let (dir, clock) = (Dir::new("refused"), Clock::new());
@@ -377,13 +414,26 @@ async fn refused_calls_have_records_once() {
     huge.principal.agent = "\u{1}".repeat(10_000).into();
     let refused = store.refuse(&huge, None, &refusal).await;
     assert_eq!(refused.unwrap_err().code(), Code::TooLarge, "never a broken batch");
+    let mut long = kind.attempt("{}", clock.now());
+    long.principal.agent = "\u{1}".repeat(500).into();
+    long.evidence.trace = Some("\u{1}".repeat(128).into());
+    let mut input = Details::default();
+    add_details(&mut input, DETAILS.map(|name| (name, "\u{1}".repeat(400))));
+    long.decided = Some(Decided {
+        id: DecisionId::from_bytes(random()),
+        bundle: Digest::of(b"bundle"),
+        input: Arc::new(input),
+    });
+    let denied = refusal.clone().lights(Lights { authorization: Light::Refused, ..lights });
+    store.refuse(&long, Some(&quote), &denied).await.unwrap();
+    assert_eq!(kinds(&store, long.call).len(), 4);
     for _ in 0..1_000 {
         store.count_refusal(Code::TokenMissing);
     }
-    assert_eq!(store.log_size(), 3);
+    assert_eq!(store.log_size(), 7);
     store.close().await;
     let store = open(&dir, &clock);
-    let last = Record::decode(&store.record(3).unwrap().unwrap().leaf).unwrap();
+    let last = Record::decode(&store.record(7).unwrap().unwrap().leaf).unwrap();
     assert_eq!(last.draft.kind, RecordKind::RefusedAggregate);
     assert_eq!(last.draft.detail["idn-001"], "1000");
     assert_sound(&store);

@@ -18,15 +18,21 @@ use super::{
     question::{History, ProofState, Question, Session, Trust},
     risk::Risk,
 };
-use crate::{audit::record::Details, digest::Digest};
+use crate::{audit::record::Details, digest::Digest, wire::json};
 use std::{borrow::Cow, fmt::Write as _};
 
-/// What one detail may take as JSON, in bytes; all of them together leave room for the rest of a
-/// record.
+/// What one detail may take as JSON, in bytes.
 const DETAIL_BYTES_MAX: usize = 400;
+/// What all of them may take together: with the longest names that a call may have, and all else
+/// that a record says, less than a record may be.
+const DETAILS_BYTES_MAX: usize = 3 * 1024;
+/// Quotes, colon and comma around a detail's name and value.
+const AROUND: usize = 6;
 /// Digests of roles that fit.
 const ROLES_MAX: usize = 22;
-/// The word among the facts when a text did not fit.
+/// What tells of the answer, not of the question: it may be cut.
+const LISTS: [&str; 2] = ["obligations", "reasons"];
+/// The first of the facts when a text did not fit.
 const CUT: &str = "cut";
 
 /// What a decision was made of and what it says, for its record: short texts by name.
@@ -65,33 +71,53 @@ pub fn recorded(question: &Question, decision: &Decision) -> Details {
     .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
     .map(|(name, value)| (Cow::Borrowed(name), value))
     .collect();
-    let is_whole = |name| details.get(name).is_none_or(|text: &String| fitting(text) == text.len());
-    if !["acr", "fulfilled", "price", "resource", "tightest"].into_iter().all(is_whole)
+    let most = room_each(&details);
+    let mut needed = details.iter().filter(|(name, _)| !LISTS.contains(&&***name));
+    if needed.any(|(_, text)| fitting(text, most) < text.len())
         && let Some(facts) = details.get_mut("facts")
     {
-        facts.push(' ');
-        facts.push_str(CUT);
+        facts.insert_str(0, &format!("{CUT} "));
     }
-    shorten(&mut details);
+    for value in details.values_mut() {
+        value.truncate(fitting(value, most));
+    }
     details
 }
 
-/// Cuts what is too long for a record.
-pub fn shorten(details: &mut Details) {
-    for value in details.values_mut() {
-        value.truncate(fitting(value));
+/// Adds what else the record says, as far as there is room.
+pub fn add(details: &mut Details, more: impl IntoIterator<Item = (&'static str, String)>) {
+    for (name, mut value) in more {
+        let taken = taken(details, DETAIL_BYTES_MAX) + name.len() + AROUND;
+        let left = DETAILS_BYTES_MAX.saturating_sub(taken);
+        value.truncate(fitting(&value, left.min(DETAIL_BYTES_MAX)));
+        details.insert(Cow::Borrowed(name), value);
     }
 }
 
-/// How much of a text fits: a control character takes six bytes in a record.
-fn fitting(text: &str) -> usize {
-    let mut left = DETAIL_BYTES_MAX;
+/// What one detail may take here, so that all of them fit.
+fn room_each(details: &Details) -> usize {
+    let fits = |most: &usize| taken(details, *most) <= DETAILS_BYTES_MAX;
+    let halves = std::iter::successors(Some(DETAIL_BYTES_MAX), |most| Some(most / 2));
+    halves.take_while(|most| *most > 0).find(fits).unwrap_or(0)
+}
+
+/// What details take as JSON, each value at most so much.
+fn taken(details: &Details, most: usize) -> usize {
+    let each = details.iter().map(|(name, value)| {
+        let value = json::escaped_bytes(value).min(most);
+        name.len().saturating_add(value).saturating_add(AROUND)
+    });
+    each.sum()
+}
+
+/// How much of a text takes at most so many bytes: a control character takes six.
+fn fitting(text: &str, most: usize) -> usize {
+    if json::escaped_bytes(text) <= most {
+        return text.len();
+    }
+    let mut left = most;
     for (at, char) in text.char_indices() {
-        let bytes = match char {
-            '\0'..='\x1f' => 6,
-            '"' | '\\' => 2,
-            _ => char.len_utf8(),
-        };
+        let bytes = json::escaped_bytes(char.encode_utf8(&mut [0; 4]));
         let Some(rest) = left.checked_sub(bytes) else { return at };
         left = rest;
     }

@@ -87,6 +87,17 @@ pub fn quote(text: &str) -> String {
     String::from_utf8(out).unwrap_or_default()
 }
 
+/// The most bytes that a text takes between the quotes of its literal.
+#[must_use]
+pub fn escaped_bytes(text: &str) -> usize {
+    let escaped = |byte: u8| match byte {
+        0..=0x1f => 6,
+        b'"' | b'\\' => 2,
+        _ => 1,
+    };
+    text.bytes().map(escaped).sum()
+}
+
 /// Appends the JSON string literal of a text: what lies between two escapes is copied whole.
 pub(crate) fn push_quoted(out: &mut Vec<u8>, text: &str) {
     let mut rest = text.as_bytes();

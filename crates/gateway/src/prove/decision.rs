@@ -20,7 +20,7 @@ use countersign_core::{
     money::Micros,
     policy::{
         Answer, AnswerWord, Behaviour, Covered, Decided, Decision, Obligation, ProofState,
-        Question, Resource, Risk, Session, recorded, shorten,
+        Question, Resource, Risk, Session, add_details, recorded,
     },
     proof::{Authorization, Consent, Identity, Principal},
     quote::Quote,
@@ -328,8 +328,7 @@ impl Gate {
             // What it does not permit is refused with a code of its own.
             more.push(("pdp", "permit".to_owned()));
         }
-        input.extend(more.into_iter().map(|(name, value)| (name.into(), value)));
-        shorten(&mut input);
+        add_details(&mut input, more);
         decision.input = Arc::new(input);
         known.decided = Some(Decided::of(decision));
         if let Some(shadow) = self.policy.shadow() {

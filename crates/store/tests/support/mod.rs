@@ -390,6 +390,19 @@ pub(crate) fn buy_l402(kind: &Kind, quote: &Quote, now: UnixMs) -> Bought {
 }
 
 impl Bought {
+    /// A copy that is good for one use alone.
+    pub(crate) fn narrowed(&self) -> Self {
+        let Self { new, presented } = self;
+        let macaroon = presented.macaroon.clone().attenuate(b"n_uses=1");
+        let presented = Presented {
+            macaroon_bytes: macaroon.encode(),
+            macaroon,
+            id: presented.id,
+            preimage: presented.preimage,
+        };
+        Self { new: new.clone(), presented }
+    }
+
     pub(crate) fn verified(&self) -> VerifiedCredential {
         let Self { new, presented } = self;
         VerifiedCredential::verify(presented, &new.root_key, &new.minted).unwrap()

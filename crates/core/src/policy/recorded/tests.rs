@@ -245,11 +245,30 @@ fn other_numbers_count_anew() {
 
 #[test]
 fn a_detail_is_cut_by_what_it_takes_in_a_record() {
-    let cases = [("a", 400), ("ä", 400), ("\u{1}", 66), ("\"", 200)];
-    for (text, bytes) in cases {
-        let mut details = Details::from([("x".into(), text.repeat(500))]);
-        shorten(&mut details);
+    for (text, bytes) in [("a", 400), ("ä", 400), ("\u{1}", 66), ("\"", 200)] {
+        let mut details = Details::default();
+        add(&mut details, [("x", text.repeat(500))]);
         assert_eq!(details["x"].len(), bytes, "{text:?}");
     }
-    assert_eq!(fitting("as it is"), 8);
+    assert_eq!(fitting("as it is", 400), 8);
+}
+
+proptest! {
+    #[test]
+    fn whatever_a_caller_sends_all_details_fit_a_record(mut question in any_question()) {
+        let long: Arc<str> = "\u{1}\"".repeat(2_000).into();
+        question.roles = vec![Arc::clone(&long); 64];
+        (question.acr, question.tightest) = (Some(Arc::clone(&long)), Some(Arc::clone(&long)));
+        question.price_text = long.to_string();
+        question.resource.id = Arc::clone(&long);
+        question.fulfilled = vec![Arc::clone(&long); 3];
+        let mut decision = decision(&question);
+        let reason = Reason { code: long.to_string(), policy: long.to_string() };
+        decision.reasons = vec![reason; 9];
+        let mut details = recorded(&question, &decision);
+        prop_assert!(details["facts"].starts_with(CUT), "{}", details["facts"]);
+        add(&mut details, ["a", "b", "c", "d"].map(|name| (name, long.to_string())));
+        let bytes = serde_json::to_string(&details).unwrap().len();
+        prop_assert!(bytes <= DETAILS_BYTES_MAX + 64, "{}", bytes);
+    }
 }
