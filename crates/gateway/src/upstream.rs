@@ -489,21 +489,29 @@ fn may_mean_forgotten(status: StatusCode) -> bool {
 
 /// 404 is the protocol's word for a session that has ended; a 400 that speaks of the session is
 /// what widespread servers say, also to a caller that has none.
-/// An answer to our own request is the tool's, whatever it speaks of: that call has run. Under
-/// another id than its own (`server-error`), it is the server's word of the session.
+/// An answer to our own request is the tool's, whatever it speaks of: that call has run. An error
+/// under another id (`server-error`) is the server's word of the session.
 fn is_forgotten(status: StatusCode, (sent, body): (&[u8], &[u8]), has_session: bool) -> bool {
-    let asked = Message::parse_relayed(sent, usize::MAX);
-    let is_answer = match &asked {
-        Ok(Message::Request(request)) => answer_in(body, request.id.get()),
-        _ => answer_of(body),
+    let is_answered = match answer_of(body) {
+        Ok(Some(Ran::Error(_))) => is_answer_to(sent, body),
+        Ok(answer) => answer.is_some(),
+        Err(_) => false,
     };
-    if matches!(is_answer, Ok(Some(_))) {
+    if is_answered {
         return false;
     }
     let text = String::from_utf8_lossy(body).to_lowercase();
     let speaks_of_session = text.contains("session") || text.contains("initializ");
     (status == StatusCode::NOT_FOUND && has_session)
         || (status == StatusCode::BAD_REQUEST && speaks_of_session)
+}
+
+/// Whether an answer names the request that was sent; what was no request has no other.
+fn is_answer_to(sent: &[u8], answer: &[u8]) -> bool {
+    match Message::parse_relayed(sent, usize::MAX) {
+        Ok(Message::Request(asked)) => matches!(answer_in(answer, asked.id.get()), Ok(Some(_))),
+        Ok(_) | Err(_) => true,
+    }
 }
 
 fn own_id(principal: Digest) -> String {
