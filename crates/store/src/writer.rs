@@ -76,6 +76,8 @@ impl Writer {
                 jobs.extend(answers.into_iter().filter_map(|answer| (answer.0)()));
             }
         }));
+        // Whoever knows of the end is told that nothing of theirs was begun.
+        queue.close();
         match outcome {
             Ok(Ok(())) => drop(self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")),
             Ok(Err(fault)) => shared.poison(&fault.to_string()),
