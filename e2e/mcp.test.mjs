@@ -630,6 +630,29 @@ describe('nothing passes that must not', () => {
     const said = JSON.stringify([reached[0].rawHeaders, reached[0].body]);
     assert.ok(said.includes('vendor/kept'), said);
     assert.ok(!said.includes('payment-canary'), said);
+
+    const note = { jsonrpc: '2.0', method: 'notifications/progress', params: { progress: 1, _meta } };
+    await post(url('own'), note, headers);
+    assert.deepEqual(JSON.parse(own.seen.at(-1).body), {
+      ...note,
+      params: { progress: 1, _meta: { 'vendor/kept': 1 } },
+    });
+  });
+
+  test('headers that mirror what is no request are compared, or stay here', async () => {
+    const note = { jsonrpc: '2.0', method: 'notifications/progress', params: { progress: 2 } };
+    const mirrors = { 'mcp-name': 'priced', 'mcp-param-city': 'Bern' };
+    const earlier = own.seen.length;
+    const other = await post(url('own'), note, { 'mcp-method': 'tools/call', ...mirrors });
+    assert.equal(other.status, 400);
+    assert.equal(own.seen.length, earlier, 'it says one thing, and is another');
+    const forwarded = () =>
+      Object.keys(own.seen.at(-1).headers).filter((name) => name.startsWith('mcp-'));
+    await post(url('own'), note, { 'mcp-method': note.method, ...mirrors });
+    assert.deepEqual(forwarded(), ['mcp-method']);
+    const response = { jsonrpc: '2.0', id: 7, result: {} };
+    await post(url('own'), response, { 'mcp-method': 'tools/call', ...mirrors });
+    assert.deepEqual([own.seen.length, ...forwarded()], [earlier + 2]);
   });
 
   test("a server cannot speak in the gateway's name", async () => {

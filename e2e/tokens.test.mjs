@@ -58,6 +58,7 @@ const servers = {
     tools: {
       get_forecast: { price: 'free' },
       get_report: { price: 'free', scopes: ['mcp:call', 'reports:read'] },
+      status: { price: 'free', scopes: ['mcp:call'] },
       delete_report: { price: 'free', identity: 'human' },
       get_slow: { price: 'free', identity: 'human', intent: 'read' },
     },
@@ -241,6 +242,9 @@ describe('where to get a token', () => {
     const challenge = await isChallenged(answer, 403, 'IDN-008');
     assert.equal(challenge.error, 'insufficient_scope');
     assert.deepEqual(challenge.scope.split(' ').sort(), ['mcp:call', 'reports:read']);
+    const other = bearer(await issuer.clientCredentials(weather, 'reports:read'));
+    const smaller = await callTool(gateway, 'weather', 'status', {}, { headers: other });
+    assert.equal((await isChallenged(smaller, 403, 'IDN-008')).scope, 'mcp:call', 'no more than that');
   });
 });
 

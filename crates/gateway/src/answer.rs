@@ -182,10 +182,8 @@ pub fn of(
 fn refusal(gate: &Gate, shape: &Shape, refused: &Refused, message: String) -> Response<Body> {
     let code = refused.refusal.code();
     let is_protocol_level = matches!(code.row().family, Family::Identity | Family::Request);
-    if shape.form == Form::Mcp && !is_protocol_level {
-        return json(StatusCode::OK, message);
-    }
     let mut answer = match (shape.form, &refused.challenge) {
+        (Form::Mcp, _) if !is_protocol_level => json(StatusCode::OK, message),
         (Form::Mcp, _) => problem::json_rpc(&refused.refusal, Some(shape.id.get())),
         (Form::Http, None) => problem::http(&refused.refusal),
         (Form::Http, Some(challenge)) => http_challenge(gate, shape, &refused.refusal, challenge),

@@ -121,14 +121,14 @@ async fn dispatch(
         }
         Message::Request(request) => {
             let leave = NoCall::of(&request.method).ok_or(Code::InternalFault)?;
-            let relayed = relay(leave, gate, server, &head, &bytes, Some(request)).await;
+            let relayed = relay(leave, gate, server, &head, &bytes, &message).await;
             relayed.map_err(|mut stopped| {
                 stopped.id = Some(request.id.get().to_owned());
                 stopped
             })
         }
         Message::Notification(note) => match NoCall::of(&note.method) {
-            Some(leave) => relay(leave, gate, server, &head, &bytes, None).await,
+            Some(leave) => relay(leave, gate, server, &head, &bytes, &message).await,
             // A call without an id would run without an answer, and so without a proof.
             None => {
                 let detail = "`tools/call` needs an `id`";
@@ -137,7 +137,7 @@ async fn dispatch(
         },
         Message::Response(_) => {
             let leave = NoCall::of("").ok_or(Code::InternalFault)?;
-            relay(leave, gate, server, &head, &bytes, None).await
+            relay(leave, gate, server, &head, &bytes, &message).await
         }
     }
 }

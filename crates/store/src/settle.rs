@@ -90,8 +90,8 @@ impl Store {
     /// The rail took the money: the call starts, if it still may.
     ///
     /// # Errors
-    /// `GrantRevoked` and its kin, `TokenExpired`, `DecisionStale`: it may not, and the money is
-    /// owed back. `StoreFault`.
+    /// `GrantRevoked` and its kin, `DecisionStale`: it may not, and the money is owed back.
+    /// `StoreFault`.
     pub async fn settled(
         &self,
         settling: Settling,

@@ -146,18 +146,21 @@ impl Parts {
         ]});
         write_secret(&wallet_file, &wallet.to_string())?;
         let config = dir.join("countersign.yaml");
+        // It may be on no search path: `cargo run` leaves it where it was built.
+        let program = std::env::current_exe().context("where this program is")?;
+        let program = program.display();
         say("\nStill serving; Ctrl-C ends it and removes its files. Connect any MCP client:");
         say(&format!("  URL     {}", self.url()));
         say(&format!("  token   {} (for one hour)", token_file.display()));
         say("Or from another terminal:");
         say(&format!(
-            "  countersign call {} get_forecast '{{\"city\":\"Oslo\"}}' --bearer file:{} --wallet {}",
+            "  {program} call {} get_forecast '{{\"city\":\"Oslo\"}}' --bearer file:{} --wallet {}",
             self.url(),
             token_file.display(),
             wallet_file.display()
         ));
-        say(&format!("  countersign --config {} grant list", config.display()));
-        say(&format!("  countersign --config {} audit tail", config.display()));
+        say(&format!("  {program} --config {} grant list", config.display()));
+        say(&format!("  {program} --config {} audit tail", config.display()));
         Ok(())
     }
 }

@@ -7,7 +7,7 @@ use countersign_core::{
     call::Era,
     refusal::{Code, Refusal},
     wire::{
-        headers::{Mirrored, Mirrors, check_param},
+        headers::{METHOD, MirrorError, Mirrored, Mirrors, check_param},
         jsonrpc,
         mcp::{Meta, Modern},
     },
@@ -73,6 +73,25 @@ pub(super) fn forwardable(headers: &HeaderMap, era: Era) -> Cow<'_, HeaderMap> {
     }
     let kept = headers.iter().filter(|(name, _)| !is_mirror(name.as_str()) && !is_param(name));
     Cow::Owned(kept.map(|(name, value)| (name.clone(), value.clone())).collect())
+}
+
+/// The headers to forward with what is no request: of a notification its method may be mirrored,
+/// and is compared; nothing else is, so it stays here.
+pub(super) fn forwardable_beside<'a>(
+    headers: &'a HeaderMap,
+    method: Option<&str>,
+) -> Result<Cow<'a, HeaderMap>, Refusal> {
+    let said = single(headers, "mcp-method")?;
+    let mut kept = forwardable(headers, Era::Legacy);
+    if let Some((said, method)) = said.zip(method) {
+        if said != method {
+            let differs = MirrorError::Differs { header: METHOD };
+            return Err(Refusal::new(Code::HeaderMismatch).with("detail", differs));
+        }
+        let mirror = HeaderName::from_static("mcp-method");
+        kept.to_mut().extend(headers.get(&mirror).map(|value| (mirror, value.clone())));
+    }
+    Ok(kept)
 }
 
 fn is_param(name: &HeaderName) -> bool {

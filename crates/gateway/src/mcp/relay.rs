@@ -6,7 +6,7 @@
 use super::{
     Stopped,
     attempt::CREDENTIALS,
-    era::{era, forwardable, single},
+    era::{era, forwardable, forwardable_beside, single},
     refused_envelope,
 };
 use crate::{
@@ -31,7 +31,6 @@ use countersign_core::{
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header, request::Parts};
 use serde_json::value::RawValue;
 use std::{
-    borrow::Cow,
     sync::{Arc, PoisonError},
     time::Duration,
 };
@@ -93,19 +92,27 @@ pub(super) async fn relay(
     server: &Arc<Server>,
     head: &Parts,
     bytes: &Bytes,
-    request: Option<&jsonrpc::Request<'_>>,
+    message: &Message<'_>,
 ) -> Result<Response<Body>, Stopped> {
-    let method = request.map_or("", |request| &*request.method);
     let principal = gate.identify_relay(server, &head.headers).await?;
-    let mut forwarded = bytes.clone();
-    let mut headers = Cow::Borrowed(&head.headers);
-    if let Some(request) = request {
-        let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
-        headers = forwardable(&head.headers, era(head, request, &meta, &[])?);
-        if let Some(message) = without_credentials(request, &meta)? {
-            forwarded = Bytes::from(message);
+    let (method, headers, cleaned) = match message {
+        Message::Request(request) => {
+            let meta = Meta::of_params(request.params).map_err(refused_envelope)?;
+            let headers = forwardable(&head.headers, era(head, request, &meta, &[])?);
+            let (id, method) = (request.id.get(), &*request.method);
+            let params = without_credentials(request.params, &meta)?;
+            (method, headers, params.map(|params| jsonrpc::request(id, method, Some(&params))))
         }
-    }
+        Message::Notification(note) => {
+            let meta = Meta::of_params(note.params).map_err(refused_envelope)?;
+            let headers = forwardable_beside(&head.headers, Some(&note.method))?;
+            let params = without_credentials(note.params, &meta)?;
+            let note = |params: String| jsonrpc::notification(&note.method, Some(&params));
+            ("", headers, params.map(note))
+        }
+        Message::Response(_) => ("", forwardable_beside(&head.headers, None)?, None),
+    };
+    let forwarded = cleaned.map_or_else(|| bytes.clone(), Bytes::from);
     if method == "initialize" && bytes.len() > INITIALIZE_BYTES_MAX {
         return Err(Code::TooLarge.into());
     }
@@ -129,18 +136,17 @@ pub(super) async fn relay(
     }
 }
 
-/// A request whose `_meta` carries a payment, without it; `None` for one that may pass as it is.
+/// Parameters whose `_meta` carries a payment, without it; `None` where they may pass as they are.
 fn without_credentials(
-    request: &jsonrpc::Request<'_>,
+    params: Option<&RawValue>,
     meta: &Meta<'_>,
 ) -> Result<Option<String>, Refusal> {
     let is_ours = |key: &str| CREDENTIALS.iter().any(|ours| ours.eq_ignore_ascii_case(key));
-    let (Some(params), true) = (request.params, meta.iter().any(|(key, _)| is_ours(key))) else {
+    let (Some(params), true) = (params, meta.iter().any(|(key, _)| is_ours(key))) else {
         return Ok(None);
     };
     let own = meta.without(&CREDENTIALS);
-    let params = wire::with_members(params, &[("_meta", &own)]).map_err(refused_envelope)?;
-    Ok(Some(jsonrpc::request(request.id.get(), &request.method, Some(&params))))
+    wire::with_members(params, &[("_meta", &own)]).map(Some).map_err(refused_envelope)
 }
 
 fn refused_upstream(failure: Failure) -> Refusal {

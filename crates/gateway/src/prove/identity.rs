@@ -1,8 +1,8 @@
 //! Verifies access tokens against the configured issuers and their published keys.
 //!
 //! Owns the issuers, their keys and the cache of verified tokens. The rules of a token are
-//! `core`'s; whether the principal may do anything is not asked here, and neither is revocation,
-//! which callers check on the token's reference after every call, cached or not.
+//! `core`'s; whether the principal may do anything is not asked here. Nobody asks an issuer whether
+//! it has revoked a token: it counts until it ends, or its issuer's keys or configuration do.
 //!
 //! INVARIANT: a token is answered from the cache only for the same bytes and the same resource,
 //! for at most [`CACHE_MS`], never past `exp`, and never after its issuer's keys changed.

@@ -3,7 +3,7 @@
 //!
 //! INVARIANT: a challenge names only public facts: the metadata's URL, scopes, a fixed sentence.
 
-use countersign_core::refusal::{Code, Refusal};
+use countersign_core::refusal::{Code, Fact, Refusal};
 use http::Uri;
 use serde::Serialize;
 use std::{fmt::Write as _, sync::Arc};
@@ -49,15 +49,20 @@ pub fn document(resource: &str, issuers: &[&str], scopes: &[Arc<str>]) -> String
 }
 
 /// The challenge that goes with a refusal of identity. Without a token there is no `error`
-/// (RFC 6750 §3.1); with too small a one, `scope` names every scope the operation needs.
+/// (RFC 6750 §3.1). `scope` names those of the server; to a token that is too small, every scope
+/// that the operation needs, and no other.
 #[must_use]
 pub fn www_authenticate(metadata_url: &str, scopes: &[Arc<str>], refusal: &Refusal) -> String {
     let code = refusal.code();
     let mut challenge = format!("Bearer resource_metadata=\"{}\"", quotable(metadata_url));
-    let scopes: Vec<String> = scopes.iter().map(|scope| quotable(scope)).collect();
-    if !scopes.is_empty() {
+    let is_needed = |fact: &&Fact| code == Code::ScopeMissing && fact.name == "scope";
+    let scope = match refusal.facts().iter().find(is_needed) {
+        Some(fact) => quotable(&fact.value),
+        None => quotable(&scopes.join(" ")),
+    };
+    if !scope.is_empty() {
         // Writing to a String cannot fail.
-        let _ok = write!(challenge, ", scope=\"{}\"", scopes.join(" "));
+        let _ok = write!(challenge, ", scope=\"{scope}\"");
     }
     let error = if code == Code::TokenMissing {
         return challenge;
@@ -138,6 +143,9 @@ mod tests {
                 .to_owned()
                 + r#"error_description="the access token's signature is not valid""#
         );
+        let small = Refusal::new(Code::ScopeMissing).with("scope", "b");
+        let asked = www_authenticate("https://gw/m", &["a".into(), "b".into()], &small);
+        assert!(asked.contains(r#", scope="b", error="insufficient_scope""#), "{asked}");
         let step_up = Refusal::new(Code::StepUpRequired).with("acr_values", "mfa hw");
         let asked = www_authenticate("https://gw/m", &[], &step_up.with("max_age", 600));
         assert!(asked.contains(r#"error="insufficient_user_authentication""#), "{asked}");
