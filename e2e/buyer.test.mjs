@@ -381,9 +381,10 @@ describe('a death of the buyer', { concurrency: 1 }, () => {
   async function lives(more, act) {
     const dir = mkdtempSync(path.join(os.tmpdir(), 'countersign-e2e-'));
     const all = [];
-    const live = async (failpoint) => {
+    const live = async (failpoint, other = {}) => {
       const point = failpoint ? { COUNTERSIGN_FAILPOINT: failpoint } : {};
-      const gateway = await startBuyer(`${seller.url}/shop/mcp`, more, { port: ports[1], dir, env: { ...env(), ...point } });
+      const own = { port: ports[1], dir, env: { ...env(), ...point, ...other.env } };
+      const gateway = await startBuyer(`${seller.url}/shop/mcp`, { ...more, ...other.config }, own);
       all.push(gateway);
       return gateway;
     };
@@ -463,6 +464,36 @@ describe('a death of the buyer', { concurrency: 1 }, () => {
         }));
     }
   }
+
+  test('l402 at bought, and another treasury pays the server since: the one that paid carries it on', () =>
+    lives({}, async (live) => {
+      const elsewhere = await startParts();
+      try {
+        const first = await live('bought');
+        const { call } = await person(first, 'alice');
+        const [tool, msat, ran] = [RAILS.l402, await walletMsat(), await sandbox.ran(RAILS.l402)];
+        const args = { city: 'another treasury' };
+        await assert.rejects(call(tool, args));
+        const limits = { per_call: '0.05 USD', per_day: '5 USD' };
+        const gateway = await live(undefined, {
+          env: { E2E_SECOND: wallet({ kind: 'lightning', url: elsewhere.lightning }) },
+          config: {
+            treasuries: { main: { wallet: 'env:E2E_TREASURY', ...limits }, second: { wallet: 'env:E2E_SECOND', ...limits } },
+            servers: { shop: { upstream: `${seller.url}/shop/mcp`, pay: 'second', tools: bought } },
+          },
+        });
+        const [left] = await standing(gateway, [...ENDED, 'settling']);
+        assert.equal(left.state, 'settling');
+        const again = await call(tool, args);
+        assert.equal(again.code, undefined, again.text);
+        assert.equal(receiptOf(again.result).call, left.call, 'the same call');
+        assert.deepEqual([msat - (await walletMsat()), (await sandbox.ran(tool)) - ran], [3000, 1]);
+        assert.equal(await account(gateway, 'paid_out:shop', 'sat'), 3n * 10n ** 12n, 'booked is what was paid');
+        await sound(gateway);
+      } finally {
+        await elsewhere.stop();
+      }
+    }));
 
   for (const [point, left] of [['intended', 'released'], ['bought', 'refund_due']]) {
     test(`l402 at ${point}, and its caller never comes back: our own wallet says what became of it`, () =>

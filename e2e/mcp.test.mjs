@@ -19,6 +19,7 @@ import { startGateway } from './lib/gateway.mjs';
 import { startIssuer } from './lib/issuer.mjs';
 import { legacyClient, modernClient } from './lib/mcpclients.mjs';
 import { freePort, until } from './lib/process.mjs';
+import { startPythonServer } from './lib/pythonserver.mjs';
 import { startSandbox } from './lib/sandbox.mjs';
 import { startOwnServer, startTap } from './lib/tap.mjs';
 import { bearer, recordingFetch } from './lib/wire.mjs';
@@ -36,13 +37,14 @@ const routed = {
 };
 
 const parts = new Parts();
-let everything, sandbox, tap, own, issuer, gateway, url, alice, bob;
+let everything, snake, sandbox, tap, own, issuer, gateway, url, alice, bob;
 
 before(() =>
   parts.starting(async () => {
     const port = await freePort();
     url = (server) => `http://127.0.0.1:${port}/${server}/mcp`;
     everything = await parts.keep('everything', startEverything());
+    snake = await parts.keep('snake', startPythonServer());
     sandbox = await parts.keep('sandbox', startSandbox());
     tap = await parts.keep(
       'tap',
@@ -94,6 +96,7 @@ const configuration = ({ port }) => ({
       },
     },
     strict: { upstream: tap.url, tools: { echo: { price: 'free' } } },
+    snake: { upstream: snake.url, relay: { anonymous: true }, tools: { echo: free } },
     direct: { upstream: everything.url, relay: { anonymous: true }, tools: { 'get-sum': free } },
     modern: {
       upstream: sandbox.server,
@@ -255,6 +258,23 @@ describe('the legacy era, in front of server-everything', () => {
       await client.close();
     }
   });
+
+  test('so is one of a server of the Python SDK, and one is opened for who brings none', () =>
+    withClient(legacyClient(url('snake')), async (client) => {
+      const say = (message) => client.callTool({ name: 'echo', arguments: { message } });
+      assert.equal((await say('before')).content[0].text, 'Echo: before');
+      const { port } = snake;
+      await snake.kill9();
+      snake = await parts.keep('snake', startPythonServer({ port }));
+      assert.equal((await say('after')).content[0].text, 'Echo: after');
+      assert.deepEqual((await client.listTools()).tools.map(({ name }) => name), ['echo']);
+
+      const alone = (message) => post(url('snake'), callOf('echo', { message }));
+      assert.equal(textOf(await alone('once')), 'Echo: once');
+      await snake.kill9();
+      snake = await parts.keep('snake', startPythonServer({ port }));
+      assert.equal(textOf(await alone('again')), 'Echo: again');
+    }));
 
   describe('a session belongs to its principal', () => {
     let session, client;

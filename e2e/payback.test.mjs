@@ -191,6 +191,24 @@ describe('money for a call that did not run', { concurrency: 1 }, () => {
       await isWhole(gateway);
     }));
 
+  test('what was begun is not sent once a person takes it over', () =>
+    withDirectory(async (live) => {
+      const before = await sent(chain.merchant.address);
+      const byHand = configured({ rails: { refund_from: undefined } });
+      const first = await live({ config: byHand });
+      await failing(first);
+      await first.kill9();
+      await dies(live({ env: { COUNTERSIGN_FAILPOINT: 'refund.intended' } }));
+      const gateway = await live({ config: byHand });
+      await sleep(8_000);
+      assert.deepEqual(await stateOf(gateway), ['refund_due']);
+      assert.equal((await sent(chain.merchant.address)) - before, 0, 'the treasury is full, and sends nothing');
+      const { items: [owed] } = await gateway.cli('ledger', 'refunds');
+      await gateway.cli('ledger', 'refunded', owed.call, '--reference', '0x3');
+      await inState(gateway, 'refunded');
+      await isWhole(gateway);
+    }));
+
   test('an empty purse pays when it is filled', () =>
     withDirectory(async (live) => {
       const gateway = await live({ key: POOR });

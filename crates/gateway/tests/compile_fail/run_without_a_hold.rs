@@ -1,6 +1,10 @@
-//! An upstream tool is not reached without a hold: nothing else will do, nor is there a way past.
+//! An upstream tool is not run without a hold: nothing else will do, nor is there a way past. It is
+//! asked for its price under an inquiry alone, which nobody makes but its own rules.
 
-use countersign_core::{call::Call, proof::Permit};
+use countersign_core::{
+    call::Call,
+    proof::{Identity, Inquiry, Permit},
+};
 use countersign_gateway::upstream::{NoCall, Relay, Upstream};
 use countersign_store::Settling;
 
@@ -18,6 +22,11 @@ async fn unsettled(upstream: &Upstream, settling: &Settling, call: &Call, relay:
 
 async fn as_another_message(upstream: &Upstream, relay: &Relay<'_>) {
     let _answer = upstream.relay(NoCall(()), relay).await;
+}
+
+async fn asked_by_anybody(upstream: &Upstream, who: &Identity, call: &Call, relay: &Relay<'_>) {
+    let _reply = upstream.inquire(who, call, relay).await;
+    let _reply = upstream.inquire(&Inquiry(()), call, relay).await;
 }
 
 fn past_it(upstream: Upstream) {
