@@ -129,6 +129,19 @@ const withClient = async (connecting, use) => {
   }
 };
 
+test('every part of the sandbox says what it is', async () => {
+  const { issuer: idp, facilitator, lightning } = sandbox;
+  for (const at of [`${idp}/.well-known/openid-configuration`, `${facilitator}/supported`, `${lightning}/balances`]) {
+    assert.equal((await (await fetch(at)).json()).sandbox, true, at);
+  }
+  await withClient(legacyClient(sandbox.server), async (client) => {
+    for (const { name } of (await client.listTools()).tools) {
+      const result = await client.callTool({ name, arguments: { city: 'Oslo', ms: 1 } });
+      assert.match(textOf(result), /sandbox/, name);
+    }
+  });
+});
+
 describe('the legacy era, in front of server-everything', () => {
   test('a stock client initializes, lists and calls', () =>
     withClient(legacyClient(url('main')), async (client) => {

@@ -236,6 +236,7 @@ impl SigningKey {
 async fn discovery(State(inner): State<Arc<Inner>>) -> Json<Value> {
     let url = &inner.url;
     Json(json!({
+        "sandbox": true,
         "issuer": url,
         "jwks_uri": format!("{url}/jwks"),
         "token_endpoint": format!("{url}/token"),
@@ -292,6 +293,7 @@ async fn token(State(inner): State<Arc<Inner>>, headers: HeaderMap, body: Bytes)
         return oauth_error(StatusCode::INTERNAL_SERVER_ERROR, "server_error");
     };
     let answer = json!({
+        "sandbox": true,
         "access_token": access_token,
         "token_type": "Bearer",
         "expires_in": MACHINE_TTL_S,

@@ -108,7 +108,9 @@ impl ServerHandler for Tools {
         let text =
             |text: String| Ok(CallToolResult::success(vec![ContentBlock::text(text)]).into());
         match &*request.name {
-            "status" => text(json!({ "ok": true, "runs": self.runs.all() }).to_string()),
+            "status" => {
+                text(json!({ "sandbox": true, "ok": true, "runs": self.runs.all() }).to_string())
+            }
             "get_forecast" => Ok(forecast(&arguments).into()),
             "get_report" => {
                 report(&context).await;
@@ -121,7 +123,7 @@ impl ServerHandler for Tools {
             "get_slow" => {
                 let ms = arguments.get("ms").and_then(Value::as_u64).unwrap_or(1000).min(60_000);
                 tokio::time::sleep(Duration::from_millis(ms)).await;
-                text(format!("slept {ms} ms"))
+                text(format!("sandbox slept {ms} ms"))
             }
             _ => Err(ErrorData::invalid_params("no such tool", None)),
         }
@@ -134,7 +136,11 @@ fn tools() -> Vec<Tool> {
         schema.as_object().cloned().unwrap_or_default()
     };
     let city = json!({ "city": { "type": "string" } });
-    let output = json!({ "temperature": { "type": "integer" }, "sky": { "type": "string" } });
+    let output = json!({
+        "temperature": { "type": "integer" },
+        "sky": { "type": "string" },
+        "sandbox": { "type": "boolean" },
+    });
     let mut forecast = Tool::new("get_forecast", "Sandbox weather of a city", schema(city));
     forecast.output_schema = Some(Arc::new(schema(output)));
     vec![
@@ -152,7 +158,7 @@ fn forecast(arguments: &Value) -> CallToolResult {
     let city = arguments.get("city").and_then(Value::as_str).unwrap_or("nowhere");
     let sum: u64 = city.bytes().map(u64::from).sum();
     let sky = if sum.is_multiple_of(2) { "clear" } else { "rain" };
-    CallToolResult::structured(json!({ "temperature": sum % 30, "sky": sky }))
+    CallToolResult::structured(json!({ "temperature": sum % 30, "sky": sky, "sandbox": true }))
 }
 
 async fn report(context: &RequestContext<RoleServer>) {
