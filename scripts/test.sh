@@ -27,9 +27,10 @@ step "end to end: real clients, real chains, a real Lightning network, a real is
 cargo build --locked -p countersign
 # Both at once: the chain's features and the daemon's are then resolved, and built, only once.
 cargo build "${lightning[@]}" --bins --examples
+# Most of their time is waiting: four files at once keep two cores busy.
 COUNTERSIGN_BIN="$target/debug/countersign" \
   COUNTERSIGN_LIGHTNING_BIN="$target/debug/countersign-lightning" \
-  node --test --test-concurrency=2 e2e/*.test.mjs
+  node --test --test-concurrency=4 e2e/*.test.mjs
 
 step "the demonstration"
 "$target/debug/countersign" demo --once
