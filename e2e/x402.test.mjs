@@ -89,6 +89,7 @@ const resource = (port, server) => `http://127.0.0.1:${port}/${server}/mcp`;
 
 // A gateway with alice's tokens and her grant: what is missing is payment alone.
 async function open(port, facilitator, payTo, more = {}) {
+  const had = await chain.balance(payTo);
   const gateway = await parts.keep(
     `gateway ${port}`,
     startGateway({
@@ -136,6 +137,7 @@ async function open(port, facilitator, payTo, more = {}) {
   return {
     gateway,
     payTo,
+    had,
     main: { url: resource(port, 'main'), token: main },
     own: { url: resource(port, 'own'), token: ours },
     bob: { url: resource(port, 'own'), token: bobs },
@@ -1027,7 +1029,21 @@ test('a settlement that stays unmined: unknown, until the request is repeated', 
   );
 });
 
-test('receipts verify with the public key alone, and balances agree with the ledger', async () => {
+test('what the ledger says came in is what the chain moved to the payee', async () => {
+  for (const { gateway, payTo, had } of [builtin, remote, checked]) {
+    const { items } = await gateway.cli('ledger', 'balance');
+    // What came in is what the outside world, `funding`, gave.
+    const funded = items.filter(({ account, posted }) => account === 'funding' && /USDC$/.test(posted));
+    const minor = funded.map(({ posted }) => Math.round(Number.parseFloat(posted) * 1e6));
+    const came = -minor.reduce((sum, one) => sum + one, 0);
+    assert.ok(came > 0, JSON.stringify(items));
+    const moved = (await chain.balance(payTo)) - had;
+    assert.equal(BigInt(came), moved, `${payTo}: ${JSON.stringify(items)}`);
+    assert.deepEqual((await gateway.cli('fsck')).findings, []);
+  }
+});
+
+test('receipts verify with the public key alone', async () => {
   const {
     gateway,
     own: { url, token },

@@ -157,6 +157,7 @@ export async function invariants(parts, gateway) {
     'the log names the doubts',
   );
   assert.deepEqual(await unbalanced(gateway), [], 'debits equal credits');
+  assert.deepEqual((await gateway.cli('fsck')).findings, [], 'the database is sound');
   const known = (state) => all.filter((call) => call.state === state && call.rail === 'x402');
   const taken = [...known('captured'), ...known('refund_due'), ...known('refunded')];
   const earned = await parts.earnedMinor();
@@ -209,6 +210,7 @@ export async function die(parts, flow, name, live) {
   const left = await recovered(gateway);
   assert.deepEqual(left.map(({ state }) => state), leaves[name]);
   await invariants(parts, gateway);
+  const isX402 = flow === 'upfront' || flow === 'authorization';
   const isRun = () => parts.ran(tool).then((now) => now - ran);
   const isPaid = () => parts.settled().then((now) => now - settled);
   const [ranBefore, paidBefore] = [await isRun(), await isPaid()];
@@ -220,6 +222,7 @@ export async function die(parts, flow, name, live) {
   if (again.status === 200) {
     assert.equal(again.code, undefined, again.text);
     assert.equal(await isRun(), isNewCall ? ranBefore + 1 : 1, 'the tool ran once');
+    if (isX402) assert.equal(await isPaid(), 1, 'served, and not paid');
     if (name === 'captured' && !isNewCall) {
       assert.equal(again.result._meta['countersign/replay-of'], left[0].call, again.text);
     }
@@ -237,6 +240,8 @@ export async function die(parts, flow, name, live) {
   assert.equal(again.status === 200, isFinal, again.text);
   await invariants(parts, gateway);
   await clearUp(gateway);
+  const { taken } = await invariants(parts, gateway);
+  assert.equal(taken.length, await isPaid(), 'the ledger and the rail tell the same');
   if (flow === 'l402' && !isFinal) {
     // The doubt was ended for the payer: what it paid for can be used again.
     const given = await show(gateway);

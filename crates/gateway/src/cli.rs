@@ -12,6 +12,7 @@ mod call;
 mod connect;
 mod credential;
 mod doctor;
+mod fsck;
 mod grant;
 mod init;
 mod keys;
@@ -144,6 +145,8 @@ enum Command {
     Reload,
     /// Look at everything that a gateway needs, and say what to do about it.
     Doctor,
+    /// Check the whole database against the ledger's invariants; also beside a running gateway.
+    Fsck,
     /// Print the JSON Schema of the configuration.
     Schema {
         /// The OpenAPI document of the admin API instead.
@@ -202,6 +205,7 @@ impl Cli {
             Command::Status => about::status(&shared.link()?, out).await,
             Command::Reload => reload::run(shared, out).await,
             Command::Doctor => doctor::run(shared, out).await,
+            Command::Fsck => fsck::run(shared, out),
             Command::Schema { api } => about::schema(api),
             Command::Refusals { code } => about::refusals(code.as_deref(), out),
         }

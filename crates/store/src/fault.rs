@@ -46,6 +46,8 @@ pub enum OpenError {
     Corrupt(&'static str),
     /// The database was written by a newer program.
     NewerSchema(i64),
+    /// The database was written by an older program, and is only read here.
+    OlderSchema,
     /// The database does not sync each commit.
     NotDurable,
     /// Another process has this store open.
@@ -74,6 +76,7 @@ impl OpenError {
             Self::Io(_) | Self::Database(_) => "DATA-UNUSABLE",
             Self::Corrupt(_) => "DATA-MALFORMED",
             Self::NewerSchema(_) => "DATA-NEWER",
+            Self::OlderSchema => "DATA-OLDER",
             Self::NotDurable => "DATA-NOT-DURABLE",
             Self::Locked => "DATA-IN-USE",
             Self::Checkpoint(_) => "DATA-OTHER-KEY",
@@ -93,6 +96,7 @@ impl OpenError {
                 "something else wrote into it: keep all of it, and restore the newest whole copy"
             }
             Self::NewerSchema(_) => "start it with the version that wrote it, or a newer one",
+            Self::OlderSchema => "start the gateway once: it brings the database up to its version",
             Self::Locked => "end the other process first: one gateway serves one data directory",
             Self::Checkpoint(_) => "restore the keys that belong to this log",
             Self::RolledBack { .. } => {
@@ -112,6 +116,7 @@ impl fmt::Display for OpenError {
             Self::NewerSchema(version) => {
                 write!(f, "the database has schema {version}, written by a newer version")
             }
+            Self::OlderSchema => f.write_str("the database was written by an older version"),
             Self::NotDurable => f.write_str("the database does not sync each commit"),
             Self::Locked => f.write_str("another process has it"),
             Self::Checkpoint(error) => {

@@ -8,19 +8,26 @@ mod calls;
 mod log;
 mod money;
 
-use crate::{fault::Fault, store::Store};
+use crate::{
+    fault::{Fault, OpenError},
+    open,
+    store::Store,
+};
 use countersign_core::refusal::Refusal;
 use rusqlite::Connection;
-use std::fmt;
+use serde::Serialize;
+use std::{fmt, path::Path};
 
-/// An invariant of the ledger; see the guide to the ledger.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+/// An invariant of the ledger, by its number.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Invariant {
     /// 1: what ran was allowed, consented to, reserved and paid before.
     StartedWithProofs,
     /// 2: a payment is used at most as often as it pays for.
     NonceOnce,
-    /// 3: budgets and grants count what calls hold and spent, and are not exceeded.
+    /// 3: budgets and grants count what calls hold and spent, and no grant is exceeded. What a
+    /// budget allows is configuration, and not known here.
     WithinLimits,
     /// 4: debits equal credits; no more is captured than was reserved.
     MoneyConserved,
@@ -35,7 +42,7 @@ pub enum Invariant {
 }
 
 /// One thing that does not fit.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// What is broken.
     pub invariant: Invariant,
@@ -47,6 +54,19 @@ impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:?}: {}", self.invariant, self.what)
     }
+}
+
+/// What was looked at, and what does not fit.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Checked {
+    /// Records of the log.
+    pub records: u64,
+    /// Calls, refused ones too.
+    pub calls: usize,
+    /// Bookings of money.
+    pub transfers: usize,
+    /// Empty when all is well.
+    pub findings: Vec<Finding>,
 }
 
 /// What was found so far.
@@ -65,33 +85,49 @@ impl Findings {
     }
 }
 
+/// Checks everything that is durable in a data directory, whether a gateway serves from it or not.
+/// Takes time and memory in proportion to its size.
+///
+/// # Errors
+/// [`OpenError::Database`] when there is none, or rows cannot be read at all;
+/// [`OpenError::OlderSchema`], [`OpenError::NewerSchema`].
+pub fn fsck(dir: &Path) -> Result<Checked, OpenError> {
+    let conn = open::reader(dir)?;
+    if !open::steps_from(&conn)?.is_empty() {
+        return Err(OpenError::OlderSchema);
+    }
+    Ok(snapshot(&conn)?)
+}
+
 impl Store {
-    /// Checks everything that is durable. Empty when all is well. Takes time in proportion to the
-    /// store's size.
+    /// The same of an open store.
     ///
     /// # Errors
     /// `StoreFault` when rows cannot be read at all.
-    pub fn fsck(&self) -> Result<Vec<Finding>, Refusal> {
-        self.read(|conn| {
-            conn.execute_batch("BEGIN")?;
-            let found = check(conn);
-            conn.execute_batch("ROLLBACK")?;
-            found
-        })
+    pub fn fsck(&self) -> Result<Checked, Refusal> {
+        self.read(snapshot)
     }
 }
 
-fn check(conn: &Connection) -> Result<Vec<Finding>, Fault> {
+/// Whatever is committed meanwhile is not seen.
+fn snapshot(conn: &Connection) -> Result<Checked, Fault> {
+    conn.execute_batch("BEGIN")?;
+    let found = check(conn);
+    conn.execute_batch("ROLLBACK")?;
+    found
+}
+
+fn check(conn: &Connection) -> Result<Checked, Fault> {
     let mut findings = Findings::default();
     let sound: String = conn.query_row("PRAGMA integrity_check(8)", [], |row| row.get(0))?;
     findings.unless(sound == "ok", Invariant::Database, &sound);
-    let told = log::check(conn, &mut findings)?;
+    let (records, told) = log::check(conn, &mut findings)?;
     let calls = calls::read(conn)?;
     calls::check_records(&calls, &told, &mut findings);
     calls::check_nonces(conn, &calls, &mut findings)?;
     calls::check_outcomes(conn, &calls, &mut findings)?;
-    money::check_transfers(conn, &calls, &told, &mut findings)?;
+    let transfers = money::check_transfers(conn, &calls, &told, &mut findings)?;
     money::check_budgets(conn, &calls, &mut findings)?;
     money::check_grants(conn, &calls, &mut findings)?;
-    Ok(findings.0)
+    Ok(Checked { records, calls: calls.len(), transfers, findings: findings.0 })
 }

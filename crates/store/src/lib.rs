@@ -63,7 +63,7 @@ pub use credentials::{Credential, NewCredential};
 pub use failpoint::failpoint;
 pub use fault::OpenError;
 pub use free::quota_used;
-pub use fsck::{Finding, Invariant};
+pub use fsck::{Checked, Finding, Invariant, fsck};
 pub use grants::NewGrant;
 pub use invoices::OpenInvoice;
 pub use log::{Inclusion, LoggedRecord};

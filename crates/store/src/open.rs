@@ -196,7 +196,7 @@ pub fn has_database(dir: &Path) -> Result<bool, OpenError> {
 }
 
 /// The steps that lead from the database's version to this program's.
-fn steps_from(conn: &Connection) -> Result<&'static [&'static str], OpenError> {
+pub(crate) fn steps_from(conn: &Connection) -> Result<&'static [&'static str], OpenError> {
     let version: i64 = conn.query_row("PRAGMA user_version", [], |row| row.get(0))?;
     let steps = usize::try_from(version).ok().and_then(|version| schema::STEPS.get(version..));
     steps.ok_or(OpenError::NewerSchema(version))

@@ -10,7 +10,7 @@ use countersign_core::{
     },
     refusal::{Charged, Code},
 };
-use countersign_store::{OpenError, Store};
+use countersign_store::{OpenError, Store, fsck};
 use rusqlite::Connection;
 use std::{fs, path::Path, time::Duration};
 use support::*;
@@ -152,7 +152,8 @@ async fn tampering_is_found() {
         paid(&store, &clock).await;
         assert_sound(&store);
         edit(&dir.0, sql);
-        assert!(!store.fsck().unwrap().is_empty(), "{sql}");
+        assert!(!store.fsck().unwrap().findings.is_empty(), "{sql}");
+        assert_eq!(fsck(&dir.0).unwrap(), store.fsck().unwrap(), "{sql}");
     }
 }
 

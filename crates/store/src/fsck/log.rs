@@ -38,7 +38,8 @@ pub(super) type AllTold = HashMap<CallId, Told>;
 /// Leaves read at a time.
 const CHUNK: u64 = 4096;
 
-pub(super) fn check(conn: &Connection, findings: &mut Findings) -> Result<AllTold, Fault> {
+/// Reads the whole log: its size, and what it tells.
+pub(super) fn check(conn: &Connection, findings: &mut Findings) -> Result<(u64, AllTold), Fault> {
     let tree = Tree { conn };
     let size = tree.size()?;
     let mut told = AllTold::new();
@@ -78,7 +79,7 @@ pub(super) fn check(conn: &Connection, findings: &mut Findings) -> Result<AllTol
             findings.unless(is_same, Invariant::LogConsistent, what);
         }
     }
-    Ok(told)
+    Ok((size, told))
 }
 
 fn check_record(

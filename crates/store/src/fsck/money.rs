@@ -24,13 +24,13 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 /// Tenant, asset, account.
 type Key = (String, String, String);
 
-/// Transfers balance, pending ones end once, and rows, records and calls agree.
+/// Transfers balance, pending ones end once, and rows, records and calls agree. Gives their number.
 pub(super) fn check_transfers(
     conn: &Connection,
     calls: &[Row],
     told: &AllTold,
     findings: &mut Findings,
-) -> Result<(), Fault> {
+) -> Result<usize, Fault> {
     let stored: BTreeMap<i64, Balance> = read_balances(conn)?.into_iter().collect();
     let mut computed: BTreeMap<i64, Balance> = stored.clone();
     for balance in computed.values_mut() {
@@ -73,7 +73,7 @@ pub(super) fn check_transfers(
     }
     check_sums(&stored, calls, findings);
     check_told(&booked, told, findings);
-    Ok(())
+    Ok(booked.values().map(HashSet::len).sum())
 }
 
 fn step_of(number: i64, of: Option<[u8; 16]>) -> Option<Step> {

@@ -580,7 +580,7 @@ fn copy_all(from: &Path, to: &Path) {
 }
 
 pub(crate) fn assert_sound(store: &Store) {
-    assert_eq!(store.fsck().unwrap(), Vec::new());
+    assert_eq!(store.fsck().unwrap().findings, Vec::new());
 }
 
 pub(crate) fn posted(store: &Store, account: &str) -> i128 {
