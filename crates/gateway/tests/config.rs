@@ -514,6 +514,18 @@ fn what_is_left_out_is_strict() {
     assert!(!terms.idempotent && !config.issuers[0].allow_private_network);
 }
 
+/// RFC 7519 §4.1.1: a name without a scheme is one, too; nobody can find its keys by it.
+#[test]
+fn an_issuer_without_a_scheme_says_where_its_keys_are() {
+    let issuer = "idp.example.com/project-1\n    jwks_uri: https://idp.example.com/jwks";
+    let (config, _) = load(&varied("https://idp.example.com", issuer), Format::Yaml).unwrap();
+    assert_eq!(&*config.issuers[0].issuer, "idp.example.com/project-1");
+    let without = varied("https://idp.example.com", "idp.example.com/project-1");
+    expect![[r#"
+        configuration: 1 problem
+          line 3: issuers[0].issuer: `idp.example.com/project-1` is no URL at which its keys could be found; write it as `https://host.example.com/path`; or, if this is exactly the token's `iss`, add `jwks_uri`"#]].assert_eq(&said(&without, Format::Yaml));
+}
+
 #[test]
 fn default_terms_apply_to_tools_that_are_not_listed() {
     let text = varied("    tools:", "    default: free\n    tools:");

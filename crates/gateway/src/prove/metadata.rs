@@ -27,20 +27,22 @@ pub fn url(public_url: &str, server: &str) -> String {
     format!("{origin}{WELL_KNOWN}{path}/{server}/mcp")
 }
 
-/// The metadata document of a resource.
+/// The metadata document of a resource. An issuer whose name is no URL is not named in it: nobody
+/// could find out more about it (RFC 9728 §2, RFC 8414 §2).
 #[must_use]
 pub fn document(resource: &str, issuers: &[&str], scopes: &[Arc<str>]) -> String {
     #[derive(Serialize)]
     struct Document<'a> {
         resource: &'a str,
-        authorization_servers: &'a [&'a str],
+        #[serde(skip_serializing_if = "Vec::is_empty")]
+        authorization_servers: Vec<&'a str>,
         #[serde(skip_serializing_if = "<[Arc<str>]>::is_empty")]
         scopes_supported: &'a [Arc<str>],
         bearer_methods_supported: [&'static str; 1],
     }
     let document = Document {
         resource,
-        authorization_servers: issuers,
+        authorization_servers: issuers.iter().copied().filter(|iss| iss.contains("://")).collect(),
         scopes_supported: scopes,
         bearer_methods_supported: ["header"],
     };
@@ -118,6 +120,11 @@ mod tests {
             r#"{"resource":"https://gw.example.com/weather/mcp","#.to_owned()
                 + r#""authorization_servers":["https://idp.example/"],"#
                 + r#""scopes_supported":["mcp:tools","mcp:call"],"#
+                + r#""bearer_methods_supported":["header"]}"#
+        );
+        assert_eq!(
+            document(&resource, &["idp.example/project-1"], &[]),
+            r#"{"resource":"https://gw.example.com/weather/mcp","#.to_owned()
                 + r#""bearer_methods_supported":["header"]}"#
         );
     }

@@ -1,6 +1,6 @@
 //! Issuers of access tokens.
 
-use super::{is_loopback, name_of_tenant, plain, span, web_url};
+use super::{is_loopback, name_of_tenant, plain, span, web_url, without_user};
 use crate::config::{
     Issuer, Keys, TenantRule, TokenConsent,
     raw::{RawIssuer, RawProfile},
@@ -55,12 +55,7 @@ pub(super) fn issuer(
     report: &mut Report,
 ) -> Option<Issuer> {
     let habits = habits(raw.profile.unwrap_or(RawProfile::Rfc9068));
-    let issuer_at = at.key("issuer");
-    let url = place(&raw.issuer, raw.allow_private_network, &issuer_at, report);
-    if url.as_ref().is_some_and(|url| url.query().is_some()) {
-        let hint = "write exactly the token's `iss`";
-        report.problem(&issuer_at, "an issuer has no query (RFC 8414)", hint);
-    }
+    let name = name(raw, &at.key("issuer"), report);
     let keys = keys(raw, at, report);
     let mut pick = |name: &str, written: Option<&str>| claim(written?, &at.key(name), report);
     let roles = raw.roles_claim.as_deref().unwrap_or(habits.roles_claim);
@@ -86,7 +81,7 @@ pub(super) fn issuer(
         human_claim.as_ref()?;
     }
     Some(Issuer {
-        issuer: url.map(|_| raw.issuer.as_str().into())?,
+        issuer: name?,
         keys: keys?,
         audience,
         clients,
@@ -102,6 +97,29 @@ pub(super) fn issuer(
             total: consent.total.into(),
         }),
     })
+}
+
+/// What its tokens say in `iss`: a URL, unless something else says where its keys are (RFC 7519
+/// §4.1.1; there are issuers whose names have no scheme).
+fn name(raw: &RawIssuer, at: &At, report: &mut Report) -> Option<Arc<str>> {
+    let has_keys = raw.jwks_uri.is_some() || raw.metadata_url.is_some();
+    if !raw.issuer.contains("://") {
+        if has_keys {
+            return plain(&raw.issuer, at, report);
+        }
+        let hint = "write it as `https://host.example.com/path`; or, if this is exactly the \
+                    token's `iss`, add `jwks_uri`";
+        let named = without_user(&raw.issuer);
+        let message = format!("`{named}` is no URL at which its keys could be found");
+        report.problem(at, message, hint);
+        return None;
+    }
+    let url = place(&raw.issuer, raw.allow_private_network, at, report)?;
+    if url.query().is_some() {
+        let hint = "write exactly the token's `iss`";
+        report.problem(at, "an issuer has no query (RFC 8414)", hint);
+    }
+    Some(raw.issuer.as_str().into())
 }
 
 /// A URL that the gateway fetches for an issuer.
