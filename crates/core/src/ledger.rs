@@ -1,4 +1,5 @@
 //! The ledger's vocabulary: states of a call, budgets, transfers.
+#![deny(clippy::arithmetic_side_effects)]
 
 use crate::{
     ids::GrantId, money::Micros, policy::Intent, proof::Principal, terms::ToolRef, time::UnixMs,
@@ -271,9 +272,9 @@ impl Calendar {
     pub const fn longest_ms(&self) -> u64 {
         const DAY_MS: u64 = 86_400_000;
         match self.every {
-            Every::Day => 2 * DAY_MS,
-            Every::Week => 8 * DAY_MS,
-            Every::Month => 32 * DAY_MS,
+            Every::Day => DAY_MS.saturating_mul(2),
+            Every::Week => DAY_MS.saturating_mul(8),
+            Every::Month => DAY_MS.saturating_mul(32),
         }
     }
 }
@@ -357,7 +358,8 @@ impl Charge {
     #[must_use]
     pub fn warns_at(&self, used: Micros) -> bool {
         let Some(percent) = self.warn_percent else { return false };
-        u128::from(used.0) * 100 >= u128::from(self.limit.0) * u128::from(percent)
+        let part = |of: Micros, times: u128| u128::from(of.0).saturating_mul(times);
+        part(used, 100) >= part(self.limit, percent.into())
     }
 }
 

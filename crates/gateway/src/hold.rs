@@ -300,10 +300,24 @@ impl Gate {
         self.store.close_invoice(*hash).await
     }
 
-    /// Looks up invoices that lapsed, and closes them.
+    /// Looks up invoices that lapsed, and closes them. A node that is silent keeps no other's.
     async fn lapsed(&self, rail: &L402Rail) -> Result<(), Refusal> {
+        let mut silent = Vec::new();
+        while let Some(node) = self.lapsed_but_of(rail, &silent).await? {
+            silent.push(node);
+        }
+        Ok(())
+    }
+
+    /// The same but for those of some nodes, until one more is silent: gives its name.
+    async fn lapsed_but_of(
+        &self,
+        rail: &L402Rail,
+        silent: &[String],
+    ) -> Result<Option<String>, Refusal> {
         let now = self.world.now();
-        for open in self.store.lapsed_invoices((now, now.minus_ms(LATE_MS)), LOOKUPS)? {
+        let times = (now, now.minus_ms(LATE_MS));
+        for open in self.store.lapsed_invoices(times, silent, LOOKUPS)? {
             let Some(node) = rail.nodes.named(&open.node) else {
                 // The operator took it out of the configuration.
                 if open.expires_at < now.minus_ms(FORGET_MS) {
@@ -322,10 +336,10 @@ impl Gate {
                 }
                 Ok(InvoiceState::Settled) => self.paid(&open.payment_hash).await?,
                 Ok(_) => self.store.close_invoice(open.payment_hash).await?,
-                Err(_silent) => return Ok(()),
+                Err(_silent) => return Ok(Some(open.node)),
             }
         }
-        Ok(())
+        Ok(None)
     }
 
     /// The money for a lapsed invoice is held: its quote is over, so a request that was not begun

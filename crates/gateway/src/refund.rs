@@ -21,6 +21,7 @@ use countersign_core::{
     refusal::{Code, Refusal},
 };
 use countersign_store::Refund;
+use std::collections::BTreeSet;
 
 /// How long a refund can be claimed.
 const EXPIRY_S: u64 = 365 * 24 * 3_600;
@@ -99,21 +100,24 @@ impl Gate {
         nodes.named(&name)?.give(&give).await.ok()
     }
 
-    /// Looks at the refunds that nodes offer, and books those that were taken.
+    /// Looks at some of the refunds that nodes offer, and books those that were taken. Some are
+    /// never taken, and must not keep others: which ones is chance.
     ///
     /// # Errors
     /// `StoreFault`.
     pub(crate) async fn book_refunds(&self) -> Result<(), Refusal> {
         let Some(rail) = &self.rails.l402 else { return Ok(()) };
-        for refund in self.store.offered_refunds(LOOKUPS)? {
+        let mut silent = BTreeSet::new();
+        let after = Digest::from_bytes(self.world.random());
+        for refund in self.store.offered_refunds(after, LOOKUPS)? {
             let node = refund.node.as_deref().and_then(|name| rail.nodes.named(name));
-            let Some(node) = node else { continue };
+            let Some(node) = node.filter(|node| !silent.contains(&*node.name)) else { continue };
             match node.given(&refund.key.to_hex()).await {
                 Ok(Some(Given { taken: Some(hash), .. })) => {
                     self.store.refund_paid(refund.key, &hash).await?;
                 }
                 Ok(_) => {}
-                Err(_silent) => return Ok(()),
+                Err(_silent) => drop(silent.insert(&*node.name)),
             }
         }
         Ok(())

@@ -6,7 +6,7 @@ use crate::{
     accounts::LARGEST_MINOR,
     approvals,
     budgets::grant_charges,
-    calls::{self, CallFacts, Course, Live, Reservation},
+    calls::{self, CallFacts, Course, Reservation},
     capture::Captured,
     credentials::{self, Credential},
     fault::Fault,
@@ -201,13 +201,7 @@ fn check_ages(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
 }
 
 fn check_size(batch: &Batch<'_>, request: &Request) -> Result<(), Refusal> {
-    // Calls that wait for a person are no load: they must not keep others out.
-    let most = batch.shared().limits.live_calls;
-    let state = batch.state();
-    let is_parked = |live: &&Live| matches!(live.state, CallState::InDoubt | CallState::RefundDue);
-    let is_full = state.calls.len() >= most
-        && state.calls.len() - state.calls.values().filter(is_parked).count() >= most;
-    drop(state);
+    let is_full = batch.state().calls.at_work() >= batch.shared().limits.live_calls;
     if is_full {
         return Err(Code::Overloaded.into());
     }

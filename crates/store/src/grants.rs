@@ -2,6 +2,7 @@
 //!
 //! INVARIANT: a grant's row changes with an `admin` record that carries the approver's pseudonym;
 //! its use changes only in the transaction of a call.
+#![deny(clippy::arithmetic_side_effects)]
 
 use crate::{
     attempt::pseudonym,

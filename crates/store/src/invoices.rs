@@ -6,7 +6,7 @@
 
 use crate::{
     fault::Fault,
-    schema::{int, uint},
+    schema::{int, to_json, uint},
     store::Store,
     writer::Batch,
 };
@@ -110,23 +110,26 @@ impl Store {
         })
     }
 
-    /// Open invoices that lapsed: those whose money is held before one moment, the others before
-    /// another. The oldest first.
+    /// Open invoices that lapsed, but for those of some nodes: those whose money is held before one
+    /// moment, the others before another. The oldest first.
     ///
     /// # Errors
     /// `StoreFault`.
     pub fn lapsed_invoices(
         &self,
         (hold, plain): (UnixMs, UnixMs),
+        except: &[String],
         most: u32,
     ) -> Result<Vec<OpenInvoice>, Refusal> {
         self.read(|conn| {
             let sql = format!(
                 "{SELECT} WHERE expires_at < ?1 AND (request IS NOT NULL OR expires_at < ?2)
-                 ORDER BY expires_at LIMIT ?3"
+                   AND node NOT IN (SELECT value FROM json_each(?3))
+                 ORDER BY expires_at LIMIT ?4"
             );
             let mut statement = conn.prepare_cached(&sql)?;
-            let rows = statement.query_map((int(hold.0), int(plain.0), most), read)?;
+            let given = (int(hold.0), int(plain.0), to_json(&except)?, most);
+            let rows = statement.query_map(given, read)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }

@@ -190,15 +190,20 @@ impl Store {
         })
     }
 
-    /// Refunds that a node offers, the oldest first.
+    /// Refunds that a node offers, by key: those after one, then those before it.
     ///
     /// # Errors
     /// `StoreFault`.
-    pub fn offered_refunds(&self, most: u32) -> Result<Vec<Refund>, Refusal> {
+    pub fn offered_refunds(&self, after: Digest, most: u32) -> Result<Vec<Refund>, Refusal> {
         self.read(|conn| {
-            let sql = format!("{SELECT} AND node IS NOT NULL ORDER BY at LIMIT ?");
+            let sql = format!(
+                "SELECT * FROM ({SELECT} AND node IS NOT NULL AND key > ?1 ORDER BY key LIMIT ?2)
+                 UNION ALL
+                 SELECT * FROM ({SELECT} AND node IS NOT NULL AND key <= ?1 ORDER BY key LIMIT ?2)
+                 LIMIT ?2"
+            );
             let mut statement = conn.prepare_cached(&sql)?;
-            let rows = statement.query_map([most], read)?;
+            let rows = statement.query_map((after.as_bytes(), most), read)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })
     }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 15] = [
+pub(crate) const STEPS: [&str; 16] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -72,6 +72,10 @@ pub(crate) const STEPS: [&str; 15] = [
        paid INTEGER NOT NULL
      ) STRICT, WITHOUT ROWID;
      CREATE INDEX paybacks_open ON paybacks (subject) WHERE paid = 0; PRAGMA user_version = 15;",
+    // Looked up from any key on, so that offers which nobody takes keep no others.
+    "DROP INDEX refunds_offered;
+     CREATE INDEX refunds_offered ON refunds (key) WHERE paid = 0 AND node IS NOT NULL;
+     PRAGMA user_version = 16;",
 ];
 
 /// The first version.

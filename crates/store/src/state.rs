@@ -8,8 +8,8 @@ use crate::{
     credentials::Credentials, declared::Declared, grants::Grants, links::Links, payback::Paybacks,
     quotes::Quotes,
 };
-use countersign_core::ids::CallId;
-use std::collections::HashMap;
+use countersign_core::{ids::CallId, ledger::CallState};
+use std::{collections::HashMap, ops::Deref};
 
 /// Everything that is in memory.
 #[derive(Debug, Default)]
@@ -23,6 +23,54 @@ pub(crate) struct State {
     pub(crate) counters: Counters,
     pub(crate) declared: Declared,
     pub(crate) paybacks: Paybacks,
-    /// Calls that have not ended.
-    pub(crate) calls: HashMap<CallId, Live>,
+    pub(crate) calls: LiveCalls,
+}
+
+/// Calls that have not ended.
+///
+/// INVARIANT: a call's state changes only while it is taken out.
+#[derive(Debug, Default)]
+pub(crate) struct LiveCalls {
+    by_id: HashMap<CallId, Live>,
+    parked: usize,
+}
+
+impl LiveCalls {
+    pub(crate) fn insert(&mut self, call: CallId, live: Live) {
+        self.parked = self.parked.saturating_add(usize::from(is_parked(&live)));
+        if let Some(before) = self.by_id.insert(call, live) {
+            self.parked = self.parked.saturating_sub(usize::from(is_parked(&before)));
+        }
+    }
+
+    pub(crate) fn remove(&mut self, call: &CallId) -> Option<Live> {
+        let live = self.by_id.remove(call)?;
+        self.parked = self.parked.saturating_sub(usize::from(is_parked(&live)));
+        Some(live)
+    }
+
+    pub(crate) fn get_mut(&mut self, call: &CallId) -> Option<&mut Live> {
+        self.by_id.get_mut(call)
+    }
+
+    pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Live> {
+        self.by_id.values_mut()
+    }
+
+    /// How many are a load. Those that wait for a person are none: they must not keep others out.
+    pub(crate) fn at_work(&self) -> usize {
+        self.by_id.len().saturating_sub(self.parked)
+    }
+}
+
+impl Deref for LiveCalls {
+    type Target = HashMap<CallId, Live>;
+
+    fn deref(&self) -> &Self::Target {
+        &self.by_id
+    }
+}
+
+const fn is_parked(live: &Live) -> bool {
+    matches!(live.state, CallState::InDoubt | CallState::RefundDue)
 }

@@ -163,7 +163,7 @@ async fn a_refund_is_offered_by_a_node_or_paid_never_both() {
     };
     assert_eq!(lapsed("other").await, Intent::Barred);
     assert_eq!(lapsed("node").await, Intent::Written);
-    assert_eq!(store.offered_refunds(9).unwrap(), []);
+    assert_eq!(store.offered_refunds(Digest::from_bytes([0; 32]), 9).unwrap(), []);
     let (_copy, store) = reopen(&dir, &clock);
     assert!(store.is_paying_back(debt));
     assert_eq!(store.take_paybacks(9).await.unwrap(), [payback(debt, "h1")]);

@@ -387,6 +387,32 @@ async fn open_quotes_are_bounded() {
     assert_sound(&store);
 }
 
+#[tokio::test]
+async fn calls_at_work_are_bounded_and_those_that_wait_for_a_person_are_none() {
+    let (dir, clock) = (Dir::new("at-work"), Clock::new());
+    let mut options = options(&dir.0);
+    options.limits.live_calls = 2;
+    let kind = kind(Pay::X402(Flow::Authorization)).by("alice");
+    let begin = async |store: &countersign_store::Store, arguments: &str| {
+        let permit = any_permit(&kind, arguments, clock.now());
+        store.reserve(permit, Vec::new(), &evidence(arguments)).await
+    };
+    let store = countersign_store::Store::open(options.clone(), clock.world()).unwrap();
+    for arguments in ["1", "2", "3"] {
+        let hold = running(begin(&store, arguments).await);
+        store.fail(hold, FailCause::InDoubt).await.unwrap();
+    }
+    assert_eq!(store.in_doubt().len(), 3);
+    store.close().await;
+    let store = countersign_store::Store::open(options, clock.world()).unwrap();
+    let held = [running(begin(&store, "4").await), running(begin(&store, "5").await)];
+    assert_eq!(begin(&store, "6").await.unwrap_err().code(), Code::Overloaded);
+    let [ended, _held] = held;
+    store.fail(ended, FailCause::NotExecuted).await.unwrap();
+    running(begin(&store, "6").await);
+    assert_sound(&store);
+}
+
 /// As many details as a decision has.
 const DETAILS: [&str; 26] = [
     "a", "b", "c", "d", "e", "f", "g", "h", "i", "j", "k", "l", "m", "n", "o", "p", "q", "r", "s",

@@ -23,9 +23,8 @@ fn text(checked: &Checked) -> String {
     }
     let mut lines: Vec<String> = findings.iter().map(ToString::to_string).collect();
     lines.push(format!(
-        "{} things do not fit, of {looked}. Keep all of it: copy the data directory as it is, and \
-         compare it with the published log (`countersign audit verify`)",
-        findings.len()
+        "unsound: {looked}. Keep the data directory as it is, and compare it with the published \
+         log (`countersign audit verify`)"
     ));
     lines.join("\n")
 }
