@@ -539,6 +539,7 @@ describe('the admin API', () => {
       'a long purpose': { purpose: 'x'.repeat(2000) },
       'a tenant of nothing': { tenant: '' },
       'calls below zero': { max_calls: -1 },
+      'no calls': { max_calls: 0 },
     })) {
       const { status, body } = await post('/v1/grants', { ...grant, ...changes });
       if (status !== 422 || body.code !== 'ADM-001') taken.push(`${what}: ${status}`);

@@ -193,7 +193,10 @@ describe('a death while money is on its way', () => {
 });
 
 describe('no death, but nobody knows whether the money moved', { concurrency: 4 }, () => {
-  for (const fault of ['settle_pending', 'server_error', 'answers_twice', 'other_payer']) {
+  const faults = [
+    'settle_pending', 'server_error', 'answers_twice', 'other_payer', 'lies_unpaid', 'lies_reverted',
+  ];
+  for (const fault of faults) {
     test(`${fault}: the repeated request settles the same payment, and runs once`, async () => {
       const parts = await startParts();
       try {

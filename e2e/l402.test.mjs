@@ -351,6 +351,20 @@ describe('a credential', () => {
     isRun(await callTool(gateway, 'weather', 'get_forecast', args, own));
   });
 
+  test('for several calls, bought by nobody in particular, is none of somebody in particular', async () => {
+    const args = { ms: 1, of: 'whose' };
+    const paid = await buy(parts, gateway, 'open', 'get_slow', args);
+    const alice = await issuer.userToken('alice', `${gateway.url}/open/mcp`);
+    const composite = `Identity ${alice}, Payment ${paid.token}:${paid.preimage}`;
+    const named = await effect('get_slow', () => callTool(gateway, 'open', 'get_slow', args, {
+      headers: { 'x-mcp-auth-composite': composite },
+    }));
+    isAsked(named.value, 'PAY-017', paid);
+    assert.deepEqual([named.ran, named.earned], [0, 0]);
+    const nobodys = await callTool(gateway, 'open', 'get_slow', args, { headers: l402(paid) });
+    assert.equal(nobodys.status, 200, nobodys.text);
+  });
+
   test('that is paid for waits for consent: nothing is asked before it, nothing lost with it', async () => {
     const args = { city: 'granted' };
     const headers = bearer(await issuer.userToken('alice', `${gateway.url}/granted/mcp`));

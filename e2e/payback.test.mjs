@@ -312,7 +312,7 @@ describe('with a facilitator whose word is all there is', { concurrency: 1 }, ()
     }
   }
 
-  for (const fault of ['settle_pending', 'server_error', 'lies_unpaid']) {
+  for (const fault of ['settle_pending', 'server_error', 'lies_unpaid', 'lies_reverted']) {
     test(`${fault}: goes back once`, () => beforeSandbox(({ sandbox }) => sandbox.fail(fault)));
   }
 

@@ -303,7 +303,11 @@ pub(crate) fn money(gate: &Gate, member: &'static str, text: &str) -> Result<Mic
 const MOST_CALLS: u64 = (1 << 53) - 1;
 
 fn calls(most: u64) -> Result<u64, Denied> {
-    if most <= MOST_CALLS { Ok(most) } else { Err(Denied::invalid("max_calls", "too many")) }
+    match most {
+        0 => Err(Denied::invalid("max_calls", "expected at least 1")),
+        1..=MOST_CALLS => Ok(most),
+        _ => Err(Denied::invalid("max_calls", "too many")),
+    }
 }
 
 fn window(gate: &Gate, text: &str) -> Result<WindowLimit, Denied> {

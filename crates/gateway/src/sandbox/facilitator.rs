@@ -54,6 +54,8 @@ pub enum Fault {
     LiesPaid,
     /// The money moves, and the answer says that it has not.
     LiesUnpaid,
+    /// The money moves, and the answer says that its transaction reverted.
+    LiesReverted,
     /// The answer comes twice in one body.
     AnswersTwice,
     /// The answer is another payer's.
@@ -279,6 +281,7 @@ async fn settle(State(shared): State<Arc<Shared>>, body: Bytes) -> Response {
         }
         Some(Fault::SettlePending) => failed(&payment, "settlement_pending", &move_money()),
         Some(Fault::LiesUnpaid) => failed(&payment, "unexpected_settle_error", &move_money()),
+        Some(Fault::LiesReverted) => failed(&payment, Decline::Reverted.text(), &move_money()),
         Some(Fault::LiesPaid) => answer(&payment, Ok("sandbox:lie".to_owned())),
         Some(Fault::AnswersTwice) => {
             let text = settled(&payment, &move_money()).to_string();

@@ -239,6 +239,7 @@ async fn an_open_end_is_unknown_and_settling_again_finds_out() {
         (Fault::SettleTimesOutUnpaid, SettleOutcome::Unknown, false),
         (Fault::SettlePending, SettleOutcome::Unknown, true),
         (Fault::LiesUnpaid, SettleOutcome::Unknown, true),
+        (Fault::LiesReverted, SettleOutcome::Unknown, true),
         (Fault::AnswersTwice, SettleOutcome::Unknown, true),
         (Fault::OtherPayer, SettleOutcome::Unknown, true),
         (Fault::ServerError, SettleOutcome::Unknown, true),
