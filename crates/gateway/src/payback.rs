@@ -139,7 +139,7 @@ impl Gate {
     ///
     /// # Errors
     /// One offers it, or may.
-    async fn offer_lapsed(&self, refund: &Refund) -> Result<Option<String>, Code> {
+    pub(crate) async fn offer_lapsed(&self, refund: &Refund) -> Result<Option<String>, Code> {
         let Some(name) = refund.node.as_deref() else { return Ok(None) };
         let node = self.rails.l402.as_ref().and_then(|rail| rail.nodes.named(name));
         match node.ok_or(Code::InternalFault)?.given(&refund.key.to_hex()).await {

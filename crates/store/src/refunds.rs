@@ -155,20 +155,23 @@ impl Store {
         self.read(|conn| find(conn, key))
     }
 
-    /// A person paid a refund in their own way: books it, unless another may still pay it.
+    /// A person paid a refund in their own way: books it, unless another may still pay it. `lapsed`
+    /// names the node whose offer of it came to nothing.
     ///
     /// # Errors
     /// `StoreFault`.
     pub async fn refund_paid_by_hand(
         &self,
         key: Digest,
+        lapsed: Option<String>,
         reference: &str,
         by: &str,
     ) -> Result<HandPaid, Refusal> {
         let (reference, by) = (reference.to_owned(), by.to_owned());
         let book = move |batch: &mut Batch<'_>| {
             let Some(refund) = find(batch.conn, key)? else { return Ok(HandPaid::NotOwed) };
-            if refund.node.is_some() || batch.state().paybacks.has(Debt::Refund(key)) {
+            let is_offered = refund.node.is_some() && refund.node != lapsed;
+            if is_offered || batch.state().paybacks.has(Debt::Refund(key)) {
                 return Ok(HandPaid::UnderWay);
             }
             paid(batch, key, &reference, &by)?;

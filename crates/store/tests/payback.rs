@@ -180,7 +180,7 @@ async fn a_refund_paid_by_hand_is_booked_once_unless_another_may_pay_it() {
     let credential = revoked(&store, &clock).await;
     let refund = store.unclaimed().unwrap().pop().unwrap();
     assert_eq!(refund, store.refunds_of(credential).unwrap().pop().unwrap());
-    let by_hand = async || store.refund_paid_by_hand(refund.key, "tx", "ada").await.unwrap();
+    let by_hand = async || store.refund_paid_by_hand(refund.key, None, "tx", "ada").await.unwrap();
     let debt = Debt::Refund(refund.key);
     assert_eq!(begin(&store, debt, "h1").await, Ok(Intent::Written));
     assert_eq!(by_hand().await, HandPaid::UnderWay);
@@ -197,8 +197,13 @@ async fn a_refund_paid_by_hand_is_booked_once_unless_another_may_pay_it() {
     let credential = revoked(&store, &clock).await;
     let offered = store.refunds_of(credential).unwrap().pop().unwrap().key;
     store.offer_refund(offered, "node").await.unwrap();
-    let by_hand = store.refund_paid_by_hand(offered, "tx", "ada").await.unwrap();
+    let lapsed = |node: Option<&str>| {
+        store.refund_paid_by_hand(offered, node.map(str::to_owned), "tx", "ada")
+    };
+    assert_eq!(lapsed(Some("other")).await.unwrap(), HandPaid::UnderWay);
+    let by_hand = lapsed(None).await.unwrap();
     assert_eq!(by_hand, HandPaid::UnderWay);
+    assert_eq!(lapsed(Some("node")).await.unwrap(), HandPaid::Booked, "its offer came to nothing");
     assert_sound(&store);
 }
 

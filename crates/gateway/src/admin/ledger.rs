@@ -227,15 +227,16 @@ pub(super) async fn claimed(
     check_reference(&reference)?;
     let key = digest(&id, "a refund is named by 64 hex digits")?;
     let owed = read(&gate, move |gate| gate.store.refund(key)).await?;
-    if !owed.is_some_and(|refund| actor.sees(&refund.tenant)) {
-        return Err(Denied::not_found("refund"));
-    }
-    match gate.store.refund_paid_by_hand(key, &reference, &actor.text()).await? {
+    let owed = owed.filter(|refund| actor.sees(&refund.tenant));
+    let owed = owed.ok_or(Denied::not_found("refund"))?;
+    // While its node offers it, or does not say, somebody may take it still.
+    let lapsed = gate.offer_lapsed(&owed).await.unwrap_or(None);
+    match gate.store.refund_paid_by_hand(key, lapsed, &reference, &actor.text()).await? {
         HandPaid::Booked => Ok(Json(Claimed { refund: key.to_hex() })),
         HandPaid::NotOwed => Err(Denied::not_found("refund")),
-        HandPaid::UnderWay => {
-            Err(Denied::conflict("a Lightning node offers it, or the treasury is paying it"))
-        }
+        HandPaid::UnderWay => Err(Denied::conflict(
+            "a Lightning node offers it, or does not answer, or the treasury is paying it",
+        )),
     }
 }
 
