@@ -171,23 +171,6 @@ describe('a loop that ignores 402', () => {
     });
     assert.equal(seen.size, 1);
   });
-
-  test('from two addresses, without names: each has an offer of its own, and both are good', async () => {
-    const [one, other] = [anew(), anew()];
-    const call = (from, headers) =>
-      callFrom(from, 'open', 'delete_report', { id: 'the same' }, headers && { headers });
-    const offers = [];
-    for (const from of [one, one, other]) offers.push(lightningOffer(await call(from)));
-    const [first, again, theirs] = offers;
-    assert.deepEqual(again, first, 'asked again, it is the same offer');
-    assert.notEqual(theirs.invoice, first.invoice);
-    assert.notEqual(theirs.token, first.token);
-    for (const [offer, from] of [[first, one], [theirs, other]]) {
-      const shown = l402({ ...offer, preimage: await parts.pay(offer.invoice) });
-      const answer = await call(from, shown);
-      assert.equal(answer.status, 200, answer.text);
-    }
-  });
 });
 
 describe('who pays', () => {

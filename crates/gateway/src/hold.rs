@@ -309,7 +309,7 @@ impl Gate {
         Ok(())
     }
 
-    /// The same but for those of some nodes, until one more is silent: gives its name.
+    /// The same but for those of some nodes, until one more is silent or gone: gives its name.
     async fn lapsed_but_of(
         &self,
         rail: &L402Rail,
@@ -322,8 +322,9 @@ impl Gate {
                 // The operator took it out of the configuration.
                 if open.expires_at < now.minus_ms(FORGET_MS) {
                     self.store.close_invoice(open.payment_hash).await?;
+                    continue;
                 }
-                continue;
+                return Ok(Some(open.node));
             };
             let is_hold = open.request.is_some();
             match node.lookup(&open.payment_hash).await {

@@ -57,7 +57,7 @@ impl fmt::Display for Finding {
 }
 
 /// What was looked at, and what does not fit.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Checked {
     /// Records of the log.
     pub records: u64,
@@ -89,7 +89,7 @@ impl Findings {
 /// Takes time and memory in proportion to its size.
 ///
 /// # Errors
-/// [`OpenError::Database`] when there is none, or rows cannot be read at all;
+/// [`OpenError::Database`] when there is none;
 /// [`OpenError::OlderSchema`], [`OpenError::NewerSchema`].
 pub fn fsck(dir: &Path) -> Result<Checked, OpenError> {
     let conn = open::reader(dir)?;
@@ -103,7 +103,7 @@ impl Store {
     /// The same of an open store.
     ///
     /// # Errors
-    /// `StoreFault` when rows cannot be read at all.
+    /// `StoreFault` when the database cannot be opened.
     pub fn fsck(&self) -> Result<Checked, Refusal> {
         self.read(snapshot)
     }
@@ -112,22 +112,35 @@ impl Store {
 /// Whatever is committed meanwhile is not seen.
 fn snapshot(conn: &Connection) -> Result<Checked, Fault> {
     conn.execute_batch("BEGIN")?;
-    let found = check(conn);
+    let checked = check(conn);
     conn.execute_batch("ROLLBACK")?;
-    found
+    Ok(checked)
 }
 
-fn check(conn: &Connection) -> Result<Checked, Fault> {
+/// What cannot be read is a finding, and ends the check.
+fn check(conn: &Connection) -> Checked {
     let mut findings = Findings::default();
-    let sound: String = conn.query_row("PRAGMA integrity_check(8)", [], |row| row.get(0))?;
-    findings.unless(sound == "ok", Invariant::Database, &sound);
-    let (records, told) = log::check(conn, &mut findings)?;
+    let mut checked = Checked::default();
+    if let Err(fault) = look(conn, &mut checked, &mut findings) {
+        findings.add(Invariant::Database, format_args!("{fault}; nothing after it was looked at"));
+    }
+    Checked { findings: findings.0, ..checked }
+}
+
+fn look(conn: &Connection, checked: &mut Checked, findings: &mut Findings) -> Result<(), Fault> {
+    let mut statement = conn.prepare("PRAGMA integrity_check(8)")?;
+    for said in statement.query_map([], |row| row.get::<_, String>(0))? {
+        let said = said?;
+        findings.unless(said == "ok", Invariant::Database, said);
+    }
+    let (records, told) = log::check(conn, findings)?;
+    checked.records = records;
     let calls = calls::read(conn)?;
-    calls::check_records(&calls, &told, &mut findings);
-    calls::check_nonces(conn, &calls, &mut findings)?;
-    calls::check_outcomes(conn, &calls, &mut findings)?;
-    let transfers = money::check_transfers(conn, &calls, &told, &mut findings)?;
-    money::check_budgets(conn, &calls, &mut findings)?;
-    money::check_grants(conn, &calls, &mut findings)?;
-    Ok(Checked { records, calls: calls.len(), transfers, findings: findings.0 })
+    checked.calls = calls.len();
+    calls::check_records(&calls, &told, findings);
+    calls::check_nonces(conn, &calls, findings)?;
+    calls::check_outcomes(conn, &calls, findings)?;
+    checked.transfers = money::check_transfers(conn, &calls, &told, findings)?;
+    money::check_budgets(conn, &calls, findings)?;
+    money::check_grants(conn, &calls, findings)
 }

@@ -144,6 +144,7 @@ async fn tampering_is_found() {
         "UPDATE counters SET total = total - 1",
         "UPDATE grants SET used = used + 1",
         "UPDATE grants SET calls = 0",
+        "UPDATE calls SET facts = '{' WHERE n = 1",
         "UPDATE records SET leaf = cast('{}' AS BLOB) WHERE seq = 4",
         "INSERT INTO outcomes VALUES (99, 0, zeroblob(32), NULL, zeroblob(16), 0)",
     ] {

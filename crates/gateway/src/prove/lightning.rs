@@ -7,7 +7,7 @@
 //! INVARIANT: a preimage of ours is in no answer; a payer learns it from the network, when the
 //! node takes the money.
 
-use super::evidence::{Evidence, HeldInvoice};
+use super::evidence::HeldInvoice;
 use crate::{
     call::Attempt,
     gate::Gate,
@@ -28,7 +28,6 @@ use countersign_store::NewCredential;
 use std::{
     collections::HashMap,
     fmt,
-    net::IpAddr,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -85,9 +84,6 @@ pub struct LightningOffer {
     pub grant: Option<GrantId>,
     /// It was made for a call that could wait for its money, whether it does or not.
     pub may_wait: bool,
-    /// The address of a caller without a name. Others who make the same call get an offer of their
-    /// own: whoever has the macaroon and sees the payment pass could use what was paid.
-    pub peer: Option<IpAddr>,
 }
 
 impl fmt::Debug for L402Rail {
@@ -182,11 +178,6 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Where a caller without a name calls from.
-pub(super) fn nameless_peer(identity: &Identity, evidence: &Evidence) -> Option<IpAddr> {
-    identity.principal().is_anonymous().then_some(evidence.peer)
-}
-
 /// An invoice, and what is kept to settle it.
 struct Made {
     node: String,
@@ -261,9 +252,7 @@ impl Gate {
         let expires_at = invoice.expires_at.min(quote.expires_at());
         let amount_msat = invoice.amount_msat;
         let may_wait = attempt.original.is_some();
-        let peer = nameless_peer(identity, &attempt.evidence);
-        let offer = LightningOffer { challenge, amount_msat, expires_at, grant, may_wait, peer };
-        Some((offer, credential))
+        Some((LightningOffer { challenge, amount_msat, expires_at, grant, may_wait }, credential))
     }
 
     /// An invoice for the offer: one that holds the money where that can be, else a plain one.

@@ -11,7 +11,7 @@ use crate::{
     prove::{
         Evidence, Known,
         evidence::Work,
-        lightning::{L402Rail, LightningOffer, nameless_peer},
+        lightning::{L402Rail, LightningOffer},
     },
     rails::{
         pow::{PowRail, sha1},
@@ -325,11 +325,9 @@ impl Gate {
             credential.map_or(Ok(false), |credential| self.can_be_paid(credential))?;
         let open = rail.filter(|_| can_be_paid).and_then(|rail| rail.offered(quote.id(), now));
         let grant = known.grant.filter(|_| call.terms.uses.0 > 1);
-        let peer = nameless_peer(&identity, &attempt.evidence);
         // What was made for a question keeps no call that could wait for its money.
         let fits = |offer: &LightningOffer| offer.may_wait || attempt.original.is_none();
-        let is_own = |offer: &LightningOffer| offer.grant == grant && offer.peer == peer;
-        let open = open.filter(|offer| is_own(offer) && fits(offer));
+        let open = open.filter(|offer| offer.grant == grant && fits(offer));
         let is_open = open_now.is_some();
         let is_known = self.store.quote_by_id(quote.id())?.is_some();
         let stored = self::attempt(call, identity.principal(), known.decided.clone());
