@@ -330,6 +330,30 @@ async fn close_ended(store: &countersign_store::Store, clock: &Clock) {
 }
 
 #[tokio::test]
+async fn lapsed_invoices_of_a_silent_node_keep_no_others() {
+    let (dir, clock) = (Dir::new("lapsed"), Clock::new());
+    let store = open(&dir, &clock);
+    let (kind, now) = (kind(Pay::L402), clock.now());
+    for (node, arguments, life_ms) in
+        [("one", "1", 1_000), ("one", "2", 1_000), ("two", "3", 2_000)]
+    {
+        let quote = kind.quote(arguments, now);
+        let mut new = buy_l402(&kind, &quote, now).new;
+        (new.node, new.invoice_expires_at) = (node.into(), now.plus_ms(life_ms));
+        store.challenge(challenge(&kind, &quote, arguments, Some(new), now)).await.unwrap();
+    }
+    clock.pass(200_000);
+    let lapsed = |except: &[&str]| {
+        let except: Vec<String> = except.iter().map(|name| (*name).to_owned()).collect();
+        let found = store.lapsed_invoices((clock.now(), clock.now()), &except, 2).unwrap();
+        found.into_iter().map(|open| open.node).collect::<Vec<_>>()
+    };
+    assert_eq!(lapsed(&[]), ["one", "one"], "a page of the oldest");
+    assert_eq!(lapsed(&["one"]), ["two"]);
+    assert_eq!(lapsed(&["one", "two"]), [""; 0]);
+}
+
+#[tokio::test]
 async fn a_used_up_credential_is_refused_and_costs_nothing() {
     let (dir, clock) = (Dir::new("l402-once"), Clock::new());
     let store = open(&dir, &clock);
