@@ -148,9 +148,11 @@ test('what is owed back of a settled x402 payment becomes credit, and pays', asy
     headers: bearer(token), meta: { 'x402/payment': payment },
   });
   assert.equal(failed.result?._meta['countersign/charged'], 'yes', failed.text);
-  await until('it is credit', async () => (await credit('USDC')) - before > 0.009);
-  const found = (await calls(gateway)).filter(({ tool }) => tool === 'weather/get_broken').at(-1);
-  assert.equal(found.state, 'refunded');
+  await until('it is credit', async () => {
+    const found = (await calls(gateway)).filter(({ tool }) => tool === 'weather/get_broken').at(-1);
+    return found.state === 'refunded';
+  });
+  assert.ok((await credit('USDC')) - before > 0.009);
   const run = await byCredit(token, 'get_forecast', { city: 'with what was owed' }, 'carol-0001');
   assert.ok(run.result.structuredContent.sky, run.text);
   assert.ok(Math.abs((await credit('USDC')) - before) < 1e-9);
