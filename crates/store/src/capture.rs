@@ -234,9 +234,7 @@ impl Store {
 fn unreceived(finished: Result<Finished, Refusal>) -> Option<Job> {
     let call = finished.ok()?.hold.call;
     Some(Box::new(move |batch: &mut Batch<'_>| {
-        if let Some(live) = batch.state().calls.get_mut(&call) {
-            live.owned_at = None;
-        }
+        batch.state().calls.disown(&call);
         Ok(Answer::none())
     }))
 }

@@ -129,9 +129,7 @@ impl Store {
     pub(crate) async fn disown(&self, call: CallId) -> Refusal {
         let disowned = self.carry_on(
             move |batch| {
-                if let Some(live) = batch.state().calls.get_mut(&call) {
-                    live.owned_at = None;
-                }
+                batch.state().calls.disown(&call);
                 Ok(())
             },
             |()| None,

@@ -49,8 +49,11 @@ impl LiveCalls {
         Some(live)
     }
 
-    pub(crate) fn get_mut(&mut self, call: &CallId) -> Option<&mut Live> {
-        self.by_id.get_mut(call)
+    /// Nobody holds its token any more: it is recovery's.
+    pub(crate) fn disown(&mut self, call: &CallId) {
+        if let Some(live) = self.by_id.get_mut(call) {
+            live.owned_at = None;
+        }
     }
 
     pub(crate) fn values_mut(&mut self) -> impl Iterator<Item = &mut Live> {

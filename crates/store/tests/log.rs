@@ -158,6 +158,18 @@ async fn tampering_is_found() {
     }
 }
 
+#[tokio::test]
+async fn a_check_wants_a_database_of_this_version() {
+    let (dir, clock) = (Dir::new("versions"), Clock::new());
+    assert_eq!(fsck(&dir.0).unwrap_err().code(), "DATA-UNUSABLE", "there is none");
+    open(&dir, &clock).close().await;
+    assert_eq!(fsck(&dir.0).unwrap().findings, []);
+    for (version, code) in [(3, "DATA-OLDER"), (999, "DATA-NEWER")] {
+        edit(&dir.0, &format!("PRAGMA user_version = {version}"));
+        assert_eq!(fsck(&dir.0).unwrap_err().code(), code);
+    }
+}
+
 /// One call with everything: grant, budget, payment.
 async fn paid(store: &Store, clock: &Clock) {
     let kind = kind(Pay::X402(countersign_core::terms::Flow::Upfront))
