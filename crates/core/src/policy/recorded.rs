@@ -71,9 +71,29 @@ pub fn recorded(question: &Question, decision: &Decision) -> Details {
     .chain(optional.into_iter().filter_map(|(name, value)| Some((name, value?))))
     .map(|(name, value)| (Cow::Borrowed(name), value))
     .collect();
-    let most = room_each(&details);
-    let mut needed = details.iter().filter(|(name, _)| !LISTS.contains(&&***name));
-    if needed.any(|(_, text)| fitting(text, most) < text.len())
+    cut_to_fit(&mut details);
+    details
+}
+
+/// Adds what else the record says, as far as there is room.
+pub fn add(details: &mut Details, more: impl IntoIterator<Item = (&'static str, String)>) {
+    for (name, mut value) in more {
+        let taken = taken(details, &sizes(details), DETAIL_BYTES_MAX) + name.len() + AROUND;
+        let left = DETAILS_BYTES_MAX.saturating_sub(taken);
+        value.truncate(fitting(&value, left.min(DETAIL_BYTES_MAX)));
+        details.insert(Cow::Borrowed(name), value);
+    }
+}
+
+/// Cuts the longest so that all of them fit; the facts say so unless only lists were cut.
+fn cut_to_fit(details: &mut Details) {
+    let sizes = sizes(details);
+    let most = room_each(details, &sizes);
+    if sizes.iter().all(|size| *size <= most) {
+        return;
+    }
+    let mut sized = details.keys().zip(sizes);
+    if sized.any(|(name, size)| !LISTS.contains(&&**name) && size > most)
         && let Some(facts) = details.get_mut("facts")
     {
         facts.insert_str(0, &format!("{CUT} "));
@@ -81,40 +101,31 @@ pub fn recorded(question: &Question, decision: &Decision) -> Details {
     for value in details.values_mut() {
         value.truncate(fitting(value, most));
     }
-    details
-}
-
-/// Adds what else the record says, as far as there is room.
-pub fn add(details: &mut Details, more: impl IntoIterator<Item = (&'static str, String)>) {
-    for (name, mut value) in more {
-        let taken = taken(details, DETAIL_BYTES_MAX) + name.len() + AROUND;
-        let left = DETAILS_BYTES_MAX.saturating_sub(taken);
-        value.truncate(fitting(&value, left.min(DETAIL_BYTES_MAX)));
-        details.insert(Cow::Borrowed(name), value);
-    }
 }
 
 /// What one detail may take here, so that all of them fit.
-fn room_each(details: &Details) -> usize {
-    let fits = |most: &usize| taken(details, *most) <= DETAILS_BYTES_MAX;
+fn room_each(details: &Details, sizes: &[usize]) -> usize {
+    let fits = |most: &usize| taken(details, sizes, *most) <= DETAILS_BYTES_MAX;
     let halves = std::iter::successors(Some(DETAIL_BYTES_MAX), |most| Some(most / 2));
     halves.take_while(|most| *most > 0).find(fits).unwrap_or(0)
 }
 
+/// What each value takes as JSON.
+fn sizes(details: &Details) -> Vec<usize> {
+    details.values().map(|value| json::escaped_bytes(value)).collect()
+}
+
 /// What details take as JSON, each value at most so much.
-fn taken(details: &Details, most: usize) -> usize {
-    let each = details.iter().map(|(name, value)| {
-        let value = json::escaped_bytes(value).min(most);
-        name.len().saturating_add(value).saturating_add(AROUND)
-    });
+fn taken(details: &Details, sizes: &[usize], most: usize) -> usize {
+    let each = details
+        .keys()
+        .zip(sizes)
+        .map(|(name, size)| name.len().saturating_add(*size.min(&most)).saturating_add(AROUND));
     each.sum()
 }
 
 /// How much of a text takes at most so many bytes: a control character takes six.
 fn fitting(text: &str, most: usize) -> usize {
-    if json::escaped_bytes(text) <= most {
-        return text.len();
-    }
     let mut left = most;
     for (at, char) in text.char_indices() {
         let bytes = json::escaped_bytes(char.encode_utf8(&mut [0; 4]));
