@@ -48,8 +48,6 @@ struct Counter {
     cursors: Vec<Cursor>,
     /// Spent in this batch: not yet a row.
     fresh: u64,
-    /// Entries were dropped whose rows are still there.
-    is_stale: bool,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -218,21 +216,18 @@ impl Counters {
         }
     }
 
-    /// Forgets what left every window; which rows to delete, and up to when.
-    pub(crate) fn take_stale(&mut self, now: UnixMs) -> Vec<(i64, u64)> {
-        let mut stale = Vec::new();
+    /// Forgets what left every window. Returns the moment before which no counter counts anything:
+    /// rows of a shorter window than the longest stay until then.
+    pub(crate) fn prune(&mut self, now: UnixMs) -> u64 {
         for counter in &mut self.all {
             counter.advance(now);
-            if let Some(id) = counter.id.filter(|_| counter.is_stale) {
-                counter.is_stale = false;
-                stale.push((id, now.0.saturating_sub(counter.longest_ms)));
-            }
         }
-        stale
+        let longest_ms = self.all.iter().map(|counter| counter.longest_ms).max().unwrap_or(0);
+        edge(&Window::Rolling(longest_ms), now)
     }
 
-    /// Reads all counters.
-    pub(crate) fn load(conn: &Connection) -> Result<Self, Fault> {
+    /// Reads all counters, with what their windows still hold.
+    pub(crate) fn load(conn: &Connection, now: UnixMs) -> Result<Self, Fault> {
         let mut counters = Self::default();
         let mut by_id = HashMap::new();
         let mut statement = conn.prepare("SELECT id, key, total, longest_ms FROM counters")?;
@@ -247,13 +242,13 @@ impl Counters {
             counter.watch(&Window::Rolling(uint(row, 3)?));
             by_id.insert(id, index);
         }
-        let mut statement =
-            conn.prepare("SELECT counter, at, micros FROM spends ORDER BY counter, at")?;
+        let mut statement = conn.prepare("SELECT counter, at, micros FROM spends ORDER BY at")?;
         let mut rows = statement.query([])?;
         while let Some(row) = rows.next()? {
             let index = by_id.get(&row.get(0)?).copied().ok_or(Fault::Corrupt("spend"))?;
             let (at, micros) = (uint(row, 1)?, uint(row, 2)?);
-            if let Some(counter) = counters.all.get_mut(index) {
+            let Some(counter) = counters.all.get_mut(index) else { continue };
+            if at >= edge(&Window::Rolling(counter.longest_ms), now) {
                 counter.push(Entry { at, micros });
             }
         }
@@ -299,7 +294,6 @@ impl Counter {
             dropped: 0,
             cursors: Vec::new(),
             fresh: 0,
-            is_stale: false,
         }
     }
 
@@ -389,7 +383,6 @@ impl Counter {
         let Some(keep) = self.cursors.iter().map(|cursor| cursor.first).min() else { return };
         while self.dropped < keep && self.entries.pop_front().is_some() {
             self.dropped = self.dropped.saturating_add(1);
-            self.is_stale = true;
         }
     }
 
@@ -456,7 +449,7 @@ pub(crate) fn write(
                 "INSERT INTO spends VALUES (?1, ?2, ?3)
                  ON CONFLICT DO UPDATE SET micros = micros + ?3",
             )?
-            .execute((id, int(now.0), int(counter.fresh)))?;
+            .execute((int(now.0), id, int(counter.fresh)))?;
         }
     }
     Ok(ids)
@@ -477,6 +470,7 @@ fn edge(window: &Window, now: UnixMs) -> u64 {
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "a test")]
     use super::*;
+    use crate::schema::STEPS;
     use countersign_core::ledger::{Calendar, Every};
     use proptest::prelude::*;
 
@@ -603,6 +597,44 @@ mod tests {
         counters.close(&keys, Micros(10), Micros(10), UnixMs(2_000));
         assert_eq!(counters.room(&charges[0], UnixMs(2_049)), Micros(0));
         assert_eq!(counters.room(&charges[0], UnixMs(2_050)), Micros(10));
+    }
+
+    /// The tables of a version, with these spends: counter, moment, micros.
+    fn tables(version: usize, columns: &str, spends: &[(i64, i64, i64)]) -> Connection {
+        let conn = Connection::open_in_memory().unwrap();
+        conn.execute_batch(&STEPS[..version].concat()).unwrap();
+        let counters = "INSERT INTO counters VALUES (1, 'short', 100, 50), (2, 'long', 100, 500)";
+        conn.execute_batch(counters).unwrap();
+        let insert = format!("INSERT INTO spends {columns} VALUES (?, ?, ?)");
+        for row in spends {
+            conn.execute(&insert, *row).unwrap();
+        }
+        conn
+    }
+
+    #[test]
+    fn an_older_database_keeps_its_spends() {
+        let spends = [(1, 1_000, 3), (1, 1_010, 4), (2, 1_000, 5)];
+        let conn = tables(16, "(counter, at, micros)", &spends);
+        conn.execute_batch(STEPS[16]).unwrap();
+        let counters = Counters::load(&conn, UnixMs(1_010)).unwrap();
+        assert_eq!(counters.inspect("short"), Some((0, 100, 7)));
+        assert_eq!(counters.inspect("long"), Some((0, 100, 5)));
+    }
+
+    #[test]
+    fn rows_stay_as_long_as_the_longest_window_and_count_only_within_their_own() {
+        let spends = [(1, 1_000, 3), (1, 1_490, 4), (2, 1_000, 5)];
+        let conn = tables(STEPS.len(), "(counter, at, micros)", &spends);
+        let mut counters = Counters::load(&conn, UnixMs(1_499)).unwrap();
+        assert_eq!(counters.inspect("short"), Some((0, 100, 4)));
+        assert_eq!(counters.inspect("long"), Some((0, 100, 5)));
+        assert_eq!(counters.prune(UnixMs(1_499)), 1_000);
+        assert_eq!(counters.prune(UnixMs(1_539)), 1_040);
+        assert_eq!(counters.inspect("short"), Some((0, 100, 4)));
+        counters.prune(UnixMs(1_540));
+        assert_eq!(counters.inspect("short"), Some((0, 100, 0)));
+        assert_eq!(counters.inspect("long"), Some((0, 100, 0)));
     }
 
     #[test]

@@ -161,7 +161,7 @@ fn load(conn: &Connection, options: &Options, now: UnixMs) -> Result<State, Open
         links: Links::load(conn)?,
         approvals: Approvals::load(conn, now)?,
         withdrawn: Withdrawn::load(conn)?,
-        counters: Counters::load(conn)?,
+        counters: Counters::load(conn, now)?,
         declared: Declared::load(conn)?,
         ..State::default()
     };

@@ -9,7 +9,7 @@ use rusqlite::{Connection, Row, types::FromSql};
 
 /// What each version of the tables, in `PRAGMA user_version`, adds to the one before. A step that
 /// was released is never changed.
-pub(crate) const STEPS: [&str; 16] = [
+pub(crate) const STEPS: [&str; 17] = [
     FIRST,
     // Approvals of the first form end: their calls ask anew.
     "UPDATE approvals SET expires_at = 0; PRAGMA user_version = 2;",
@@ -76,6 +76,14 @@ pub(crate) const STEPS: [&str; 16] = [
     "DROP INDEX refunds_offered;
      CREATE INDEX refunds_offered ON refunds (key) WHERE paid = 0 AND node IS NOT NULL;
      PRAGMA user_version = 16;",
+    // By moment first: what one commit spends lies together, however many counters it has.
+    "ALTER TABLE spends RENAME TO spends_by_counter;
+     CREATE TABLE spends (
+       at INTEGER NOT NULL, counter INTEGER NOT NULL, micros INTEGER NOT NULL,
+       PRIMARY KEY (at, counter)
+     ) STRICT, WITHOUT ROWID;
+     INSERT INTO spends SELECT at, counter, micros FROM spends_by_counter ORDER BY at, counter;
+     DROP TABLE spends_by_counter; PRAGMA user_version = 17;",
 ];
 
 /// The first version.

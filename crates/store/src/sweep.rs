@@ -31,14 +31,9 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
     let mut state = batch.state();
     state.quotes.prune(now);
     state.approvals.prune(now);
-    let stale = state.counters.take_stale(batch.ledger_now);
+    let edge = state.counters.prune(batch.ledger_now);
     drop(state);
-    for (counter, until) in stale {
-        batch
-            .conn
-            .prepare_cached("DELETE FROM spends WHERE counter = ? AND at <= ?")?
-            .execute((counter, int(until)))?;
-    }
+    batch.conn.prepare_cached("DELETE FROM spends WHERE at < ?")?.execute([int(edge)])?;
     // The oldest rows come first in each key; they are the ones that ended.
     let deletions = [
         (

@@ -264,8 +264,8 @@ pub(super) fn check_budgets(
         }
     }
     let mut statement = conn.prepare(
-        "SELECT key, total, coalesce((SELECT sum(micros) FROM spends WHERE counter = id), 0)
-         FROM counters",
+        "SELECT key, total, coalesce(spent, 0) FROM counters LEFT JOIN
+           (SELECT counter, sum(micros) AS spent FROM spends GROUP BY counter) ON counter = id",
     )?;
     let mut rows = statement.query([])?;
     while let Some(row) = rows.next()? {
