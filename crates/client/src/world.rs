@@ -63,7 +63,7 @@ fn draw(bytes: &mut [u8]) {
 
 #[cfg(test)]
 mod tests {
-    use super::{AHEAD, Pool, draw, fill};
+    use super::{AHEAD, Pool, fill};
 
     #[test]
     fn no_byte_is_given_twice_and_what_was_given_is_wiped() {
@@ -98,6 +98,5 @@ mod tests {
         let mut large = [0; AHEAD + 1];
         fill(&mut large);
         assert_ne!(large[AHEAD - 7..], [0; 8]);
-        draw(&mut large);
     }
 }

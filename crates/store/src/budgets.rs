@@ -455,6 +455,12 @@ pub(crate) fn write(
     Ok(ids)
 }
 
+/// Deletes the spends before a moment that [`Counters::prune`] named.
+pub(crate) fn delete_before(conn: &Connection, edge: u64) -> Result<(), Fault> {
+    conn.prepare_cached("DELETE FROM spends WHERE at < ?")?.execute([int(edge)])?;
+    Ok(())
+}
+
 /// The moment before which a spend is outside the window that `now` lies in.
 fn edge(window: &Window, now: UnixMs) -> u64 {
     match window {
@@ -470,7 +476,7 @@ fn edge(window: &Window, now: UnixMs) -> u64 {
 mod tests {
     #![allow(clippy::arithmetic_side_effects, reason = "a test")]
     use super::*;
-    use crate::schema::STEPS;
+    use crate::schema::{self, STEPS};
     use countersign_core::ledger::{Calendar, Every};
     use proptest::prelude::*;
 
@@ -627,14 +633,18 @@ mod tests {
         let spends = [(1, 1_000, 3), (1, 1_490, 4), (2, 1_000, 5)];
         let conn = tables(STEPS.len(), "(counter, at, micros)", &spends);
         let mut counters = Counters::load(&conn, UnixMs(1_499)).unwrap();
+        let rows = || schema::one::<i64>(&conn, "SELECT count(*) FROM spends", []).unwrap();
         assert_eq!(counters.inspect("short"), Some((0, 100, 4)));
         assert_eq!(counters.inspect("long"), Some((0, 100, 5)));
-        assert_eq!(counters.prune(UnixMs(1_499)), 1_000);
-        assert_eq!(counters.prune(UnixMs(1_539)), 1_040);
+        delete_before(&conn, counters.prune(UnixMs(1_499))).unwrap();
+        assert_eq!(rows(), Some(3));
+        delete_before(&conn, counters.prune(UnixMs(1_539))).unwrap();
+        assert_eq!(rows(), Some(1));
         assert_eq!(counters.inspect("short"), Some((0, 100, 4)));
-        counters.prune(UnixMs(1_540));
-        assert_eq!(counters.inspect("short"), Some((0, 100, 0)));
         assert_eq!(counters.inspect("long"), Some((0, 100, 0)));
+        delete_before(&conn, counters.prune(UnixMs(1_540))).unwrap();
+        assert_eq!(rows(), Some(1), "the longest window has not passed");
+        assert_eq!(counters.inspect("short"), Some((0, 100, 0)));
     }
 
     #[test]

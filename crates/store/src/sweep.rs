@@ -1,7 +1,7 @@
 //! The sweep, once a minute: what ended is booked, forgotten or deleted, a bounded part at a time.
 
 use crate::{
-    credentials,
+    budgets, credentials,
     fault::Fault,
     free,
     schema::int,
@@ -33,7 +33,7 @@ fn sweep(batch: &mut Batch<'_>) -> Result<(), Fault> {
     state.approvals.prune(now);
     let edge = state.counters.prune(batch.ledger_now);
     drop(state);
-    batch.conn.prepare_cached("DELETE FROM spends WHERE at < ?")?.execute([int(edge)])?;
+    budgets::delete_before(batch.conn, edge)?;
     // The oldest rows come first in each key; they are the ones that ended.
     let deletions = [
         (
