@@ -465,26 +465,18 @@ describe('a death of the buyer', { concurrency: 1 }, () => {
     }
   }
 
-  test('l402 at bought, and another treasury pays the server since: the one that paid carries it on', () =>
+  /** A call that died once its invoice was paid, beside a wallet elsewhere that knows nothing of it; the gateway that `act` gives carries it on. */
+  const carriedOn = (city, act) =>
     lives({}, async (live) => {
       const elsewhere = await startParts();
       try {
-        const first = await live('bought');
-        const { call } = await person(first, 'alice');
+        const { call } = await person(await live('bought'), 'alice');
         const [tool, msat, ran] = [RAILS.l402, await walletMsat(), await sandbox.ran(RAILS.l402)];
-        const args = { city: 'another treasury' };
-        await assert.rejects(call(tool, args));
-        const limits = { per_call: '0.05 USD', per_day: '5 USD' };
-        const gateway = await live(undefined, {
-          env: { E2E_SECOND: wallet({ kind: 'lightning', url: elsewhere.lightning }) },
-          config: {
-            treasuries: { main: { wallet: 'env:E2E_TREASURY', ...limits }, second: { wallet: 'env:E2E_SECOND', ...limits } },
-            servers: { shop: { upstream: `${seller.url}/shop/mcp`, pay: 'second', tools: bought } },
-          },
-        });
+        await assert.rejects(call(tool, { city }));
+        const gateway = await act(live, wallet({ kind: 'lightning', url: elsewhere.lightning }), () => call(tool, { city }));
         const [left] = await standing(gateway, [...ENDED, 'settling']);
         assert.equal(left.state, 'settling');
-        const again = await call(tool, args);
+        const again = await call(tool, { city });
         assert.equal(again.code, undefined, again.text);
         assert.equal(receiptOf(again.result).call, left.call, 'the same call');
         assert.deepEqual([msat - (await walletMsat()), (await sandbox.ran(tool)) - ran], [3000, 1]);
@@ -493,6 +485,29 @@ describe('a death of the buyer', { concurrency: 1 }, () => {
       } finally {
         await elsewhere.stop();
       }
+    });
+
+  test('l402 at bought, and another treasury pays the server since: the one that paid carries it on', () =>
+    carriedOn('another treasury', (live, elsewhere) => {
+      const limits = { per_call: '0.05 USD', per_day: '5 USD' };
+      return live(undefined, {
+        env: { E2E_SECOND: elsewhere },
+        config: {
+          treasuries: { main: { wallet: 'env:E2E_TREASURY', ...limits }, second: { wallet: 'env:E2E_SECOND', ...limits } },
+          servers: { shop: { upstream: `${seller.url}/shop/mcp`, pay: 'second', tools: bought } },
+        },
+      });
+    }));
+
+  test('l402 at bought, and another wallet under the same name since: it is not asked; the one that paid is, once it is back', () =>
+    carriedOn('another wallet', async (live, elsewhere, repeat) => {
+      const other = await live(undefined, { env: { E2E_TREASURY: elsewhere } });
+      const told = await repeat();
+      assert.deepEqual([told.code, told.problem.charged], ['PAY-010', 'unknown'], told.text);
+      const [left] = await standing(other, [...ENDED, 'settling']);
+      assert.equal(left.state, 'settling', 'who never saw the payment does not say that there was none');
+      await other.stop();
+      return live();
     }));
 
   for (const [point, left] of [['intended', 'released'], ['bought', 'refund_due']]) {

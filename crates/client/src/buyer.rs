@@ -13,7 +13,7 @@ use crate::{
     challenge::{self, Channel, NoChallenge},
     evm::EvmWallet,
     http::Http,
-    lightning::{Invoiced, Lookup, PayError, Purse},
+    lightning::{Invoiced, LightningWallet, Lookup, PayError, Purse},
     means::{Choice, DeclineReason, L402Choice, Means, OfferSummary, X402Choice},
     outcome::Completed,
     pay::{header_of, meta_of},
@@ -114,6 +114,9 @@ pub struct Order {
     expires_at: UnixMs,
     channel: Channel,
     proof: Proof,
+    /// The Lightning wallet that pays it; of an order kept by an earlier version it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    wallet: Option<Digest>,
 }
 
 impl fmt::Debug for Order {
@@ -289,6 +292,7 @@ impl Buyer {
                 expires_at: *expires_at,
                 channel: if has_token { Channel::Meta } else { *channel },
                 proof: Proof::Invoice { token: token.clone(), invoice: invoice.clone() },
+                wallet: self.means.lightning().map(LightningWallet::identity),
             }),
         }
     }
@@ -322,6 +326,7 @@ impl Buyer {
             expires_at: UnixMs::from_seconds(transfer.valid_before_s),
             channel,
             proof: Proof::X402 { payload: payload.to_json() },
+            wallet: None,
         })
     }
 
@@ -331,7 +336,7 @@ impl Buyer {
     /// It is no invoice with an amount; the cap does not hold; no wallet pays invoices.
     pub fn order_of_invoice(&self, bolt11: &str) -> Result<Order, DeclineReason> {
         let invoice = Invoiced::read(bolt11).map_err(DeclineReason::BadOffer)?;
-        self.means.lightning().ok_or(DeclineReason::NoWallet)?;
+        let wallet = self.means.lightning().ok_or(DeclineReason::NoWallet)?;
         let price = self.means.bitcoin_price(invoice.amount_msat)?;
         let paid = Paid {
             rail: Rail::L402,
@@ -348,6 +353,7 @@ impl Buyer {
             channel: Channel::Meta,
             // There is no token that its preimage would complete.
             proof: Proof::Invoice { token: String::new(), invoice: bolt11.to_owned() },
+            wallet: Some(wallet.identity()),
         })
     }
 
@@ -388,13 +394,21 @@ impl Buyer {
         self.paying(order, true).await
     }
 
+    /// The wallet that pays an order: another one in its place knows nothing of what it paid.
+    fn wallet_of(&self, order: &Order) -> Option<&LightningWallet> {
+        let is_its = |wallet: &&LightningWallet| {
+            order.wallet.is_none_or(|identity| identity == wallet.identity())
+        };
+        self.means.lightning().filter(is_its)
+    }
+
     async fn paying(&self, order: &Order, is_again: bool) -> Result<Voucher, Unpaid> {
         let Proof::Invoice { token, invoice } = &order.proof else {
             return order.voucher(&order.proof).ok_or(Unpaid::Refused);
         };
         let purse = Purse { http: &self.http, world: &self.world };
         let hash = order.hash().ok_or(Unpaid::Refused)?;
-        let wallet = self.means.lightning().ok_or(Unpaid::Unknown)?;
+        let wallet = self.wallet_of(order).ok_or(Unpaid::Unknown)?;
         let preimage = match is_again {
             false => wallet.pay(&purse, invoice, &hash).await?,
             true => wallet.pay_again(&purse, invoice, &hash).await?,
@@ -406,7 +420,7 @@ impl Buyer {
 
     /// Where an order stands. What our own wallet cannot say is unknown.
     pub async fn standing(&self, order: &Order) -> Standing {
-        let (Some(hash), Some(wallet)) = (order.hash(), self.means.lightning()) else {
+        let (Some(hash), Some(wallet)) = (order.hash(), self.wallet_of(order)) else {
             return Standing::Unknown;
         };
         let purse = Purse { http: &self.http, world: &self.world };
@@ -568,7 +582,7 @@ fn meta_of_result(result: &RawValue) -> Option<&RawValue> {
 mod tests {
     use super::*;
     use crate::{
-        lightning::{LightningWallet, OfferFault},
+        lightning::OfferFault,
         means::{Caps, KnownAsset},
         wallet::Wallet,
     };
@@ -591,11 +605,26 @@ mod tests {
         Buyer::new(Means { wallets, assets: vec![asset], caps, rail: None }, world)
     }
 
+    fn at(url: &str) -> Wallet {
+        Wallet::Lightning(LightningWallet::new(url, None).unwrap())
+    }
+
+    #[test]
+    fn an_order_is_paid_and_asked_about_at_its_own_wallet_alone() {
+        let own = buyer(vec![at("http://127.0.0.1:1")], 150_000_000);
+        let other = buyer(vec![at("http://127.0.0.1:2")], 150_000_000);
+        let order = own.order_of_invoice(INVOICE).unwrap();
+        let stored = Order::from_stored(&order.to_stored()).unwrap();
+        assert!(own.wallet_of(&stored).is_some());
+        assert!(other.wallet_of(&stored).is_none());
+        let earlier = Order { wallet: None, ..order };
+        let stored = Order::from_stored(&earlier.to_stored()).unwrap();
+        assert!(other.wallet_of(&stored).is_some(), "an earlier version did not say");
+    }
+
     #[test]
     fn an_invoice_that_buys_nothing_is_an_order_within_the_cap() {
-        let wallet =
-            || Wallet::Lightning(LightningWallet::new("http://127.0.0.1:1", None).unwrap());
-        let buyer_of = |per_call| buyer(vec![wallet()], per_call);
+        let buyer_of = |per_call| buyer(vec![at("http://127.0.0.1:1")], per_call);
         let order = buyer_of(150_000_000).order_of_invoice(INVOICE).unwrap();
         let paid = order.paid();
         assert_eq!((paid.amount.minor, paid.micros), (250_000_000, Some(Micros(150_000_000))));

@@ -19,6 +19,7 @@ use base64::{
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig},
 };
 use countersign_core::{
+    digest::Digest,
     time::UnixMs,
     wire::{l402::L402Id, macaroon::Macaroon},
     world::World,
@@ -101,6 +102,18 @@ impl LightningWallet {
     /// [`WalletError::Shape`], [`WalletError::BadKey`], [`WalletError::BadUrl`].
     pub fn nwc(connection: &Secret) -> Result<Self, WalletError> {
         Nwc::new(connection).map(|nwc| Self(Kind::Nwc(Box::new(nwc))))
+    }
+
+    /// Tells it from others: digest of where it is reached, or of its key. Its credentials may
+    /// change.
+    pub(crate) fn identity(&self) -> Digest {
+        let (kind, at) = match &self.0 {
+            Kind::Plain(wallet) => ("plain", wallet.pay.to_string()),
+            Kind::Lnd(node) => ("lnd", node.url.to_string()),
+            Kind::Phoenixd(daemon) => ("phoenixd", daemon.url.to_string()),
+            Kind::Nwc(wallet) => ("nwc", hex::encode(wallet.wallet)),
+        };
+        Digest::of_parts(&[kind.as_bytes(), at.as_bytes()])
     }
 
     /// Pays an invoice that was never given to it.

@@ -43,7 +43,8 @@ type Socket = WebSocketStream<TokioIo<MaybeHttpsStream<TokioIo<TcpStream>>>>;
 /// A wallet behind a relay.
 #[derive(Clone, PartialEq, Eq)]
 pub(super) struct Nwc {
-    wallet: [u8; 32],
+    /// Its public key.
+    pub(super) wallet: [u8; 32],
     secret: Secret,
     /// As http or https, for the connection.
     relay: Uri,
