@@ -139,7 +139,7 @@ async fn join(gate: &Gate, attempt: &Attempt, known: &mut Known) -> Result<Joine
     let (identity, credential) = gate.identify(&call.terms, evidence).await?;
     known.identified(&identity);
     let is_usable = |credential: &&VerifiedCredential| !credential.is_over(gate.world.now());
-    let usable = credential.as_ref().and_then(|c| c.as_ref().ok()).filter(is_usable);
+    let usable = credential.as_ref().and_then(|c| c.as_deref().ok()).filter(is_usable);
     known.prepaid = usable.map(prepaid);
     known.tied = usable.and_then(VerifiedCredential::grant);
     gate.session(attempt, &identity)?;

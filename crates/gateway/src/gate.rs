@@ -7,9 +7,9 @@ use crate::{
     keys::ReceiptSigner,
     places::Places,
     prove::{
-        Evidence, definitions::Definitions, evidence, identity::Verifier, metadata, nonce::Nonces,
-        past::Past, patience::Patience, payment::Rails, pdp::Pdp, policy::Live, provider::Provider,
-        standing::Standing, state::StateKey,
+        Evidence, credential::Credentials, definitions::Definitions, evidence, identity::Verifier,
+        metadata, nonce::Nonces, past::Past, patience::Patience, payment::Rails, pdp::Pdp,
+        policy::Live, provider::Provider, standing::Standing, state::StateKey,
     },
     upstream::Upstream,
 };
@@ -37,7 +37,7 @@ use std::{
 use tokio::sync::watch;
 
 /// An L402 credential that was brought: verified, or why paying anew would mend it.
-pub type Presented = Result<VerifiedCredential, Refusal>;
+pub type Presented = Result<Arc<VerifiedCredential>, Refusal>;
 
 /// Everything a call needs.
 #[derive(Debug)]
@@ -66,6 +66,8 @@ pub struct Gate {
     pub standing: Arc<Standing>,
     /// What tools say of themselves.
     pub definitions: Arc<Definitions>,
+    /// L402 credentials that were verified.
+    pub credentials: Credentials,
     /// Money.
     pub rails: Arc<Rails>,
     /// Event streams that are open, by principal.

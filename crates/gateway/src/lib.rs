@@ -15,6 +15,7 @@ mod console;
 pub mod demo;
 pub mod fetch;
 pub mod gate;
+mod halves;
 pub mod hold;
 pub mod keys;
 mod lanes;

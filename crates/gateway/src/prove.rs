@@ -7,6 +7,7 @@
 pub mod ask;
 pub mod bring;
 pub mod consent;
+pub mod credential;
 pub mod decision;
 pub mod definitions;
 pub mod evidence;

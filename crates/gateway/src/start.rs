@@ -10,6 +10,7 @@ use crate::{
     keys::{self, ReceiptSigner},
     metrics, notify,
     prove::{
+        credential::Credentials,
         definitions::Definitions,
         identity::{Discovery, IssuerConfig, IssuerProblem, Verifier},
         lightning::L402Rail,
@@ -79,6 +80,7 @@ pub fn open(config: Config, world: World) -> Result<Arc<Gate>> {
         streams: Arc::default(),
         calling: watch::Sender::new(()),
         receipts: Arc::new(ReceiptSigner::of(&keys.log)?),
+        credentials: Credentials::default(),
         nonces: Nonces::of(&keys.challenge),
         state_key: Arc::new(StateKey::of(&keys.challenge).context("the key of request states")?),
         signer: keys.log,
@@ -125,6 +127,7 @@ pub(crate) fn reopen(gate: &Gate, config: Config) -> Result<Gate> {
         streams: Arc::clone(&gate.streams),
         calling: gate.calling.clone(),
         state_key: Arc::clone(&gate.state_key),
+        credentials: Credentials::default(),
         nonces: gate.nonces.clone(),
         signer: gate.signer.clone(),
         receipts: Arc::clone(&gate.receipts),

@@ -16,7 +16,7 @@ mod sign_in;
 pub use issuer::{Discovery, Endpoints, IssuerConfig, IssuerProblem, IssuerReport, KeysProblem};
 pub use sign_in::{Provider, SignInProblem};
 
-use crate::fetch::form_pairs;
+use crate::{fetch::form_pairs, halves::Halves};
 use countersign_core::{
     digest::Digest,
     proof::{Expected, MAX_TOKEN_BYTES, TokenError, UnverifiedToken, VerifiedToken},
@@ -27,9 +27,8 @@ use countersign_core::{
 use http::{HeaderMap, Uri, header::AUTHORIZATION};
 use issuer::Issuer;
 use std::{
-    collections::HashMap,
     fmt,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 /// How long a verified token is taken from the cache, in milliseconds.
@@ -40,7 +39,8 @@ const CACHE_HALF: usize = 16_384;
 /// Verifies tokens of several issuers.
 pub struct Verifier {
     issuers: Vec<Arc<Issuer>>,
-    cache: Mutex<Cache>,
+    /// Only valid tokens get in, so a flood of bad ones drives nobody out.
+    cache: Mutex<Halves<Digest, Entry>>,
     world: World,
 }
 
@@ -63,7 +63,7 @@ impl Verifier {
             }
             issuers.push(Arc::new(Issuer::new(config, world.clone())?));
         }
-        Ok(Self { issuers, cache: Mutex::default(), world })
+        Ok(Self { issuers, cache: Mutex::new(Halves::new(CACHE_HALF)), world })
     }
 
     /// Another one of these issuers, with nothing in its cache. Of an issuer that did not change,
@@ -108,7 +108,7 @@ impl Verifier {
             return Err(TokenError::TooLarge.into());
         }
         let key = Digest::of_parts(&[audience.as_bytes(), bearer.as_bytes()]);
-        if let Some(token) = self.cache().get(&key, self.world.now()) {
+        if let Some(token) = self.known(&key) {
             return Ok(token);
         }
         let token = UnverifiedToken::parse(bearer)?;
@@ -134,7 +134,15 @@ impl Verifier {
         Ok(token)
     }
 
-    fn cache(&self) -> std::sync::MutexGuard<'_, Cache> {
+    fn known(&self, key: &Digest) -> Option<Arc<VerifiedToken>> {
+        let cache = self.cache();
+        let entry = cache.peek(key)?;
+        let is_good =
+            self.world.now() < entry.until && entry.generation == entry.issuer.generation();
+        is_good.then(|| Arc::clone(&entry.token))
+    }
+
+    fn cache(&self) -> MutexGuard<'_, Halves<Digest, Entry>> {
         self.cache.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -144,29 +152,6 @@ struct Entry {
     issuer: Arc<Issuer>,
     generation: u64,
     until: UnixMs,
-}
-
-/// Two halves: when the young one is full it becomes the old one, and the old one is dropped.
-/// Only valid tokens get in, so a flood of bad ones drives nobody out.
-#[derive(Default)]
-struct Cache {
-    young: HashMap<Digest, Entry>,
-    old: HashMap<Digest, Entry>,
-}
-
-impl Cache {
-    fn get(&self, key: &Digest, now: UnixMs) -> Option<Arc<VerifiedToken>> {
-        let entry = self.young.get(key).or_else(|| self.old.get(key))?;
-        let is_good = now < entry.until && entry.generation == entry.issuer.generation();
-        is_good.then(|| Arc::clone(&entry.token))
-    }
-
-    fn put(&mut self, key: Digest, entry: Entry) {
-        if self.young.len() >= CACHE_HALF {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(key, entry);
-    }
 }
 
 /// The bearer token of a request. L402 credentials, which share the header, are left alone.

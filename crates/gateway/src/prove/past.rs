@@ -5,6 +5,7 @@
 //! raise the risk of a call, but never lowers it.
 //! INVARIANT: a session's marks are set before the answer that they speak of leaves.
 
+use crate::halves::Halves;
 use countersign_core::{
     digest::Digest, money::Micros, policy::Session, terms::ToolRef, time::UnixMs,
 };
@@ -20,7 +21,7 @@ const PRICES_MAX: usize = 50;
 const MINUTE_MAX: usize = 512;
 /// Tools and payees that are remembered of an agent.
 const KNOWN_MAX: usize = 512;
-/// Agents or sessions in each half.
+/// Agents, tools or sessions in each half.
 const HALF_MAX: usize = 4_096;
 const MINUTE_MS: u64 = 60_000;
 const HOUR_MS: u64 = 3_600_000;
@@ -31,40 +32,17 @@ const IDLE_MS: u64 = 30 * MINUTE_MS;
 #[derive(Debug, Default)]
 pub struct Past(Mutex<Inner>);
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Inner {
     agents: Halves<Digest, Agent>,
     tools: Halves<ToolRef, Tool>,
     flows: Halves<Digest, Flow>,
 }
 
-/// The latest entries: what is asked for stays, and what is not goes.
-#[derive(Debug)]
-struct Halves<K, V> {
-    young: HashMap<K, V>,
-    old: HashMap<K, V>,
-}
-
-impl<K, V> Default for Halves<K, V> {
+impl Default for Inner {
     fn default() -> Self {
-        Self { young: HashMap::new(), old: HashMap::new() }
-    }
-}
-
-impl<K: Clone + Eq + Hash, V: Default> Halves<K, V> {
-    fn get(&self, key: &K) -> Option<&V> {
-        self.young.get(key).or_else(|| self.old.get(key))
-    }
-
-    fn entry(&mut self, key: &K) -> &mut V {
-        if !self.young.contains_key(key) {
-            if self.young.len() >= HALF_MAX {
-                self.old = std::mem::take(&mut self.young);
-            }
-            let known = self.old.remove(key).unwrap_or_default();
-            self.young.insert(key.clone(), known);
-        }
-        self.young.entry(key.clone()).or_default()
+        let (agents, tools) = (Halves::new(HALF_MAX), Halves::new(HALF_MAX));
+        Self { agents, tools, flows: Halves::new(HALF_MAX) }
     }
 }
 
@@ -177,10 +155,10 @@ impl Past {
             same_calls: 1,
             ..Glance::default()
         };
-        if let Some(known) = inner.agents.get(&agent) {
+        if let Some(known) = inner.agents.peek(&agent) {
             known.glance(&mut glance, (tool, call), offers, now);
         }
-        if let Some(known) = inner.tools.get(tool) {
+        if let Some(known) = inner.tools.peek(tool) {
             glance.median = known.median;
             let payees = offers.iter().map(|(payee, _)| *payee);
             let assets = offers.iter().map(|(_, asset)| *asset);
@@ -212,7 +190,7 @@ impl Past {
     #[must_use]
     pub fn session(&self, principal: Digest, id: Option<&str>, now: UnixMs) -> Session {
         let inner = self.lock();
-        let flow = inner.flows.get(&flow_key(principal, id));
+        let flow = inner.flows.peek(&flow_key(principal, id));
         let id = id.map(|id| flow_key(principal, Some(id)));
         match flow.filter(|flow| id.is_some() || now.since_ms(flow.at) < IDLE_MS) {
             Some(flow) => Session {

@@ -33,7 +33,6 @@ use countersign_core::{
     refusal::{Charged, Code, Light, Refusal},
     wire::{
         json::{self, Limits},
-        l402::Credential,
         pow,
         x402::{PaymentPayload, Requirements},
     },
@@ -258,22 +257,6 @@ impl Gate {
             VerifyOutcome::Valid => Ok(paid),
             VerifyOutcome::Invalid(decline) => Err(decline.code().into()),
             VerifyOutcome::Unavailable => Err(Code::FacilitatorDown.into()),
-        }
-    }
-
-    /// Checks an L402 credential against what was minted.
-    ///
-    /// # Errors
-    /// [`Code::CredentialInvalid`] and its kin.
-    pub fn verify_credential(
-        &self,
-        credential: &Credential,
-    ) -> Result<VerifiedCredential, Refusal> {
-        let stored = self.store.credential(credential.id.key())?.ok_or(Code::CredentialInvalid)?;
-        let verified = VerifiedCredential::verify(credential, &stored.root_key, &stored.minted)?;
-        match stored.revoked {
-            true => Err(Refusal::new(Code::CredentialInvalid).with("cause", "revoked")),
-            false => Ok(verified),
         }
     }
 

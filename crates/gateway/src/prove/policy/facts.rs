@@ -6,6 +6,7 @@
 //! tenant can borrow another's agents or roles.
 
 use super::{Engine, problem::Flaw};
+use crate::halves::Halves;
 use cedar_policy::{
     Entities, Entity, EntityId, EntityTypeName, EntityUid, Request, RestrictedExpression, Schema,
 };
@@ -50,7 +51,8 @@ pub(super) struct Vocabulary {
     valid: Value,
     not_required: Value,
     missing: Value,
-    known: Mutex<Known>,
+    /// Entities made before: the same cast has the same ones.
+    known: Mutex<Halves<Cast, Arc<Stage>>>,
 }
 
 /// What the entities of a question are made of.
@@ -93,34 +95,8 @@ impl Cast {
     }
 }
 
-/// Entities made before: the same cast has the same ones. Two halves, so that what is asked for
-/// stays and what is not goes.
-#[derive(Debug, Default)]
-struct Known {
-    young: HashMap<Cast, Arc<Stage>>,
-    old: HashMap<Cast, Arc<Stage>>,
-}
-
 /// Casts in each half.
 const KNOWN_HALF: usize = 4_096;
-
-impl Known {
-    fn get(&mut self, cast: &Cast) -> Option<Arc<Stage>> {
-        if let Some(found) = self.young.get(cast) {
-            return Some(Arc::clone(found));
-        }
-        let (cast, found) = self.old.remove_entry(cast)?;
-        self.put(cast, Arc::clone(&found));
-        Some(found)
-    }
-
-    fn put(&mut self, cast: Cast, stage: Arc<Stage>) {
-        if self.young.len() >= KNOWN_HALF {
-            self.old = std::mem::take(&mut self.young);
-        }
-        self.young.insert(cast, stage);
-    }
-}
 
 /// The entities of a question, and the names of some of them.
 #[derive(Debug)]
@@ -157,7 +133,7 @@ impl Vocabulary {
             valid: word(&proof, "valid"),
             not_required: word(&proof, "not_required"),
             missing: word(&proof, "missing"),
-            known: Mutex::default(),
+            known: Mutex::new(Halves::new(KNOWN_HALF)),
         };
         vocabulary.try_on(schema)?;
         Ok(vocabulary)

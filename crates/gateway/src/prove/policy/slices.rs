@@ -15,7 +15,7 @@ use super::{
     facts::{Scene, Vocabulary},
 };
 use cedar_policy::{ActionConstraint, EntityUid, Policy, PrincipalConstraint, ResourceConstraint};
-use cedar_policy_core::ast::Expr;
+use cedar_policy_core::ast::{Expr, ExprKind, Literal};
 use countersign_core::policy::Intent;
 use serde_json::Value;
 use std::{collections::HashMap, sync::Arc};
@@ -27,7 +27,7 @@ type Shelf = HashMap<Intent, Vec<Arc<Stored>>>;
 #[derive(Debug)]
 pub(super) struct Stored {
     pub(super) policy: Policy,
-    /// Scope and conditions as one expression.
+    /// What its scope asks for and its conditions, as one expression.
     pub(super) condition: Expr,
 }
 
@@ -85,8 +85,20 @@ impl Stored {
         let json = policy.to_json().ok();
         let plain = json.and_then(|json| Policy::from_json(None, json).ok());
         let plain = plain.as_ref().map(condition).filter(|plain| *plain == written);
-        Self { policy: policy.clone(), condition: plain.unwrap_or(written) }
+        let condition = asking(plain.unwrap_or(written));
+        Self { policy: policy.clone(), condition }
     }
+}
+
+/// Without the parts of a scope that ask for nothing: `true && (true && (true && when))`.
+fn asking(condition: Expr) -> Expr {
+    let ExprKind::And { left, right } = condition.expr_kind() else { return condition };
+    let rest = asking(right.as_ref().clone());
+    if is_true(left) { rest } else { Expr::and(left.as_ref().clone(), rest) }
+}
+
+fn is_true(expr: &Expr) -> bool {
+    matches!(expr.expr_kind(), ExprKind::Lit(Literal::Bool(true)))
 }
 
 fn condition(policy: &Policy) -> Expr {
