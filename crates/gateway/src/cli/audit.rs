@@ -281,8 +281,10 @@ impl Prove {
         let (dir, key) = self.source.find(shared)?;
         let read = |path: &str| read_in(&dir, path);
         let bundle = prove_call(&read, &key, Target::Call(self.call)).map_err(|error| {
-            Stop::new(countersign_client::exit::TOOL_ERROR, error)
-                .next("a call can be proven once it is closed and published; see `calls show`")
+            Stop::new(countersign_client::exit::TOOL_ERROR, error).next(
+                "a call that ran can be proven once it is captured and published; one that was \
+                     refused is in `audit tail`, and `audit verify` checks it",
+            )
         })?;
         let text = serde_json::to_string_pretty(&bundle).map_err(Stop::internal)?;
         let Some(path) = self.output else { return super::out::write(&text) };
