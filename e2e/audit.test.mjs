@@ -150,8 +150,9 @@ async function offline(...args) {
   return { code, stdout, stderr: command.stderr(), report };
 }
 
-/** A copy of the published log; and the public key as text. */
-function copyLog(name) {
+/** A copy of the published log, taken while nothing is being published; and the public key as text. */
+async function copyLog(name) {
+  await published(gateway);
   const dir = path.join(home, name);
   cpSync(path.join(gateway.dir, 'data', 'log'), dir, { recursive: true });
   return dir;
@@ -198,7 +199,7 @@ async function isFound(dir, what, ...args) {
 
 describe('the published log', () => {
   test('verifies with its files and its public key alone', async () => {
-    const dir = copyLog('sound');
+    const dir = await copyLog('sound');
     const { code, report } = await verify(dir);
     assert.equal(code, 0, JSON.stringify(report?.findings));
     assert.equal(report.attested.size, sizeOf(dir));
@@ -211,7 +212,7 @@ describe('the published log', () => {
   });
 
   test('does not verify with another key', async () => {
-    const dir = copyLog('other-key');
+    const dir = await copyLog('other-key');
     const other = publicKey().replace(/.{6}$/, (end) => [...end].reverse().join(''));
     const { code } = await offline('audit', 'verify', '--log', dir, '--key', other);
     assert.notEqual(code, 0);
@@ -219,8 +220,9 @@ describe('the published log', () => {
 
   test('holds six records for each call that ran, chained and in order', async () => {
     const records = new Map();
-    for (let index = 0; index < sizeOf(copyLog('records')); index += 256) {
-      for (const entry of entriesOf(bundleOf(path.join(home, 'records'), 'entries', index))) {
+    const dir = await copyLog('records');
+    for (let index = 0; index < sizeOf(dir); index += 256) {
+      for (const entry of entriesOf(bundleOf(dir, 'entries', index))) {
         const record = JSON.parse(entry);
         if (!record.call) continue;
         records.set(record.call, [...(records.get(record.call) ?? []), record]);
@@ -264,7 +266,7 @@ describe('the published log', () => {
 
 describe('tampering', () => {
   test('one bit of a record, wherever, is found', async () => {
-    const dir = copyLog('flipped');
+    const dir = await copyLog('flipped');
     for (const index of [0, 255, 256, sizeOf(dir) - 1]) {
       const file = bundleOf(dir, 'entries', index);
       const original = readFileSync(file);
@@ -280,7 +282,7 @@ describe('tampering', () => {
   });
 
   test('one bit of a hash, of the checkpoint or of its signature is found', async () => {
-    const dir = copyLog('hashes');
+    const dir = await copyLog('hashes');
     for (const file of [
       bundleOf(dir, '0', 0), bundleOf(dir, '0', sizeOf(dir) - 1), checkpointOf(dir),
     ]) {
@@ -297,7 +299,7 @@ describe('tampering', () => {
   });
 
   test('a record dropped, doubled, moved or of another call is found', async () => {
-    const dir = copyLog('records-moved');
+    const dir = await copyLog('records-moved');
     const file = bundleOf(dir, 'entries', 0);
     const hashes = bundleOf(dir, '0', 0);
     const [original, originalHashes] = [readFileSync(file), readFileSync(hashes)];
@@ -322,7 +324,7 @@ describe('tampering', () => {
   });
 
   test('a missing file is found', async () => {
-    const dir = copyLog('missing');
+    const dir = await copyLog('missing');
     for (const file of [
       bundleOf(dir, 'entries', 0), bundleOf(dir, 'entries', sizeOf(dir) - 1), bundleOf(dir, '0', 0),
       checkpointOf(dir),
@@ -335,11 +337,10 @@ describe('tampering', () => {
   });
 
   test('a cut tail and an older copy are found against what was kept', async () => {
-    const older = copyLog('older');
+    const older = await copyLog('older');
     const last = await callTool(gateway, 'open', 'get_forecast', { city: 'after the copy' });
     ran.push({ answer: last, ...receiptOf(last.result) });
-    await published(gateway);
-    const newer = copyLog('newer');
+    const newer = await copyLog('newer');
     const kept = checkpointOf(newer);
     const receipt = path.join(home, 'receipt.json');
     writeFileSync(receipt, last.text);
@@ -364,7 +365,7 @@ describe('tampering', () => {
   });
 
   test('what was kept is itself looked at', async () => {
-    const dir = copyLog('kept');
+    const dir = await copyLog('kept');
     const checkpoint = readFileSync(checkpointOf(dir), 'utf8');
     const forged = path.join(home, 'forged');
     writeFileSync(forged, checkpoint.replace(/^(\d+)$/m, (size) => String(Number(size) - 6)));
@@ -457,7 +458,7 @@ describe('a proof', () => {
   });
 
   test('is made offline too, from the published files', async () => {
-    const dir = copyLog('proven');
+    const dir = await copyLog('proven');
     const made = await offline('audit', 'prove', call, '--log', dir, '--key', publicKey());
     assert.equal(made.code, 0, made.stderr);
     assert.equal((await check(made.report)).code, 0);
@@ -548,7 +549,7 @@ describe('a receipt', () => {
     assert.equal(report.grant.subject, 'bob');
     writeFileSync(path.join(home, 'grant'), receipt);
     assert.deepEqual(
-      await isFound(copyLog('of-grant'), 'a grant', '--receipt', path.join(home, 'grant')),
+      await isFound(await copyLog('of-grant'), 'a grant', '--receipt', path.join(home, 'grant')),
       ['bad_receipt'],
     );
   });
@@ -564,7 +565,8 @@ describe('what must not be seen', () => {
     [...hidden].filter(([name, value]) => text.includes(value) && !except.includes(name))
       .map(([name]) => name);
 
-  test('is not in the log', () => {
+  test('is not in the log', async () => {
+    await published(gateway);
     for (const file of files(path.join(gateway.dir, 'data', 'log'))) {
       assert.deepEqual(seenIn(readFileSync(file, 'latin1')), [], file);
     }
@@ -600,7 +602,8 @@ describe('what must not be seen', () => {
     }
   });
 
-  test('lies in files that only their owner can read', () => {
+  test('lies in files that only their owner can read', async () => {
+    await published(gateway);
     for (const file of files(path.join(gateway.dir, 'data'))) {
       if (file.endsWith('log.pub')) continue;
       assert.equal(statSync(file).mode & 0o077, 0, file);
