@@ -10,6 +10,7 @@ use crate::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use countersign_core::{
+    audit::record::Details,
     digest::Digest,
     ids::{CallId, DecisionId, GrantId, QuoteId},
     ledger::{Charge, Spender},
@@ -101,9 +102,13 @@ async fn measure(
     let store = gate.store.clone();
     drop(gate);
     let phase = Arc::new(AtomicU8::new(WARM));
+    let mut grants = Vec::new();
+    for person in PEOPLE {
+        grants.push(gateway::grant(&store, &world, ISSUER_OF_STORE, person).await?);
+    }
     let mut tasks = JoinSet::new();
     for index in 0..callers {
-        let caller = Caller::new(&store, &world, config, shape, index).await?;
+        let caller = Caller::new(&store, &world, config, shape, index, &grants).await?;
         tasks.spawn(caller.work(Arc::clone(&phase)));
     }
     tokio::time::sleep(warm).await;
@@ -131,6 +136,7 @@ struct Caller {
     offers: Vec<Offer>,
     charges: Vec<Charge>,
     quote_ttl_ms: u64,
+    decided: Arc<Details>,
     paid: Option<Paid>,
 }
 
@@ -152,6 +158,7 @@ impl Caller {
         config: &Config,
         shape: Shape,
         index: usize,
+        grants: &[GrantId],
     ) -> Result<Self> {
         let server = config.servers.get("bench").context("no server")?;
         let name = match shape {
@@ -160,7 +167,8 @@ impl Caller {
             Shape::Paid => "paid",
         };
         let terms = server.terms(name).context("no tool")?;
-        let person = PEOPLE.iter().cycle().nth(index).context("nobody")?;
+        let (person, grant) =
+            PEOPLE.iter().zip(grants).cycle().nth(index).context("nobody has a grant")?;
         let token = match shape {
             Shape::Free | Shape::Work => None,
             Shape::Paid => Some(token(person, &terms, world)?),
@@ -189,10 +197,11 @@ impl Caller {
                 definition: None,
             },
             terms: Arc::clone(&terms),
+            decided: decided(shape),
             paid: None,
         };
         if let Some(token) = token {
-            let grant = gateway::grant(store, world, ISSUER_OF_STORE, person).await?;
+            let grant = *grant;
             let credential = caller.buy(&identity, grant).await?;
             caller.paid = Some(Paid { token, grant, credential });
         }
@@ -270,7 +279,7 @@ impl Caller {
             revision: None,
             at: now,
             took_ms: 0,
-            input: Default::default(),
+            input: Arc::clone(&self.decided),
         };
         let authorization = Authorization::of(decision, Vec::new())?;
         let call = CallId::new(now, self.world.random());
@@ -357,6 +366,56 @@ impl Caller {
         Ok(latencies_us)
     }
 }
+
+/// What the gateway puts on record of its decision about such a call, which is a third of a
+/// decision's record or more: one such record's texts.
+fn decided(shape: Shape) -> Arc<Details> {
+    let of_shape: &[_] = match shape {
+        Shape::Free | Shape::Work => &FREE,
+        Shape::Paid => &PAID,
+    };
+    let all = ANY.iter().chain(of_shape);
+    Arc::new(all.map(|(name, text)| ((*name).into(), (*text).to_owned())).collect())
+}
+
+const ANY: [(&str, &str); 7] = [
+    ("answer", "allow"),
+    ("evaluation.ms", "0"),
+    ("intent", "read derived=read declared=none from=catalogue"),
+    ("reasons", "call.within-limits"),
+    ("resource", "mcp http://127.0.0.1:34215/bench/mcp"),
+    ("risk.model", "1830e87ebcff30a7bb2d67ad512aedde5085f77d741e74635acf825d53149f5a"),
+    ("tool", "sensitivity=1 reversible=false open_world=true definition=approved"),
+];
+const FREE: [(&str, &str); 10] = [
+    ("caller", "human=false assurance=0 chain=0"),
+    ("facts", "at=1796274711541 identity=not_required payment=not_required consent=not_required"),
+    ("history", "calls=1 same=1 budget=0"),
+    ("micros", "0"),
+    ("price", "free"),
+    ("remaining", "none"),
+    ("risk", "30 medium"),
+    ("risk.points", "SENSITIVITY+5 ASSURANCE+20 INTENT_UNDECLARED+5"),
+    ("session", "tainted=false private=false calls=512"),
+    ("tier", "T3 agent=T3 human=T3 consent=T3 server=T3"),
+];
+const PAID: [(&str, &str); 11] = [
+    ("caller", "human=true assurance=2 chain=0"),
+    (
+        "facts",
+        "at=1796274596616 identity=valid payment=valid consent=valid per_call=1000000000000 \
+         expires=1796360992378 left=999999985696 intents=read sign_in_age_s=4",
+    ),
+    ("history", "calls=37639 same=3 budget=0 median=60000 judged"),
+    ("micros", "6"),
+    ("price", "100 sat"),
+    ("remaining", "999999773728"),
+    ("risk", "25 low"),
+    ("risk.points", "SENSITIVITY+5 FLOW_UNTRUSTED+10 ASSURANCE+5 INTENT_UNDECLARED+5"),
+    ("session", "tainted=true private=false calls=512"),
+    ("tier", "T3 agent=T3 human=T3 consent=T3 server=T3"),
+    ("tightest", "tenant"),
+];
 
 fn identity(token: Option<&VerifiedToken>, terms: &Terms, world: &World) -> Result<Identity> {
     match token {

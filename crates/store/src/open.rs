@@ -107,7 +107,7 @@ impl Store {
             (wake, stop),
             queue.downgrade(),
         ));
-        let mut writer = Writer { conn, log, last };
+        let mut writer = Writer::new(conn, log, last)?;
         writer.recover(&shared)?;
         // The names of new files are durable, too.
         File::open(&dir)?.sync_all()?;
@@ -222,7 +222,7 @@ fn writer_connection(path: &Path, durability: Durability) -> Result<Connection, 
     };
     conn.execute_batch(&format!(
         "PRAGMA page_size = 8192; PRAGMA journal_mode = WAL; PRAGMA synchronous = {mode};
-         PRAGMA fullfsync = 1; PRAGMA checkpoint_fullfsync = 1; PRAGMA wal_autocheckpoint = 4000;
+         PRAGMA fullfsync = 1; PRAGMA checkpoint_fullfsync = 1; PRAGMA wal_autocheckpoint = 0;
          PRAGMA cache_size = -16384; PRAGMA temp_store = MEMORY; PRAGMA trusted_schema = 0;
          PRAGMA journal_size_limit = 67108864;"
     ))?;

@@ -8,10 +8,13 @@
 
 use crate::{budgets, failpoint, fault::Fault, grants, log::Log, state::State, store::Shared};
 use countersign_core::time::UnixMs;
-use rusqlite::Connection;
+use rusqlite::{Connection, DEFAULT_NAME, ErrorCode, wal::CheckpointMode};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{MutexGuard, atomic::Ordering},
+    sync::{
+        Arc, MutexGuard,
+        atomic::{AtomicI32, Ordering},
+    },
 };
 use tokio::sync::mpsc;
 
@@ -55,14 +58,29 @@ impl<'a> Batch<'a> {
     }
 }
 
+/// The write-ahead log is copied into the database once it has so many pages.
+const CHECKPOINT_PAGES: i32 = 2_000;
+
 /// What the writer thread owns.
 pub(crate) struct Writer {
-    pub(crate) conn: Connection,
-    pub(crate) log: Log,
-    pub(crate) last: UnixMs,
+    conn: Connection,
+    log: Log,
+    last: UnixMs,
+    /// Pages in the write-ahead log after the last commit.
+    wal_pages: Arc<AtomicI32>,
 }
 
 impl Writer {
+    pub(crate) fn new(mut conn: Connection, log: Log, last: UnixMs) -> rusqlite::Result<Self> {
+        let wal_pages = Arc::<AtomicI32>::default();
+        let told = Arc::clone(&wal_pages);
+        conn.wal_hook(Some(move |_: &mut _, pages| {
+            told.store(pages, Ordering::Relaxed);
+            Ok(())
+        }))?;
+        Ok(Self { conn, log, last, wal_pages })
+    }
+
     /// Works until every handle is gone or something breaks.
     pub(crate) fn run(mut self, shared: &Shared, mut queue: mpsc::Receiver<Job>) {
         let batch_max = shared.limits.batch_max.max(1);
@@ -74,6 +92,7 @@ impl Writer {
                 }
                 let answers = self.commit(shared, std::mem::take(&mut jobs))?;
                 jobs.extend(answers.into_iter().filter_map(|answer| (answer.0)()));
+                self.checkpoint()?;
             }
         }));
         // Whoever knows of the end is told that nothing of theirs was begun.
@@ -82,6 +101,20 @@ impl Writer {
             Ok(Ok(())) => drop(self.conn.execute_batch("PRAGMA wal_checkpoint(TRUNCATE)")),
             Ok(Err(fault)) => shared.poison(&fault.to_string()),
             Err(_) => shared.poison("the writer panicked"),
+        }
+    }
+
+    /// Copies a long write-ahead log into the database. SQLite would by itself, as a part of the
+    /// commit: its answers would wait, and a failed sync would be forgotten.
+    fn checkpoint(&self) -> Result<(), Fault> {
+        if self.wal_pages.load(Ordering::Relaxed) < CHECKPOINT_PAGES {
+            return Ok(());
+        }
+        match self.conn.wal_checkpoint_v2(DEFAULT_NAME, CheckpointMode::PASSIVE) {
+            Ok(_) => Ok(()),
+            // Another process is at it: the next commit asks again.
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) => Ok(()),
+            Err(error) => Err(error.into()),
         }
     }
 

@@ -23,6 +23,22 @@ async fn work(store: &Store, clock: &Clock, calls: usize) {
     }
 }
 
+#[tokio::test]
+async fn the_write_ahead_log_is_copied_while_the_store_works() {
+    let (dir, clock) = (Dir::new("ahead"), Clock::new());
+    let store = open(&dir, &clock);
+    let size = |name: &str| fs::metadata(dir.0.join(name)).unwrap().len();
+    for n in 0..3_000 {
+        let body = format!("{n:016}").repeat(1_000);
+        store.note_put("bulk", &(n % 100).to_string(), &body).await.unwrap();
+    }
+    assert!(size("countersign.db") > 100 * 16_000, "copied");
+    assert!(size("countersign.db-wal") < 3_000 * 16_000 / 2, "and begun anew");
+    work(&store, &clock, 1).await;
+    store.close().await;
+    assert_eq!(fsck(&dir.0).unwrap().findings.len(), 0);
+}
+
 fn checkpoint(dir: &Dir) -> Checkpoint {
     let note = fs::read_to_string(dir.0.join("log/checkpoint")).unwrap();
     Checkpoint::open(&note, signer().verifier()).unwrap()
