@@ -66,13 +66,13 @@ after(async () => {
   if (dir) rmSync(dir, { recursive: true });
 });
 
-const WANTED = {
-  issuer: 'https://idp.example.com', subject: 'ada', agent: 'planner', server: 'weather',
+const wanted = () => ({
+  issuer: issuer.url, subject: 'ada', agent: 'planner', server: 'weather',
   tools: ['get_forecast'], intents: ['read'], per_call: '0.05 USD', expires: '24h',
-};
+});
 const post = (path, body, headers) => admin(gateway, path, { method: 'POST', body, headers });
 const make = (agent, key) =>
-  post('/v1/grants', { ...WANTED, agent }, key && { 'idempotency-key': key });
+  post('/v1/grants', { ...wanted(), agent }, key && { 'idempotency-key': key });
 const grantsOf = async (agent) => (await admin(gateway, `/v1/grants?agent=${agent}`)).body.items;
 
 describe('the document', () => {
@@ -173,7 +173,7 @@ describe('idempotency keys', () => {
       else assert.deepEqual([status, body.code], [409, 'ADM-010']);
     }
     assert.equal((await grantsOf('keyed-many')).length, 1);
-    const wrong = () => post('/v1/grants', { ...WANTED, server: 'nowhere' }, { 'idempotency-key': 'wrong' });
+    const wrong = () => post('/v1/grants', { ...wanted(), server: 'nowhere' }, { 'idempotency-key': 'wrong' });
     const [first, again] = [await wrong(), await wrong()];
     assert.deepEqual([first.status, first.body], [422, again.body]);
     assert.equal(again.headers['idempotency-replayed'], 'true');
@@ -186,7 +186,7 @@ describe('idempotency keys', () => {
       issuers: [issuer.url], servers: { weather: { tools: { get_forecast: { price: '0.01 USDC' } } } },
     }, { port, dir, env });
     const once = (gateway, key) => admin(gateway, '/v1/grants', {
-      method: 'POST', body: WANTED, headers: { 'idempotency-key': key },
+      method: 'POST', body: wanted(), headers: { 'idempotency-key': key },
     });
     try {
       const doomed = await parts.keep('doomed', started({ COUNTERSIGN_FAILPOINT: 'named.done' }));
@@ -305,6 +305,7 @@ function here(document, { things, header }) {
   }
   const grant = own.paths['/v1/grants'].post.requestBody.content['application/json'].schema.properties;
   grant.server = { enum: ['weather'] };
+  grant.issuer = { enum: [issuer.url] };
   grant.tools.items = { enum: ['*', 'get_forecast', 'get_report'] };
   return own;
 }

@@ -509,10 +509,10 @@ describe('connections', () => {
 });
 
 describe('the admin API', () => {
-  const grant = {
-    issuer: 'https://idp.example.com', subject: 'ada', agent: 'bot', server: 'open',
+  const grant = () => ({
+    issuer: issuer.url, subject: 'ada', agent: 'bot', server: 'open',
     tools: ['get_forecast'], intents: ['read'], per_call: '0.05 USD', expires: '1h',
-  };
+  });
   const post = (path, body, more) => admin(gateway, path, { method: 'POST', body, ...more });
 
   test('refuses grants that are none', () => harmless(async () => {
@@ -522,6 +522,7 @@ describe('the admin API', () => {
       'no tools': { tools: [] },
       'an unknown tool': { tools: ['launch'] },
       'an unknown server': { server: 'nowhere' },
+      'an unknown issuer': { issuer: 'https://idp.example.com' },
       'an unknown intent': { intents: ['everything'] },
       'no intents': { intents: [] },
       'a negative cap': { per_call: '-1 USD' },
@@ -541,7 +542,7 @@ describe('the admin API', () => {
       'calls below zero': { max_calls: -1 },
       'no calls': { max_calls: 0 },
     })) {
-      const { status, body } = await post('/v1/grants', { ...grant, ...changes });
+      const { status, body } = await post('/v1/grants', { ...grant(), ...changes });
       if (status !== 422 || body.code !== 'ADM-001') taken.push(`${what}: ${status}`);
       else assert.ok(body.title && body.next.action, what);
     }
@@ -552,9 +553,9 @@ describe('the admin API', () => {
   test('refuses requests that are none', () => harmless(async () => {
     const call = 'call_00000000000000000000000000000000';
     for (const [what, path, options, status, code] of [
-      ['another type', '/v1/grants', { raw: JSON.stringify(grant), headers: { 'content-type': 'text/plain' } }, 415, 'REQ-011'],
+      ['another type', '/v1/grants', { raw: JSON.stringify(grant()), headers: { 'content-type': 'text/plain' } }, 415, 'REQ-011'],
       ['no JSON', '/v1/grants', { raw: 'x' }, 400, 'REQ-001'],
-      ['a member twice', '/v1/grants', { raw: JSON.stringify(grant).replace('"agent"', '"agent":"other","agent"') }, 400, 'REQ-004'],
+      ['a member twice', '/v1/grants', { raw: JSON.stringify(grant()).replace('"agent"', '"agent":"other","agent"') }, 400, 'REQ-004'],
       ['deep', '/v1/grants', { raw: nested(5000) }, 400, 'REQ-003'],
       ['large', '/v1/grants', { raw: 'x'.repeat(70_000) }, 413, 'REQ-002'],
       ['a list', '/v1/grants', { raw: '[]' }, 422, 'ADM-001'],
@@ -723,8 +724,8 @@ describe('the command line', () => {
       [[...at(), 'ledger', 'claimed', 'x', '--reference', 'x'], 2],
       [[...at(), 'credential', 'revoke', 'x'], 2],
       [[...at(), 'grant', 'show', 'x'], 2], [[...at(), 'approvals', 'approve', 'x'], 2],
-      [[...at(), 'grant', 'create', '--subject', 'a', '--issuer', 'i', '--agent', 'a', '--server', 'open', '--tool', 'nothing', '--intent', 'read', '--per-call', '1 USD', '--expires', '1h'], 2],
-      [[...at(), 'grant', 'create', '--subject', 'a', '--issuer', 'i', '--agent', 'a', '--server', 'open', '--tool', '*', '--intent', 'read', '--per-call', 'much', '--expires', '1h'], 2],
+      [[...at(), 'grant', 'create', '--subject', 'a', '--issuer', issuer.url, '--agent', 'a', '--server', 'open', '--tool', 'nothing', '--intent', 'read', '--per-call', '1 USD', '--expires', '1h'], 2],
+      [[...at(), 'grant', 'create', '--subject', 'a', '--issuer', issuer.url, '--agent', 'a', '--server', 'open', '--tool', '*', '--intent', 'read', '--per-call', 'much', '--expires', '1h'], 2],
       [[...at(), 'audit', 'prove', 'x'], 2], [[...at(), 'audit', 'prove', call], 1],
       [['audit', 'verify', '--log', '/nowhere', '--key', 'x'], 2], [['audit', 'verify', '--log', home, '--key', 'x+y+z'], 2],
       [[...at(), 'audit', 'verify', '--receipt', junk], 1, 2], [[...at(), 'audit', 'verify', '--checkpoint', junk], 1, 2],

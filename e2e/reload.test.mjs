@@ -157,7 +157,7 @@ describe('a configuration that is read again', () => {
     assert.match(await refused({ ...two, limits }), /a change of `limits` takes a new start/);
     const elsewhere = { metrics: { listen: '127.0.0.1:1' }, data_dir: './other' };
     assert.match(await refused({ ...two, ...elsewhere }), /`data_dir`, `metrics` takes a new start/);
-    for (const change of [{ decimals: 8 }, { version: '3' }]) {
+    for (const change of [{ name: 'Coin' }, { version: '3' }]) {
       const { assets } = configBefore(parts, two)({ port: gateway.port });
       const changed = { ...assets, USDC: { ...assets.USDC, ...change } };
       assert.match(await refused({ ...two, assets: changed }), /a change of `assets` takes/);

@@ -36,7 +36,7 @@ use countersign_core::{
     refusal::{Charged, Code, Refusal},
     terms::DoubtRule,
 };
-use countersign_store::{OpenInvoice, SettlementReceipt, failpoint};
+use countersign_store::{InvoicePlace, OpenInvoice, SettlementReceipt, failpoint};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 use serde::{Deserialize, Serialize};
 use std::{
@@ -88,6 +88,7 @@ pub async fn run(gates: Gates, stop: watch::Receiver<bool>) {
         }
     });
     let mut ended = stop;
+    let mut looked_at = InvoicePlace::default();
     loop {
         rail.nodes.look().await;
         let gate = gates.now();
@@ -95,7 +96,7 @@ pub async fn run(gates: Gates, stop: watch::Receiver<bool>) {
         gate.ring(rail).await;
         gate.rebalance_by_rule(rail).await;
         // A store that fails poisons itself; the server ends for that elsewhere.
-        let _faulted = gate.lapsed(rail).await;
+        looked_at = gate.lapsed(rail, looked_at).await.unwrap_or_default();
         drop(gate);
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
@@ -300,44 +301,53 @@ impl Gate {
         self.store.close_invoice(*hash).await
     }
 
-    /// Looks up invoices that lapsed, and closes them. A node that is silent keeps no other's.
-    async fn lapsed(&self, rail: &L402Rail) -> Result<(), Refusal> {
-        let mut silent = Vec::new();
-        while let Some(node) = self.lapsed_but_of(rail, &silent).await? {
-            silent.push(node);
-        }
-        Ok(())
-    }
-
-    /// The same but for those of some nodes, until one more is silent or gone: gives its name.
-    async fn lapsed_but_of(
-        &self,
-        rail: &L402Rail,
-        silent: &[String],
-    ) -> Result<Option<String>, Refusal> {
+    /// Looks up invoices that lapsed, some at a time, and closes them: where the next ones begin.
+    /// A node that is silent keeps no other's; one that has to stay open keeps none behind it.
+    async fn lapsed(&self, rail: &L402Rail, from: InvoicePlace) -> Result<InvoicePlace, Refusal> {
         let now = self.world.now();
         let times = (now, now.minus_ms(LATE_MS));
-        for open in self.store.lapsed_invoices(times, silent, LOOKUPS)? {
+        let mut silent = Vec::new();
+        loop {
+            let some = self.store.lapsed_invoices(times, (&silent, from), LOOKUPS)?;
+            match self.look_up(rail, &some).await? {
+                Some(node) => silent.push(node),
+                None => {
+                    let is_full = u32::try_from(some.len()) == Ok(LOOKUPS);
+                    let last = some.last().filter(|_| is_full);
+                    return Ok(last.map(OpenInvoice::place).unwrap_or_default());
+                }
+            }
+        }
+    }
+
+    /// The same of these, until a node is silent or gone: gives its name.
+    async fn look_up(
+        &self,
+        rail: &L402Rail,
+        lapsed: &[OpenInvoice],
+    ) -> Result<Option<String>, Refusal> {
+        let now = self.world.now();
+        for open in lapsed {
             let Some(node) = rail.nodes.named(&open.node) else {
                 // The operator took it out of the configuration.
                 if open.expires_at < now.minus_ms(FORGET_MS) {
                     self.store.close_invoice(open.payment_hash).await?;
                     continue;
                 }
-                return Ok(Some(open.node));
+                return Ok(Some(open.node.clone()));
             };
             let is_hold = open.request.is_some();
             match node.lookup(&open.payment_hash).await {
                 Ok(InvoiceState::Accepted { .. }) if is_hold => {
-                    self.end_lapsed(node, &open).await?
+                    self.end_lapsed(node, open).await?;
                 }
                 // Withdrawn: a payment that was on its way could still be held for hours.
                 Ok(InvoiceState::Open | InvoiceState::Expired) if is_hold => {
-                    self.give_back(node, &open).await?;
+                    self.give_back(node, open).await?;
                 }
                 Ok(InvoiceState::Settled) => self.paid(&open.payment_hash).await?,
                 Ok(_) => self.store.close_invoice(open.payment_hash).await?,
-                Err(_silent) => return Ok(Some(open.node)),
+                Err(_silent) => return Ok(Some(open.node.clone())),
             }
         }
         Ok(None)

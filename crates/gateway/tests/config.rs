@@ -52,7 +52,7 @@ sandbox: true
 tenant: anonymous
 allowed_origins: ["*", "https://a.example.com/", "https://a.example.com"]
 assets:
-  USDC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7f", decimals: 6, name: USDC, version: "2", rate: 1 USD }
+  USDC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7f", decimals: 18, name: USDC, version: "2", rate: 1 USD }
   EURC: { network: "eip155:84532", address: "0x036CbD53842c5426634e7929541eC2318f3dCF7e", decimals: 6, name: USDC, version: "2", rate: 1 USD }
   BTC: { network: "eip155:1", rate: 0 USD }
 rails:
@@ -173,12 +173,13 @@ fn meanings_are_checked_all_at_once() {
         BAD,
         Format::Yaml,
         &expect![[r#"
-            configuration: 37 problems
+            configuration: 38 problems
               line 2: listen: the sandbox must stay on loopback; listen on `127.0.0.1`, or use real parts and remove `sandbox`
               line 4: tenant: `anonymous` is the tenant of callers without a token; choose another name
               line 5: allowed_origins[0]: `*` is not an origin; write each as `https://app.example.com`: scheme, host and port, no path
               line 5: allowed_origins[1]: `https://a.example.com/` is not an origin; write each as `https://app.example.com`: scheme, host and port, no path
               line 7: assets.USDC.address: this is not a token's address: its checksum (EIP-55) does not fit: a character is wrong; copy it again, in quotes
+              line 7: assets.USDC.decimals: amounts in `USDC` are read with 6 places; give a token with other places a code of its own, like `USDC-BSC`
               line 9: assets.BTC.rate: a rate of zero would make budgets count nothing; write what one whole unit is worth
               line 11: rails.l402.credential_ttl: `1s` is out of bounds; choose between 30s and 1d
               line 11: rails.l402.source.sandbox: the sandbox must stay on loopback; write `http://127.0.0.1:9740`

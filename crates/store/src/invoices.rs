@@ -30,6 +30,17 @@ pub struct OpenInvoice {
     pub expires_at: UnixMs,
 }
 
+/// A place in the list of open invoices: when one lapses, and its payment hash.
+pub type InvoicePlace = (UnixMs, [u8; 32]);
+
+impl OpenInvoice {
+    /// Where it stands in the list.
+    #[must_use]
+    pub const fn place(&self) -> InvoicePlace {
+        (self.expires_at, self.payment_hash)
+    }
+}
+
 impl fmt::Debug for OpenInvoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("OpenInvoice")
@@ -111,24 +122,25 @@ impl Store {
     }
 
     /// Open invoices that lapsed, but for those of some nodes: those whose money is held before one
-    /// moment, the others before another. The oldest first.
+    /// moment, the others before another. The oldest first, from a place on.
     ///
     /// # Errors
     /// `StoreFault`.
     pub fn lapsed_invoices(
         &self,
         (hold, plain): (UnixMs, UnixMs),
-        except: &[String],
+        (except, (after, hash)): (&[String], InvoicePlace),
         most: u32,
     ) -> Result<Vec<OpenInvoice>, Refusal> {
         self.read(|conn| {
             let sql = format!(
                 "{SELECT} WHERE expires_at < ?1 AND (request IS NOT NULL OR expires_at < ?2)
                    AND node NOT IN (SELECT value FROM json_each(?3))
-                 ORDER BY expires_at LIMIT ?4"
+                   AND (expires_at, payment_hash) > (?4, ?5)
+                 ORDER BY expires_at, payment_hash LIMIT ?6"
             );
             let mut statement = conn.prepare_cached(&sql)?;
-            let given = (int(hold.0), int(plain.0), to_json(&except)?, most);
+            let given = (int(hold.0), int(plain.0), to_json(&except)?, int(after.0), hash, most);
             let rows = statement.query_map(given, read)?;
             Ok(rows.collect::<Result<_, _>>()?)
         })

@@ -65,7 +65,7 @@ pub use fault::OpenError;
 pub use free::quota_used;
 pub use fsck::{Checked, Finding, Invariant, fsck};
 pub use grants::NewGrant;
-pub use invoices::OpenInvoice;
+pub use invoices::{InvoicePlace, OpenInvoice};
 pub use log::{Inclusion, LoggedRecord};
 pub use notes::Note;
 pub use once::{Begun, Given, Named};

@@ -18,7 +18,9 @@ use countersign_core::{
     terms::{ConsentRule, DoubtRule, Flow, Uses},
     time::UnixMs,
 };
-use countersign_store::{FailCause, Outcome, Reserved, SettlementEvidence, Take};
+use countersign_store::{
+    FailCause, InvoicePlace, OpenInvoice, Outcome, Reserved, SettlementEvidence, Take,
+};
 use std::sync::Arc;
 use support::*;
 
@@ -343,14 +345,20 @@ async fn lapsed_invoices_of_a_silent_node_keep_no_others() {
         store.challenge(challenge(&kind, &quote, arguments, Some(new), now)).await.unwrap();
     }
     clock.pass(200_000);
-    let lapsed = |except: &[&str]| {
+    let page = |except: &[&str], from: InvoicePlace| {
         let except: Vec<String> = except.iter().map(|name| (*name).to_owned()).collect();
-        let found = store.lapsed_invoices((clock.now(), clock.now()), &except, 2).unwrap();
-        found.into_iter().map(|open| open.node).collect::<Vec<_>>()
+        store.lapsed_invoices((clock.now(), clock.now()), (&except, from), 2).unwrap()
     };
+    let nodes =
+        |found: &[OpenInvoice]| found.iter().map(|open| open.node.clone()).collect::<Vec<_>>();
+    let lapsed = |except: &[&str]| nodes(&page(except, InvoicePlace::default()));
     assert_eq!(lapsed(&[]), ["one", "one"], "a page of the oldest");
     assert_eq!(lapsed(&["one"]), ["two"]);
     assert_eq!(lapsed(&["one", "two"]), [""; 0]);
+    let all = page(&[], InvoicePlace::default());
+    assert_eq!(nodes(&page(&[], all[0].place())), ["one", "two"], "of two that lapse at once");
+    assert_eq!(nodes(&page(&[], all[1].place())), ["two"], "those that stay open keep no others");
+    assert_ne!(all[0].payment_hash, all[1].payment_hash);
 }
 
 #[tokio::test]

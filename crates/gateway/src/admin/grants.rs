@@ -214,6 +214,7 @@ pub(crate) fn terms_for(
     if request.purpose.len() > PURPOSE_BYTES_MAX {
         return Err(Denied::invalid("purpose", "at most 1024 bytes"));
     }
+    check_issuer(gate, &request.issuer)?;
     check_tools(gate, &request.server, &request.tools)?;
     let intents = intents(request.intents)?;
     if request.windows.len() > LIST_MAX {
@@ -241,11 +242,21 @@ pub(crate) fn terms_for(
 }
 
 /// The server is configured and offers each tool.
+/// A grant of somebody whose tokens are refused would cover nothing.
+fn check_issuer(gate: &Gate, issuer: &str) -> Result<(), Denied> {
+    let known: Vec<&str> = gate.config.issuers.iter().map(|known| &*known.issuer).collect();
+    if known.contains(&issuer) { Ok(()) } else { Err(unconfigured("issuer", &known)) }
+}
+
+fn unconfigured(member: &'static str, known: &[&str]) -> Denied {
+    let known = if known.is_empty() { "none".to_owned() } else { known.join(", ") };
+    Denied::invalid(member, format!("not configured; there is: {known}"))
+}
+
 fn check_tools(gate: &Gate, server: &str, tools: &[String]) -> Result<(), Denied> {
     let Some(server) = gate.server(server) else {
         let known: Vec<&str> = gate.config.servers.keys().map(|name| &**name).collect();
-        let reason = format!("not configured; there is: {}", known.join(", "));
-        return Err(Denied::invalid("server", reason));
+        return Err(unconfigured("server", &known));
     };
     if tools.is_empty() || tools.len() > LIST_MAX {
         return Err(Denied::invalid("tools", "expected 1 to 64 names, or `*`"));

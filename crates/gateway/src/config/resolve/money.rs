@@ -28,6 +28,8 @@ const BTC_CAIP: &str = "bip122:000000000019d6689c085ae165831e93/slip44:0";
 const BTC_DECIMALS: u8 = 11;
 /// Most decimal places of a token.
 const MAX_DECIMALS: u8 = 18;
+/// What whoever reads a receipt or an offer takes amounts in USDC to be counted in.
+const USDC_DECIMALS: u8 = 6;
 
 /// The assets that are right.
 #[derive(Default)]
@@ -80,6 +82,10 @@ fn asset(
     if decimals.is_none() {
         let hint = "write the token's `decimals`, 0 to 18";
         report.problem(&at.key("decimals"), "the token's decimal places are not known", hint);
+    }
+    if code == "USDC" && decimals.is_some_and(|decimals| decimals != USDC_DECIMALS) {
+        let hint = "give a token with other places a code of its own, like `USDC-BSC`";
+        report.problem(&at.key("decimals"), "amounts in `USDC` are read with 6 places", hint);
     }
     let (token, decimals) = (token?, decimals?);
     let asset = Asset {
