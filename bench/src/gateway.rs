@@ -328,7 +328,7 @@ rails:
     credential_ttl: 2h
     hold: {hold}
     prefetch: {prefetch}
-  pow: {{ capacity_per_s: 100000, daily_quota: 1000000, min_difficulty: 1, max_difficulty: 1 }}
+  pow: {{ capacity_per_s: 10000, daily_quota: 1000000, min_difficulty: 1, max_difficulty: 1 }}
 servers:
   bench:
     upstream: \"{upstream}\"

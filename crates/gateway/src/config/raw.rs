@@ -228,7 +228,7 @@ pub(super) struct RawBuiltin {
 #[schemars(rename = "Pow")]
 pub(super) struct RawPow {
     /// Calls a second that work is accepted for. Beyond, chance decides. Default: `50`.
-    #[schemars(range(min = 1, max = 100_000))]
+    #[schemars(range(min = 1, max = 10_000))]
     pub(super) capacity_per_s: Option<u32>,
     /// Calls for work that one person, one client without a person, or one address without a token
     /// has in a day (UTC). Default: `100`.

@@ -26,8 +26,14 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-/// Proofs remembered for as long as one can be good; more are not served.
-const SEEN_MAX: usize = 1 << 16;
+/// Proofs remembered for as long as one can be good, in the smallest lane; more are not served.
+const SEEN_MIN: usize = 1 << 16;
+
+/// As many as a lane serves in that time, and as many again that come in vain.
+fn seen_max(capacity_per_s: u32) -> usize {
+    let served = u64::from(capacity_per_s).saturating_mul(TTL_MAX_MS / 1_000);
+    usize::try_from(served.saturating_mul(2)).unwrap_or(usize::MAX).max(SEEN_MIN)
+}
 
 /// Proof of work.
 pub struct PowRail {
@@ -47,6 +53,7 @@ struct State {
     controller: Controller,
     /// Whether a proof's call was served; those of this period, and of the one before.
     seen: [HashMap<Digest, bool>; 2],
+    seen_max: usize,
     since: UnixMs,
 }
 
@@ -59,12 +66,17 @@ impl PowRail {
             least: config.min_difficulty,
             most: config.max_difficulty,
         };
-        let controller = Controller::new(lane, now);
+        let state = State {
+            controller: Controller::new(lane, now),
+            seen: Default::default(),
+            seen_max: seen_max(config.capacity_per_s),
+            since: now,
+        };
         Self {
             key: Key::of(secret),
             daily_quota: config.daily_quota,
             ttl_ms: config.ttl_ms,
-            state: Mutex::new(State { controller, seen: Default::default(), since: now }),
+            state: Mutex::new(state),
         }
     }
 
@@ -128,7 +140,7 @@ impl State {
         if let Some(served) = current.get(&key).or_else(|| before.get(&key)) {
             return *served;
         }
-        if current.len() >= SEEN_MAX {
+        if current.len() >= self.seen_max {
             return false;
         }
         let served = self.controller.admit(draw, now);
@@ -153,7 +165,8 @@ mod tests {
     fn state(capacity: u64) -> State {
         let lane = Lane { capacity, least: 1, most: 1_000 };
         let controller = Controller::new(lane, UnixMs(0));
-        State { controller, seen: Default::default(), since: UnixMs(0) }
+        let seen_max = seen_max(u32::try_from(capacity).unwrap());
+        State { controller, seen: Default::default(), seen_max, since: UnixMs(0) }
     }
 
     fn key(n: u64) -> Digest {
@@ -174,6 +187,17 @@ mod tests {
         assert_eq!(state.controller.difficulty(UnixMs(TICK_MS)), 1);
         assert!(!state.draw(key(3), 0, UnixMs(TTL_MAX_MS)), "for as long as it can be good");
         assert!(!state.draw(key(3), 0, UnixMs(2 * TTL_MAX_MS - 1)));
+    }
+
+    #[test]
+    fn a_large_lane_remembers_what_it_serves() {
+        let served = |capacity, proofs| {
+            let mut state = state(capacity);
+            (0..proofs).filter(|n| state.draw(key(*n), 0, UnixMs(0))).count()
+        };
+        assert_eq!(served(100_000, 80_000), 80_000);
+        assert_eq!(seen_max(10_000), 2 * 10_000 * 120, "two minutes, and as many in vain");
+        assert_eq!(seen_max(1), SEEN_MIN);
     }
 
     #[test]
