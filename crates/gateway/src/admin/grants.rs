@@ -241,7 +241,6 @@ pub(crate) fn terms_for(
     })
 }
 
-/// The server is configured and offers each tool.
 /// A grant of somebody whose tokens are refused would cover nothing.
 fn check_issuer(gate: &Gate, issuer: &str) -> Result<(), Denied> {
     let known: Vec<&str> = gate.config.issuers.iter().map(|known| &*known.issuer).collect();
@@ -253,6 +252,7 @@ fn unconfigured(member: &'static str, known: &[&str]) -> Denied {
     Denied::invalid(member, format!("not configured; there is: {known}"))
 }
 
+/// The server is configured and offers each tool.
 fn check_tools(gate: &Gate, server: &str, tools: &[String]) -> Result<(), Denied> {
     let Some(server) = gate.server(server) else {
         let known: Vec<&str> = gate.config.servers.keys().map(|name| &**name).collect();

@@ -117,14 +117,19 @@ impl Gateway {
         self.site.run(&[&args, more].concat())
     }
 
+    /// The sandbox's issuer, as configured.
+    fn issuer(&self) -> String {
+        let config = fs::read_to_string(self.site.path("countersign.yaml")).unwrap();
+        let config: Value = serde_json::from_str(&config).unwrap();
+        part(&config["issuers"][0], "issuer").to_owned()
+    }
+
     pub(super) fn create_grant(&self) -> Value {
-        let issuer = fs::read_to_string(self.site.path("countersign.yaml")).unwrap();
-        let issuer: Value = serde_json::from_str(&issuer).unwrap();
         self.site.json(&[
             "grant",
             "create",
             "--issuer",
-            issuer["issuers"][0]["issuer"].as_str().unwrap(),
+            &self.issuer(),
             "--subject",
             "sandbox-agent",
             "--agent",
@@ -242,10 +247,10 @@ fn a_person_confirms_one_very_call() {
 #[test]
 fn administrators_mistakes_are_named() {
     let running = start("mistakes");
-    let site = &running.site;
+    let (site, issuer) = (&running.site, running.issuer());
     let create = |change: &[(&str, &str)]| {
         let mut flags = vec![
-            ("--issuer", "https://issuer.example"),
+            ("--issuer", &*issuer),
             ("--subject", "ada"),
             ("--agent", "planner"),
             ("--server", "weather"),
@@ -266,6 +271,7 @@ fn administrators_mistakes_are_named() {
     };
     assert_eq!(create(&[]).exit, 0);
     for (change, member) in [
+        (("--issuer", "https://issuer.example"), "issuer"),
         (("--server", "wether"), "server"),
         (("--tool", "get_forcast"), "tools"),
         (("--per-call", "0.05"), "per_call"),
