@@ -140,8 +140,11 @@ describe('a configuration that is read again', () => {
   });
 
   test('is refused whole when anything is wrong with it', async (t) => {
-    const one = { servers: { one: forecast('0.01 USDC', '10 sat') } };
-    const two = { servers: { one: forecast('0.02 USDC', '20 sat') } };
+    const { assets } = configBefore(parts, { servers: {} })({ port: 1 });
+    const { USDC } = assets;
+    const both = { assets: { ...assets, EURC: { ...USDC, address: `0x${'12'.repeat(20)}` } } };
+    const one = { ...both, servers: { one: forecast('0.01 USDC', '10 sat') } };
+    const two = { ...both, servers: { one: forecast('0.02 USDC', '20 sat') } };
     const gateway = await startReloading(t, one);
     const refused = async (config) => {
       gateway.write(config);
@@ -157,9 +160,8 @@ describe('a configuration that is read again', () => {
     assert.match(await refused({ ...two, limits }), /a change of `limits` takes a new start/);
     const elsewhere = { metrics: { listen: '127.0.0.1:1' }, data_dir: './other' };
     assert.match(await refused({ ...two, ...elsewhere }), /`data_dir`, `metrics` takes a new start/);
-    for (const change of [{ name: 'Coin' }, { version: '3' }]) {
-      const { assets } = configBefore(parts, two)({ port: gateway.port });
-      const changed = { ...assets, USDC: { ...assets.USDC, ...change } };
+    for (const [code, change] of [['EURC', { decimals: 8 }], ['USDC', { version: '3' }]]) {
+      const changed = { ...both.assets, [code]: { ...both.assets[code], ...change } };
       assert.match(await refused({ ...two, assets: changed }), /a change of `assets` takes/);
     }
     await gateway.become(two);

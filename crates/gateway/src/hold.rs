@@ -35,6 +35,7 @@ use countersign_core::{
     quote::Rail,
     refusal::{Charged, Code, Refusal},
     terms::DoubtRule,
+    time::UnixMs,
 };
 use countersign_store::{InvoicePlace, OpenInvoice, SettlementReceipt, failpoint};
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
@@ -53,8 +54,9 @@ const ROUND: Duration = Duration::from_secs(5);
 const PAUSE: Duration = Duration::from_secs(2);
 /// Kind of the notes that keep how far a node was followed.
 const CURSOR: &str = "lightning.cursor";
-/// Invoices looked up in one round.
+/// Lapsed invoices are looked up so many at a time, for so many milliseconds of each round.
 const LOOKUPS: u32 = 50;
+const SWEEP_MS: u64 = 2_000;
 /// Open hold invoices looked up when a node is met again.
 const MET_AGAIN: u32 = 1_000;
 /// A held payment that is this near to going back by itself is not run.
@@ -88,15 +90,14 @@ pub async fn run(gates: Gates, stop: watch::Receiver<bool>) {
         }
     });
     let mut ended = stop;
-    let mut looked_at = InvoicePlace::default();
+    let mut sweep = None;
     loop {
         rail.nodes.look().await;
         let gate = gates.now();
         rail.takings.lapse(gate.world.now());
         gate.ring(rail).await;
         gate.rebalance_by_rule(rail).await;
-        // A store that fails poisons itself; the server ends for that elsewhere.
-        looked_at = gate.lapsed(rail, looked_at).await.unwrap_or_default();
+        sweep = gate.lapsed(rail, sweep).await;
         drop(gate);
         tokio::select! {
             () = tokio::time::sleep(ROUND) => {}
@@ -191,6 +192,37 @@ async fn accepted(gate: &Arc<Gate>, node: &Node, hash: [u8; 32]) {
     };
     if begun == Begun::Now {
         rail.end_hold(&hash);
+    }
+}
+
+/// A look at all invoices that had lapsed when it began, some at a time: it ends, however many
+/// lapse meanwhile. A node that is silent keeps no other's; an invoice that has to stay open keeps
+/// none behind it.
+struct Sweep {
+    began: UnixMs,
+    after: InvoicePlace,
+    /// Nodes that did not answer: theirs wait for the next one.
+    silent: Vec<String>,
+}
+
+impl Sweep {
+    fn at(now: UnixMs) -> Self {
+        Self { began: now, after: InvoicePlace::default(), silent: Vec::new() }
+    }
+
+    /// Before which moments an invoice whose money is held lapsed, and one whose money is taken.
+    const fn until(&self) -> (UnixMs, UnixMs) {
+        (self.began, self.began.minus_ms(LATE_MS))
+    }
+
+    /// After a page was looked at, up to a silent node if there was one.
+    fn goes_on(&mut self, page: &[OpenInvoice], silent: Option<String>) -> bool {
+        if let Some(node) = silent {
+            self.silent.push(node);
+            return true;
+        }
+        self.after = page.last().map_or(self.after, OpenInvoice::place);
+        u32::try_from(page.len()) == Ok(LOOKUPS)
     }
 }
 
@@ -301,56 +333,66 @@ impl Gate {
         self.store.close_invoice(*hash).await
     }
 
-    /// Looks up invoices that lapsed, some at a time, and closes them: where the next ones begin.
-    /// A node that is silent keeps no other's; one that has to stay open keeps none behind it.
-    async fn lapsed(&self, rail: &L402Rail, from: InvoicePlace) -> Result<InvoicePlace, Refusal> {
+    /// Looks up invoices that lapsed, and closes them, for as long as a round lasts: what is left
+    /// of the sweep, if it is not over.
+    async fn lapsed(&self, rail: &L402Rail, sweep: Option<Sweep>) -> Option<Sweep> {
         let now = self.world.now();
-        let times = (now, now.minus_ms(LATE_MS));
-        let mut silent = Vec::new();
-        loop {
-            let some = self.store.lapsed_invoices(times, (&silent, from), LOOKUPS)?;
-            match self.look_up(rail, &some).await? {
-                Some(node) => silent.push(node),
-                None => {
-                    let is_full = u32::try_from(some.len()) == Ok(LOOKUPS);
-                    let last = some.last().filter(|_| is_full);
-                    return Ok(last.map(OpenInvoice::place).unwrap_or_default());
-                }
+        let mut sweep = sweep.unwrap_or_else(|| Sweep::at(now));
+        while self.world.now().since_ms(now) < SWEEP_MS {
+            let (until, but) = (sweep.until(), (&*sweep.silent, sweep.after));
+            let page = self.store.lapsed_invoices(until, but, LOOKUPS).ok()?;
+            let silent = self.look_up(rail, &page).await;
+            if !sweep.goes_on(&page, silent) {
+                return None;
             }
         }
+        Some(sweep)
     }
 
-    /// The same of these, until a node is silent or gone: gives its name.
-    async fn look_up(
-        &self,
-        rail: &L402Rail,
-        lapsed: &[OpenInvoice],
-    ) -> Result<Option<String>, Refusal> {
-        let now = self.world.now();
+    /// The same of some, until a node is silent or gone: gives its name.
+    async fn look_up(&self, rail: &L402Rail, lapsed: &[OpenInvoice]) -> Option<String> {
         for open in lapsed {
-            let Some(node) = rail.nodes.named(&open.node) else {
+            let node = rail.nodes.named(&open.node);
+            let ended = match node {
+                Some(node) => {
+                    let state = node.lookup(&open.payment_hash).await;
+                    let Ok(state) = state else { return Some(open.node.clone()) };
+                    self.end(node, open, state).await
+                }
                 // The operator took it out of the configuration.
-                if open.expires_at < now.minus_ms(FORGET_MS) {
-                    self.store.close_invoice(open.payment_hash).await?;
-                    continue;
+                None if open.expires_at < self.world.now().minus_ms(FORGET_MS) => {
+                    self.store.close_invoice(open.payment_hash).await
                 }
-                return Ok(Some(open.node.clone()));
+                None => return Some(open.node.clone()),
             };
-            let is_hold = open.request.is_some();
-            match node.lookup(&open.payment_hash).await {
-                Ok(InvoiceState::Accepted { .. }) if is_hold => {
-                    self.end_lapsed(node, open).await?;
-                }
-                // Withdrawn: a payment that was on its way could still be held for hours.
-                Ok(InvoiceState::Open | InvoiceState::Expired) if is_hold => {
-                    self.give_back(node, open).await?;
-                }
-                Ok(InvoiceState::Settled) => self.paid(&open.payment_hash).await?,
-                Ok(_) => self.store.close_invoice(open.payment_hash).await?,
-                Err(_silent) => return Ok(Some(open.node.clone())),
-            }
+            // It stays open, for the next sweep. A store that fails poisons itself; the server
+            // ends for that elsewhere.
+            let _overloaded = ended;
         }
-        Ok(None)
+        None
+    }
+
+    /// Ends an invoice that lapsed, by what its node says.
+    async fn end(
+        &self,
+        node: &Node,
+        open: &OpenInvoice,
+        state: InvoiceState,
+    ) -> Result<(), Refusal> {
+        let is_hold = open.request.is_some();
+        match state {
+            InvoiceState::Accepted { .. } if is_hold => self.end_lapsed(node, open).await,
+            // Withdrawn: a payment that was on its way could still be held for hours.
+            InvoiceState::Open | InvoiceState::Expired if is_hold => {
+                self.give_back(node, open).await
+            }
+            InvoiceState::Settled => self.paid(&open.payment_hash).await,
+            InvoiceState::Open
+            | InvoiceState::Expired
+            | InvoiceState::Cancelled
+            | InvoiceState::Missing
+            | InvoiceState::Accepted { .. } => self.store.close_invoice(open.payment_hash).await,
+        }
     }
 
     /// The money for a lapsed invoice is held: its quote is over, so a request that was not begun
@@ -506,6 +548,32 @@ impl Sealed {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_sweep_passes_what_stays_open_and_who_is_silent_and_ends() {
+        let page = |from: u64, count: u64| -> Vec<OpenInvoice> {
+            let invoice = |at| OpenInvoice {
+                payment_hash: [7; 32],
+                credential: Digest::from_bytes([0; 32]),
+                node: "one".to_owned(),
+                request: None,
+                expires_at: UnixMs(at),
+            };
+            (from..from + count).map(invoice).collect()
+        };
+        let full = u64::from(LOOKUPS);
+        let mut sweep = Sweep::at(UnixMs(LATE_MS + 9));
+        assert_eq!(sweep.until(), (UnixMs(LATE_MS + 9), UnixMs(9)));
+        assert!(sweep.goes_on(&page(1, full), Some("one".to_owned())), "the same, but for its own");
+        assert_eq!(
+            (&*sweep.silent, sweep.after),
+            (&["one".to_owned()][..], InvoicePlace::default())
+        );
+        assert!(sweep.goes_on(&page(1, full), None));
+        assert_eq!(sweep.after, (UnixMs(full), [7; 32]), "closed or not");
+        assert!(!sweep.goes_on(&page(full + 1, full - 1), None), "the last page");
+        assert!(!Sweep::at(UnixMs(0)).goes_on(&[], None));
+    }
 
     #[test]
     fn a_kept_request_opens_for_its_invoice_alone() {

@@ -567,6 +567,7 @@ fn work_is_an_alternative_where_a_rail_takes_it() {
     assert!(nowhere.contains("price[1]: no rail takes work"), "{nowhere}");
     for (pow, problem) in [
         ("{ capacity_per_s: 0 }", "rails.pow.capacity_per_s: 0 is less than 1"),
+        ("{ capacity_per_s: 10001 }", "rails.pow.capacity_per_s: 10001 is more than 10000"),
         ("{ daily_quota: 0 }", "rails.pow.daily_quota: 0 is less than 1"),
         ("{ min_difficulty: 1000000000000000 }", "rails.pow.min_difficulty: "),
         ("{ min_difficulty: 90000, max_difficulty: 60000 }", "it is below `min_difficulty`"),

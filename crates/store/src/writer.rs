@@ -8,7 +8,7 @@
 
 use crate::{budgets, failpoint, fault::Fault, grants, log::Log, state::State, store::Shared};
 use countersign_core::time::UnixMs;
-use rusqlite::{Connection, DEFAULT_NAME, ErrorCode, wal::CheckpointMode};
+use rusqlite::{Connection, DEFAULT_NAME, ErrorCode, config::DbConfig, wal::CheckpointMode};
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
     sync::{
@@ -72,6 +72,8 @@ pub(crate) struct Writer {
 
 impl Writer {
     pub(crate) fn new(mut conn: Connection, log: Log, last: UnixMs) -> rusqlite::Result<Self> {
+        // Closing must not try again what failed, and remove the log thereafter.
+        conn.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)?;
         let wal_pages = Arc::<AtomicI32>::default();
         let told = Arc::clone(&wal_pages);
         conn.wal_hook(Some(move |_: &mut _, pages| {

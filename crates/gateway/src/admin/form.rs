@@ -186,7 +186,7 @@ pub struct GrantRequest {
     #[schemars(length(min = 1, max = 512))]
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tenant: Option<String>,
-    /// Delegator's issuer.
+    /// Delegator's issuer; a new grant's is a configured one.
     #[schemars(length(min = 1, max = 512))]
     pub issuer: String,
     /// Delegator's subject.

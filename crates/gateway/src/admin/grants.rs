@@ -70,6 +70,7 @@ pub(super) async fn create(
     Sent(request): Sent<GrantRequest>,
 ) -> Result<(StatusCode, Json<GrantMade>), Denied> {
     actor.may(Need::Answer)?;
+    check_issuer(&gate, &request.issuer)?;
     let terms = terms(&gate, request)?;
     if !actor.sees(&terms.tenant) {
         return Err(Denied::not_found("tenant"));
@@ -214,7 +215,6 @@ pub(crate) fn terms_for(
     if request.purpose.len() > PURPOSE_BYTES_MAX {
         return Err(Denied::invalid("purpose", "at most 1024 bytes"));
     }
-    check_issuer(gate, &request.issuer)?;
     check_tools(gate, &request.server, &request.tools)?;
     let intents = intents(request.intents)?;
     if request.windows.len() > LIST_MAX {
@@ -241,7 +241,7 @@ pub(crate) fn terms_for(
     })
 }
 
-/// A grant of somebody whose tokens are refused would cover nothing.
+/// Whoever types an issuer means one whose tokens are taken.
 fn check_issuer(gate: &Gate, issuer: &str) -> Result<(), Denied> {
     let known: Vec<&str> = gate.config.issuers.iter().map(|known| &*known.issuer).collect();
     if known.contains(&issuer) { Ok(()) } else { Err(unconfigured("issuer", &known)) }

@@ -165,7 +165,7 @@ mod tests {
     fn state(capacity: u64) -> State {
         let lane = Lane { capacity, least: 1, most: 1_000 };
         let controller = Controller::new(lane, UnixMs(0));
-        let seen_max = seen_max(u32::try_from(capacity).unwrap());
+        let seen_max = seen_max(u32::try_from(capacity * 1_000 / TICK_MS).unwrap());
         State { controller, seen: Default::default(), seen_max, since: UnixMs(0) }
     }
 
