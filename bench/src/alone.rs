@@ -201,9 +201,8 @@ impl Caller {
             paid: None,
         };
         if let Some(token) = token {
-            let grant = *grant;
-            let credential = caller.buy(&identity, grant).await?;
-            caller.paid = Some(Paid { token, grant, credential });
+            let credential = caller.buy(&identity, *grant).await?;
+            caller.paid = Some(Paid { token, grant: *grant, credential });
         }
         Ok(caller)
     }

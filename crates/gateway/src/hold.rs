@@ -333,8 +333,8 @@ impl Gate {
         self.store.close_invoice(*hash).await
     }
 
-    /// Looks up invoices that lapsed, and closes them, for as long as a round lasts: what is left
-    /// of the sweep, if it is not over.
+    /// Looks up invoices that lapsed, and closes them, for [`SWEEP_MS`]: what is left of the sweep,
+    /// if it is not over.
     async fn lapsed(&self, rail: &L402Rail, sweep: Option<Sweep>) -> Option<Sweep> {
         let now = self.world.now();
         let mut sweep = sweep.unwrap_or_else(|| Sweep::at(now));
